@@ -1,0 +1,108 @@
+"""polopt_jax: the history of policy optimization as pure functions of `(params, batch)` that compose.
+
+    import polopt_jax as po
+
+    term = po.weighted_sum(policy=(1.0, po.ppo(clip_eps=0.2)), value=(0.5, po.value_loss()))
+    loss = po.objective(model, term)                       # (params, batch) -> (loss, metrics)
+    step = po.make_step((loss, optax.adam(3e-4)))
+
+Importing this module imports jax and optax. Networks (flax), Brax environments, checkpoints (orbax), plots and the
+command live in modules of their own: `polopt_jax.networks`, `.envs`, `.algorithms`, `.checkpoint`, `.cli`.
+"""
+
+from polopt_jax.advantages import discounted_returns, gae, group_centred, group_relative, leave_one_out
+from polopt_jax.combinators import accumulate_gradients, objective, weighted_sum
+from polopt_jax.distributions import Categorical, DiagGaussian, TanhGaussian
+from polopt_jax.divergences import action_kl, kl_to_reference, reverse, trajectory_kl, weighted_divergence
+from polopt_jax.masking import constant_length, sequence_mean, sequence_sum, standardize, token_mean
+from polopt_jax.objectives import (
+    actor_critic,
+    clipped_value_loss,
+    dpo,
+    entropy,
+    grpo,
+    ppo,
+    reinforce,
+    surrogate,
+    value_loss,
+)
+from polopt_jax.rollout import episodes, to_batch, unroll
+from polopt_jax.solvers import (
+    backtrack,
+    clip_by_global_norm,
+    conjugate_gradient,
+    every,
+    fisher_operator,
+    natural_gradient,
+    npg,
+    quadratic_form,
+    scale_to_radius,
+    trpo,
+)
+from polopt_jax.surrogates import k1, k2, k3
+from polopt_jax.training import Step, TrainState, epochs, make_step, sequential, train
+from polopt_jax.types import Batch, Divergence, Model, Objective, Outputs, Rollout, Term
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Categorical",
+    "DiagGaussian",
+    "Divergence",
+    "Model",
+    "Objective",
+    "Outputs",
+    "Rollout",
+    "Step",
+    "TanhGaussian",
+    "Term",
+    "TrainState",
+    "accumulate_gradients",
+    "action_kl",
+    "actor_critic",
+    "backtrack",
+    "clip_by_global_norm",
+    "clipped_value_loss",
+    "conjugate_gradient",
+    "constant_length",
+    "discounted_returns",
+    "dpo",
+    "entropy",
+    "episodes",
+    "epochs",
+    "every",
+    "fisher_operator",
+    "gae",
+    "group_centred",
+    "group_relative",
+    "grpo",
+    "k1",
+    "k2",
+    "k3",
+    "kl_to_reference",
+    "leave_one_out",
+    "make_step",
+    "natural_gradient",
+    "npg",
+    "objective",
+    "ppo",
+    "quadratic_form",
+    "reinforce",
+    "reverse",
+    "scale_to_radius",
+    "sequence_mean",
+    "sequence_sum",
+    "sequential",
+    "standardize",
+    "surrogate",
+    "to_batch",
+    "token_mean",
+    "train",
+    "trajectory_kl",
+    "trpo",
+    "unroll",
+    "value_loss",
+    "weighted_divergence",
+    "weighted_sum",
+]

@@ -1,0 +1,86 @@
+"""Environments: the protocol, exact tabular worlds, probes with known answers, a token world, and Brax.
+
+Nothing here imports Brax or MuJoCo until `brax_env` is called.
+"""
+
+from polopt_jax.envs._brax import brax_backends, brax_env, brax_names
+from polopt_jax.envs._probe import (
+    ActionReward,
+    ConstantReward,
+    DelayedReward,
+    ObsActionReward,
+    ObsReward,
+    Quadratic,
+    TimeLimit,
+)
+from polopt_jax.envs._protocol import ActionSpace, Box, Discrete, Environment, EnvStep
+from polopt_jax.envs._tabular import (
+    TabularMDP,
+    Values,
+    bandit,
+    chain,
+    expected_return,
+    q_values,
+    random_mdp,
+    visitation,
+)
+from polopt_jax.envs._tokens import (
+    OutcomeLaw,
+    SkipTheTest,
+    benign_twin,
+    impossible_twin,
+    sample_reference,
+    select_worlds,
+    skip_the_test,
+    token_inputs,
+    token_outcome,
+    token_outcome_law,
+    token_reward,
+)
+from polopt_jax.envs._trajectories import (
+    Trajectories,
+    enumerate_trajectories,
+    trajectory_log_prob,
+    trajectory_prob,
+)
+
+__all__ = [
+    "ActionReward",
+    "ActionSpace",
+    "Box",
+    "ConstantReward",
+    "DelayedReward",
+    "Discrete",
+    "EnvStep",
+    "Environment",
+    "ObsActionReward",
+    "ObsReward",
+    "OutcomeLaw",
+    "Quadratic",
+    "SkipTheTest",
+    "TabularMDP",
+    "TimeLimit",
+    "Trajectories",
+    "Values",
+    "bandit",
+    "benign_twin",
+    "brax_backends",
+    "brax_env",
+    "brax_names",
+    "chain",
+    "enumerate_trajectories",
+    "expected_return",
+    "impossible_twin",
+    "q_values",
+    "random_mdp",
+    "sample_reference",
+    "select_worlds",
+    "skip_the_test",
+    "token_inputs",
+    "token_outcome",
+    "token_outcome_law",
+    "token_reward",
+    "trajectory_log_prob",
+    "trajectory_prob",
+    "visitation",
+]

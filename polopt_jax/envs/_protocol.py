@@ -1,0 +1,66 @@
+"""What the loop asks of an environment. It knows nothing of losses, and an environment nothing of policies."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from polopt_jax.types import Array, record
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """Integer actions `0 .. num - 1`."""
+
+    num: int
+
+
+@dataclass(frozen=True)
+class Box:
+    """Real actions `[size]`, each in [-1, 1]; an environment clips what lies outside."""
+
+    size: int
+
+
+ActionSpace: TypeAlias = Discrete | Box
+
+
+@record
+class EnvStep:
+    """The result of one step of one environment. Nothing is reset: `obs` is the true observation after the step."""
+
+    state: Any
+    """The environment's state, a pytree of fixed structure, shapes and dtypes (those that `reset` returned)."""
+    obs: Any
+    """The observation after the step."""
+    reward: Array
+    """`[]` float32."""
+    terminated: Array
+    """`[]` bool: no reward can follow (a goal, a fall)."""
+    truncated: Array
+    """`[]` bool: stopped by a time limit. Never together with `terminated`."""
+    outcome: dict[str, Array]
+    """Outcome features of the step, `[]` each; empty where the environment declares none."""
+
+
+class Environment(Protocol):
+    """One environment, unbatched; the loop vmaps it. All methods are pure and jit-able.
+
+    Keys are legacy `jax.random.PRNGKey`s or typed keys alike; an adapter converts if it must.
+    """
+
+    @property
+    def obs_shape(self) -> tuple[int, ...]:
+        """Shape of one observation (float32)."""
+        ...
+
+    @property
+    def action_space(self) -> ActionSpace:
+        """`Discrete` or `Box`."""
+        ...
+
+    def reset(self, key: Array) -> tuple[Any, Any]:
+        """A fresh initial `(state, obs)`."""
+        ...
+
+    def step(self, state: Any, action: Array, key: Array) -> EnvStep:
+        """One step. Must not be called on a state whose last step ended the episode."""
+        ...

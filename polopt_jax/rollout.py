@@ -1,0 +1,235 @@
+"""From an environment to a batch: `start`, `unroll`, `episodes`, `to_batch`. Nothing here knows of a loss."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from polopt_jax.envs._protocol import Environment
+from polopt_jax.masking import zero_where_masked
+from polopt_jax.types import Array, Batch, Obs, Outputs, Rollout, record
+
+RESTART_EVERY = 32
+"""`unroll` draws a new pool of initial states at least every so many steps."""
+
+
+@record
+class EpisodeStats:
+    """What happened to episodes during one `unroll`; scalars `[]`, summed over environments."""
+
+    finished: Array
+    """Episodes that ended."""
+    return_sum: Array
+    """Sum of their undiscounted returns."""
+    length_sum: Array
+    """Sum of their lengths, in steps."""
+    nonfinite: Array
+    """Steps whose state, observation or reward was not finite; each of them restarted its environment."""
+
+
+@record
+class LoopState:
+    """B environments in mid-course, between two calls of `unroll`."""
+
+    env: Any
+    """The environments' states, leading axis `[B]`."""
+    obs: Obs
+    """The current observations, `[B, ...]`."""
+    episode_return: Array
+    """Undiscounted return of the running episode so far, `[B]`."""
+    episode_length: Array
+    """Steps of the running episode so far, `[B]` int32."""
+    stats: EpisodeStats
+    """Statistics of the last `unroll`."""
+
+
+def _no_stats() -> EpisodeStats:
+    zero = jnp.zeros(())
+    return EpisodeStats(finished=zero, return_sum=zero, length_sum=zero, nonfinite=zero)
+
+
+def start(env: Environment, key: Array, *, num_envs: int) -> LoopState:
+    """`num_envs` environments, each at a fresh initial state."""
+    if num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1; it is {num_envs}")
+    state, obs = jax.vmap(env.reset)(jax.random.split(key, num_envs))
+    return LoopState(
+        env=state,
+        obs=obs,
+        episode_return=jnp.zeros(num_envs),
+        episode_length=jnp.zeros(num_envs, jnp.int32),
+        stats=_no_stats(),
+    )
+
+
+def _rows_finite(tree: Any) -> Array:
+    """`[B]` bool: every float of the row is finite, over all leaves `[B, ...]`."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(x).reshape(x.shape[0], -1).all(-1) for x in leaves]).all(0)
+
+
+def _select_rows(condition: Array, new: Any, old: Any) -> Any:
+    """Rows of `new` where `condition` `[B]` holds, else of `old`."""
+    pick = lambda n, o: jnp.where(condition.reshape(condition.shape + (1,) * (n.ndim - 1)), n, o)  # noqa: E731
+    return jax.tree.map(pick, new, old)
+
+
+def _step(
+    env: Environment, act: Callable[[Obs], Outputs], pool: tuple[Any, Obs], loop: LoopState, key: Array, shift: Array
+) -> tuple[LoopState, Rollout]:
+    """One step of every environment; those that ended or broke restart from the pool."""
+    act_key, env_key = jax.random.split(key)
+    outputs = act(loop.obs)
+    action = outputs.policy.sample(seed=act_key)
+    num_envs = loop.episode_length.shape[0]
+    step = jax.vmap(env.step)(loop.env, outputs.policy.squash(action), jax.random.split(env_key, num_envs))
+    finite = _rows_finite((step.state, step.obs, step.reward))
+    done = step.terminated | step.truncated | ~finite
+    next_obs = _select_rows(finite, step.obs, loop.obs)
+    reward = jnp.where(finite, step.reward, 0)
+    next_value = None if outputs.value is None else act(next_obs).value
+    rollout = Rollout(
+        obs=loop.obs,
+        action=action,
+        log_prob=outputs.policy.log_prob(action),
+        reward=reward,
+        terminated=step.terminated & finite,
+        truncated=step.truncated | ~finite,
+        next_obs=next_obs,
+        mask=finite,
+        value=outputs.value,
+        next_value=next_value,
+        outcome=jax.tree.map(lambda x: jnp.where(finite, x, 0), step.outcome),
+    )
+    episode_return, episode_length = loop.episode_return + reward, loop.episode_length + 1
+    ended = (done & finite).astype(jnp.float32)
+    stats = EpisodeStats(
+        finished=loop.stats.finished + ended.sum(),
+        return_sum=loop.stats.return_sum + (ended * episode_return).sum(),
+        length_sum=loop.stats.length_sum + (ended * episode_length.astype(jnp.float32)).sum(),
+        nonfinite=loop.stats.nonfinite + (~finite).sum().astype(jnp.float32),
+    )
+    fresh = jax.tree.map(lambda x: x[(jnp.arange(num_envs) + shift) % num_envs], pool)
+    state, obs = _select_rows(done, fresh, (step.state, next_obs))
+    return LoopState(
+        env=state,
+        obs=obs,
+        episode_return=jnp.where(done, 0, episode_return),
+        episode_length=jnp.where(done, 0, episode_length),
+        stats=stats,
+    ), rollout
+
+
+def unroll(
+    env: Environment, act: Callable[[Obs], Outputs], loop: LoopState, key: Array, *, num_steps: int
+) -> tuple[LoopState, Rollout]:
+    """Runs B environments for `num_steps` steps under a policy.
+
+    `act(obs)` is a model bound to its parameters (and to a normaliser, if there is one); it is sent observations
+    `[B, ...]`. Episodes that end restart from *fresh* initial states. Those come from a pool of B states that is drawn
+    anew at least every 32 steps and read at a shifting offset, so that restarting costs one reset per environment
+    and pool rather than one per step; within the life of a pool two episodes may share a start.
+
+    A step after which state, observation or reward of an environment is not finite is counted, masked out
+    (`rollout.mask`), recorded as truncated with reward 0, and restarts that environment and no other. The step before
+    it is recorded as truncated at the state that broke, so that nothing is bootstrapped through it.
+
+    Args:
+      env: an unbatched `Environment`. loop: from `start` or an earlier `unroll`.
+      key: randomness of actions, dynamics and restarts.
+      num_steps: T.
+
+    Returns:
+      `(loop, rollout)`: the state to go on from, whose `stats` tell of this call alone, and a `[T, B]` `Rollout`
+      with the true final observations in `next_obs`.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1; it is {num_steps}")
+    num_envs = loop.episode_length.shape[0]
+    length = max(d for d in range(1, min(num_steps, RESTART_EVERY) + 1) if num_steps % d == 0)
+    stride = max(1, int(0.618 * num_envs))
+
+    def segment(loop: LoopState, key: Array) -> tuple[LoopState, Rollout]:
+        pool_key, steps_key = jax.random.split(key)
+        pool = jax.vmap(env.reset)(jax.random.split(pool_key, num_envs))
+        steps = (jax.random.split(steps_key, length), stride * jnp.arange(length))
+        return jax.lax.scan(lambda loop, step: _step(env, act, pool, loop, *step), loop, steps)
+
+    loop = replace(loop, stats=_no_stats())
+    loop, rollout = jax.lax.scan(segment, loop, jax.random.split(key, num_steps // length))
+    rollout = jax.tree.map(lambda x: x.reshape(num_steps, *x.shape[2:]), rollout)
+    broken_next = jnp.concatenate([~rollout.mask[1:], jnp.zeros_like(rollout.mask[:1])])
+    return loop, replace(rollout, truncated=rollout.truncated | (broken_next & ~rollout.terminated))
+
+
+def to_batch(rollout: Rollout, *, advantage: Array, target: Array | None = None) -> Batch:
+    """A time-major rollout `[T, B]` as a batch `[B, T]`, with the advantage that some estimator gave it.
+
+    Decisions whose observation, log-probability, advantage or target is not finite are masked out, and their
+    observations replaced by zeros: a NaN *observation* would poison a network whatever a term does with the result.
+    `(~batch.mask).sum()` counts them. `advantage` and `target` are `[T, B]`.
+
+    Raises ValueError if they are not.
+    """
+    shape = rollout.reward.shape
+    for name, x in (("advantage", advantage), ("target", target)):
+        if x is not None and x.shape != shape:
+            raise ValueError(f"to_batch: {name} must have the rollout's shape [T, B]={shape}; it has {x.shape}")
+
+    def finite(tree: Any) -> Array:
+        flat = [x.reshape(-1, *x.shape[2:]) for x in jax.tree.leaves(tree)]
+        floats = [x for x in flat if jnp.issubdtype(x.dtype, jnp.floating)]
+        return _rows_finite(floats).reshape(shape) if floats else jnp.ones(shape, bool)
+
+    obs_finite = finite(rollout.obs)
+    mask = rollout.mask & obs_finite & finite([rollout.log_prob, advantage] + [x for x in [target] if x is not None])
+    obs = jax.tree.map(lambda x: zero_where_masked(x, obs_finite), rollout.obs)
+    batch = Batch(
+        obs=obs,
+        action=rollout.action,
+        mask=mask,
+        log_prob=rollout.log_prob,
+        advantage=advantage,
+        value=rollout.value,
+        target=target,
+    )
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batch)
+
+
+def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[Rollout, Array]:
+    """Cuts a rollout that began at episode starts into whole episodes, one per column.
+
+    Returns `(whole, dropped)`: a rollout `[max_length, num_episodes]` with one complete episode per column, padded and
+    masked out beyond its end (and in columns left over), and the number of episodes that are *not* in it: those still
+    running at the end of the window, those longer than `max_length`, and those beyond `num_episodes`. Sequence-level
+    terms and trajectory divergences need such rows.
+
+    Raises ValueError if a size is not positive.
+    """
+    if max_length < 1 or num_episodes < 1:
+        raise ValueError(f"max_length and num_episodes must be positive; they are {max_length} and {num_episodes}")
+    done = rollout.terminated | rollout.truncated
+    number_before = jnp.cumsum(done, axis=0) - done
+    per_env = done.sum(0)
+    first_id = jnp.cumsum(per_env) - per_env
+    is_complete = number_before < per_env
+    times = jnp.arange(done.shape[0])[:, None]
+    start_time = jax.lax.cummax(jnp.where(jnp.roll(done, 1, axis=0).at[0].set(True), times, 0), axis=0)
+    position = jnp.broadcast_to(times, done.shape) - start_time
+    length = (
+        jnp.zeros_like(per_env, shape=(done.size,))
+        .at[first_id + number_before]
+        .max(jnp.where(is_complete, position + 1, 0), mode="drop")
+    )
+    fits = (length > 0) & (length <= max_length)
+    column = jnp.where(fits, jnp.cumsum(fits) - 1, num_episodes)
+    column = jnp.where(is_complete, column[first_id + number_before], num_episodes)
+
+    def gather(x: Array) -> Array:
+        out = jnp.zeros((max_length, num_episodes, *x.shape[2:]), x.dtype)
+        return out.at[position, column].set(x, mode="drop")
+
+    total = per_env.sum() + (~done[-1]).sum()
+    return jax.tree.map(gather, rollout), total - jnp.minimum(fits.sum(), num_episodes)

@@ -1,0 +1,33 @@
+"""Natural-gradient machinery: the Fisher operator, conjugate gradients, and the optimizers that stand on them."""
+
+from polopt_jax.solvers._conjugate_gradient import CGInfo, CGStatus, conjugate_gradient
+from polopt_jax.solvers._fisher import fisher_operator, policy_parameters, quadratic_form
+from polopt_jax.solvers._guard import clip_by_global_norm
+from polopt_jax.solvers._natural_gradient import NaturalGradientState, every, natural_gradient, npg, whole
+from polopt_jax.solvers._trust_region import (
+    BacktrackState,
+    ScaleToRadiusState,
+    backtrack,
+    scale_to_radius,
+    trpo,
+)
+
+__all__ = [
+    "BacktrackState",
+    "CGInfo",
+    "CGStatus",
+    "NaturalGradientState",
+    "ScaleToRadiusState",
+    "backtrack",
+    "clip_by_global_norm",
+    "conjugate_gradient",
+    "every",
+    "fisher_operator",
+    "natural_gradient",
+    "npg",
+    "policy_parameters",
+    "quadratic_form",
+    "scale_to_radius",
+    "trpo",
+    "whole",
+]

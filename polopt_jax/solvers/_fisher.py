@@ -1,0 +1,111 @@
+"""The Fisher operator of any divergence, without a matrix: v -> F v."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from polopt_jax.masking import accumulate
+from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Model, Outputs, Params
+
+Operator = Callable[[Params], Params]
+
+
+def _policy_map(model: Model, batch: Batch) -> Callable[[Params], Outputs]:
+    """params -> the model's policy alone; what a critic says is no part of a divergence between policies."""
+
+    def policy(params: Params) -> Outputs:
+        return Outputs(policy=model(params, batch.obs).policy)
+
+    return policy
+
+
+def _output_hessian(divergence: Divergence, outputs: Outputs, batch: Batch, tangent: Outputs) -> Outputs:
+    """H t, with H the Hessian of `new -> divergence(outputs, new, batch)` at `new = outputs`."""
+    gradient = jax.grad(lambda new: divergence(outputs, new, batch))
+    return jax.jvp(gradient, (outputs,), (tangent,))[1]
+
+
+def _cast_like(tree: Params, like: Params) -> Params:
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, like)
+
+
+def fisher_operator(
+    model: Model, divergence: Divergence, params: Params, batch: Batch, *, damping: ArrayLike = 0.0
+) -> Operator:
+    """The matrix-vector product v -> (F + damping·I) v with the Fisher information of a divergence.
+
+        F = Jᵀ H J,    J = ∂ policy / ∂ θ,    H = ∂² D(old ‖ new) / ∂ new² at new = old
+
+    a generalized Gauss-Newton product: one `jax.jvp` of the model (linearised once, here), a product with H in the
+    small space of the policy's parameters, one transpose. With `action_kl` it is the Fisher information per decision,
+    with `trajectory_kl` per trajectory. It is symmetric, and positive semi-definite wherever H is.
+
+    Args:
+      model: `(params, obs) -> Outputs`; only `policy` is used, so a critic's own parameters have F = 0.
+      divergence: any `(old, new, batch) -> scalar`; at new = old both directions of a KL give the same F.
+      params: where F is taken, which is both the old and the new policy.
+      batch: the states, and the mask. No action is read by the KL divergences: this is the true Fisher information,
+        not the empirical one.
+      damping: added to the diagonal.
+
+    Returns:
+      A linear function of trees like `params`, in float32 at least whatever the dtype of the parameters.
+
+    Raises: what the divergence raises. Source: Schraudolph 2002 (Gauss-Newton products); Martens 2014 (equality with
+    the Fisher information); Schulman et al. 2015, appendix C.1.
+
+    >>> import polopt_jax as po
+    >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))
+    >>> batch = po.Batch(obs=None, action=jnp.zeros(1, int), mask=jnp.ones(1, bool))
+    >>> f = fisher_operator(model, po.action_kl, jnp.zeros(2), batch)
+    >>> f(jnp.array([1.0, 0.0])).tolist()      # diag(p) - p pᵀ
+    [0.25, -0.25]
+    """
+    outputs, push = jax.linearize(_policy_map(model, batch), params)
+    pull = jax.linear_transpose(push, params)
+
+    def operator(v: Params) -> Params:
+        curved = _output_hessian(divergence, outputs, batch, push(_cast_like(v, params)))
+        (product,) = pull(curved)
+        return jax.tree.map(lambda f, x: accumulate(f) + damping * accumulate(x), product, v)
+
+    return operator
+
+
+def quadratic_form(model: Model, divergence: Divergence, params: Params, batch: Batch, v: Params) -> Array:
+    """vᵀ F v, `[]`: twice the second-order estimate of the divergence that a step v makes. One `jax.jvp`, no transpose.
+
+    >>> import polopt_jax as po
+    >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))
+    >>> batch = po.Batch(obs=None, action=jnp.zeros(1, int), mask=jnp.ones(1, bool))
+    >>> float(quadratic_form(model, po.action_kl, jnp.zeros(2), batch, jnp.array([1.0, 0.0])))
+    0.25
+    """
+    outputs, tangent = jax.jvp(_policy_map(model, batch), (params,), (_cast_like(v, params),))
+    curved = _output_hessian(divergence, outputs, batch, tangent)
+    products = jax.tree.map(lambda t, c: jnp.sum(accumulate(t) * accumulate(c)), tangent, curved)
+    return jax.tree.reduce(jnp.add, products)
+
+
+def policy_parameters(model: Model, params: Params, batch: Batch) -> Params:
+    """A tree like `params` of Python bools: does the policy depend on this leaf? (A critic's own leaves: False.)
+
+    Read off the program that JAX traces, not off numbers, so it costs nothing at run time. A nested function is
+    taken to depend on all that it is given.
+
+    >>> import polopt_jax as po
+    >>> def model(params, obs):
+    ...     return po.Outputs(policy=po.Categorical(logits=obs * params["actor"]), value=obs @ params["critic"])
+    >>> batch = po.Batch(obs=jnp.ones((1, 2)), action=jnp.zeros(1, int), mask=jnp.ones(1, bool))
+    >>> policy_parameters(model, {"actor": jnp.ones(2), "critic": jnp.ones(2)}, batch)
+    {'actor': True, 'critic': False}
+    """
+    leaves, treedef = jax.tree.flatten(params)
+    policy = _policy_map(model, batch)
+    jaxpr = jax.make_jaxpr(lambda *leaves: policy(jax.tree.unflatten(treedef, leaves)))(*leaves).jaxpr
+    needed = {id(v) for v in jaxpr.outvars}
+    for equation in reversed(jaxpr.eqns):
+        if any(id(v) in needed for v in equation.outvars):
+            needed |= {id(v) for v in equation.invars}
+    return jax.tree.unflatten(treedef, [id(v) in needed for v in jaxpr.invars])

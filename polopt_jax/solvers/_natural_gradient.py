@@ -1,0 +1,138 @@
+"""Chapter 3: the natural policy gradient, as an optimizer rather than a loss."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from polopt_jax.divergences import action_kl
+from polopt_jax.solvers._conjugate_gradient import CGInfo, CGStatus, conjugate_gradient
+from polopt_jax.solvers._fisher import fisher_operator, policy_parameters
+from polopt_jax.types import ArrayLike, Batch, Divergence, Model
+
+Subsample = Callable[[Batch], Batch]
+
+
+class NaturalGradientState(NamedTuple):
+    """How the last solve went; nothing of it is used by the next."""
+
+    solve: CGInfo
+
+
+def whole(batch: Batch) -> Batch:
+    """The batch itself: the Fisher information is estimated on every row."""
+    return batch
+
+
+def every(k: int) -> Subsample:
+    """Every k-th row of a batch (its first axis), to estimate the Fisher information on fewer.
+
+    >>> import polopt_jax as po
+    >>> batch = po.Batch(obs=jnp.zeros((10, 1)), action=jnp.zeros((10, 1), int), mask=jnp.ones((10, 1), bool))
+    >>> every(5)(batch).mask.shape
+    (2, 1)
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1; it is {k}")
+
+    def subsample(batch: Batch) -> Batch:
+        return jax.tree.map(lambda x: x[::k], replace(batch, counts=None))
+
+    return subsample
+
+
+def natural_gradient(
+    model: Model,
+    divergence: Divergence = action_kl,
+    *,
+    damping: ArrayLike = 1e-3,
+    cg_iters: ArrayLike = 10,
+    cg_tol: ArrayLike = 1e-10,
+    fisher_batch: Subsample = whole,
+) -> optax.GradientTransformationExtraArgs:
+    """Optax transform g -> x with (F + damping·I) x = g, by conjugate gradients on Fisher-vector products.
+
+    F is the Fisher information of `divergence` at the parameters passed to `update`, over `batch`. Parameters that
+    the policy does not depend on (a critic's) get an update of exactly 0, whatever their gradient: F says nothing of
+    them, and dividing their gradient by the damping would be no step of anything.
+
+    Use `update(grads, state, params, batch=batch)`; other extra arguments are ignored. State: `NaturalGradientState`
+    with the solver's diagnostics. A solve that meets a NaN returns its last finite iterate, 0 if there is none.
+
+    Args:
+      model, divergence: as `fisher_operator`.
+      damping: Tikhonov term, in units of F (per decision with `action_kl`).
+      cg_iters, cg_tol: limit and relative tolerance of the solve.
+      fisher_batch: the rows that F is estimated on, `every(5)` for a fifth; the gradient stays on the full batch.
+
+    Raises ValueError if `params` or `batch` is missing. Source: Amari 1998; Kakade 2001.
+
+    >>> import optax, polopt_jax as po
+    >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))
+    >>> batch = po.Batch(obs=None, action=jnp.zeros(1, int), mask=jnp.ones(1, bool))
+    >>> transform, params = natural_gradient(model, damping=0.0), jnp.zeros(2)
+    >>> x, state = transform.update(jnp.array([0.25, -0.25]), transform.init(params), params, batch=batch)
+    >>> x.round(4).tolist()
+    [0.5, -0.5]
+    """
+
+    def init(params: Any) -> NaturalGradientState:
+        zero = jnp.zeros(())
+        solve = CGInfo(jnp.zeros((), jnp.int32), zero, zero, jnp.full((), CGStatus.CONVERGED, jnp.int32))
+        return NaturalGradientState(solve)
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, batch: Any = None, **extra_args: Any
+    ) -> tuple[Any, NaturalGradientState]:
+        del state, extra_args
+        require("natural_gradient", params=params, batch=batch)
+        of_policy = policy_parameters(model, params, batch)
+        grads = jax.tree.map(lambda g, own: g if own else jnp.zeros_like(g), updates, of_policy)
+        fisher = fisher_operator(model, divergence, params, fisher_batch(batch), damping=damping)
+        x, solve = conjugate_gradient(fisher, grads, iters=cg_iters, tol=cg_tol)
+        return x, NaturalGradientState(solve)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def require(caller: str, **arguments: Any) -> None:
+    """Raises ValueError naming the first argument that is None."""
+    for name, value in arguments.items():
+        if value is None:
+            raise ValueError(
+                f"{caller} needs {name}: call update(grads, state, params, batch=batch, objective=objective)"
+            )
+
+
+def npg(
+    model: Model,
+    *,
+    divergence: Divergence = action_kl,
+    learning_rate: ArrayLike = 0.1,
+    damping: ArrayLike = 1e-3,
+    cg_iters: ArrayLike = 10,
+    fisher_batch: Subsample = whole,
+) -> optax.GradientTransformationExtraArgs:
+    """Natural policy gradient: θ ← θ - learning_rate · (F + damping·I)⁻¹ ∇L.
+
+    An optax chain of `natural_gradient` and a scale; drive it with the gradient of `surrogate()` or `reinforce()`
+    and `update(grads, state, params, batch=batch)`. A fixed learning rate has no unit of KL: `trpo` without its line
+    search is the step normalised to a radius.
+
+    Arguments as `natural_gradient`. Differs from the paper: F is damped, and the solve truncated.
+    Source: Kakade 2001, "A natural policy gradient".
+
+    >>> import polopt_jax as po
+    >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))
+    >>> batch = po.Batch(obs=None, action=jnp.zeros(1, int), mask=jnp.ones(1, bool))
+    >>> optimizer, params = npg(model, learning_rate=1.0, damping=0.0), jnp.zeros(2)
+    >>> optimizer.update(jnp.array([0.25, -0.25]), optimizer.init(params), params, batch=batch)[0].round(4).tolist()
+    [-0.5, 0.5]
+    """
+    return optax.chain(
+        natural_gradient(model, divergence, damping=damping, cg_iters=cg_iters, fisher_batch=fisher_batch),
+        optax.scale(-learning_rate),
+    )

@@ -1,0 +1,153 @@
+"""The records and the four function types that everything else is written in.
+
+Axes: T time, B environments, N episodes or prompts, G group. Time is the last of the leading axes,
+`[..., T]`, in a `Batch`; it is the first, `[T, B]`, in a `Rollout`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar, dataclass_transform
+
+import jax
+
+Array: TypeAlias = jax.Array
+ArrayLike: TypeAlias = jax.Array | float
+Params: TypeAlias = Any
+Obs: TypeAlias = Any
+Metrics: TypeAlias = dict[str, Array]
+T = TypeVar("T", bound=type)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def record(cls: T) -> T:
+    """Makes `cls` a frozen keyword-only dataclass whose fields are the children of a pytree."""
+    return jax.tree_util.register_dataclass(dataclass(frozen=True, kw_only=True)(cls))
+
+
+class Distribution(Protocol):
+    """What a policy says about one decision. The names and directions are distrax's and TFP's.
+
+    `kl_divergence(other)` is KL(self ‖ other), and exactly 0 where the two are equal. Every leaf of a
+    distribution is a float array, so that a distribution can be differentiated, linearised and transposed.
+    """
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The leading shape `[...]` of the decisions."""
+        ...
+
+    def log_prob(self, action: Array) -> Array:
+        """log π(action), `[...]`."""
+        ...
+
+    def entropy(self) -> Array:
+        """Entropy in nats, `[...]`."""
+        ...
+
+    def sample(self, *, seed: Array) -> Array:
+        """One action per decision."""
+        ...
+
+    def mode(self) -> Array:
+        """The most probable action of each decision."""
+        ...
+
+    def squash(self, action: Array) -> Array:
+        """What the environment is sent for `action`; the identity unless the policy is squashed."""
+        ...
+
+    def kl_divergence(self, other: Any) -> Array:
+        """KL(self ‖ other) in nats, `[...]`."""
+        ...
+
+    def where(self, mask: Array) -> "Distribution":
+        """The same distribution with its per-decision leaves zeroed where `mask` is False."""
+        ...
+
+
+@record
+class Outputs:
+    """What a model says about observations of leading shape `[...]`."""
+
+    policy: Any
+    """A `Distribution` of batch shape `[...]`."""
+    value: Array | None = None
+    """State values `[...]`, where the model has a critic."""
+
+
+@record
+class Counts:
+    """The denominators of the reductions, when they are not those of the batch at hand (see `accumulate_gradients`)."""
+
+    decisions: Array
+    """Number of real decisions, `[]`."""
+    rows: Array
+    """Number of rows (the axes before T) with at least one real decision, `[]`."""
+    pairs: Array
+    """Number of preference pairs whose two rows both have a real decision, `[]`; 0 for other batches."""
+
+
+@record
+class Batch:
+    """Decisions of leading shape `[...]`, of which the last axis is time (a bandit has T = 1).
+
+    A control batch is `[B, T]`, a group batch `[N, G, T]`, a preference batch `[2, N, T]` (chosen, rejected).
+    Everything in a batch is a constant of the optimisation: no term has a gradient with respect to it.
+    """
+
+    obs: Obs
+    """Any pytree the model reads, leading shape `[...]`. Must be finite everywhere, also under the mask."""
+    action: Array
+    """Actions or next tokens, `[...]` or `[..., A]`."""
+    mask: Array
+    """`[...]` bool: which decisions are real."""
+    log_prob: Array | None = None
+    """log-probability of `action` under the policy that took it, `[...]`."""
+    advantage: Array | None = None
+    """Advantage estimate, `[...]`."""
+    value: Array | None = None
+    """The critic's value when the data were collected, `[...]`."""
+    target: Array | None = None
+    """What the critic is regressed on, `[...]`."""
+    ref_log_prob: Array | None = None
+    """log-probability of `action` under the frozen reference policy, `[...]`."""
+    outcome: Any = None
+    """Outcome features of a whole row, any pytree of leading shape `[...]` without T."""
+    counts: Counts | None = None
+    """Denominators to use instead of those of `mask`; filled by `accumulate_gradients`."""
+
+
+@record
+class Rollout:
+    """What an environment loop or a token sampler produced. Time-major: every field is `[T, B, ...]`."""
+
+    obs: Obs
+    """The observation the decision was taken on."""
+    action: Array
+    """The action as the policy speaks it (before any squashing)."""
+    log_prob: Array
+    """log-probability of `action` when it was taken."""
+    reward: Array
+    """Reward of the step."""
+    terminated: Array
+    """bool: the step ended the episode, and no reward can follow."""
+    truncated: Array
+    """bool: the step ended the episode by a time limit; the value of `next_obs` still counts."""
+    next_obs: Obs
+    """The observation after the step and before any reset: the true final one at the end of an episode."""
+    mask: Array
+    """bool: False where the environment broke (a non-finite state) and the step must not be learnt from."""
+    value: Array | None = None
+    """The critic's value of `obs`."""
+    next_value: Array | None = None
+    """The critic's value of `next_obs`."""
+    outcome: Any = None
+    """Outcome features declared by the environment, per step."""
+
+
+Model: TypeAlias = Callable[[Params, Obs], Outputs]
+Term: TypeAlias = Callable[[Outputs, Batch], tuple[Array, Metrics]]
+Objective: TypeAlias = Callable[[Params, Batch], tuple[Array, Metrics]]
+Divergence: TypeAlias = Callable[[Outputs, Outputs, Batch], Array]
+Reduction: TypeAlias = Callable[[Array, Batch], Array]
+Outcome: TypeAlias = Mapping[str, Array]
