@@ -40,7 +40,7 @@ from polopt_jax.solvers import (
     trpo,
 )
 from polopt_jax.surrogates import k1, k2, k3
-from polopt_jax.training import Step, TrainState, epochs, make_step, sequential, train
+from polopt_jax.training import Step, TrainState, epochs, make_step, monitored, sequential, train
 from polopt_jax.types import Batch, Divergence, Model, Objective, Outputs, Rollout, Term
 
 __version__ = "0.1.0"
@@ -83,6 +83,7 @@ __all__ = [
     "kl_to_reference",
     "leave_one_out",
     "make_step",
+    "monitored",
     "natural_gradient",
     "npg",
     "objective",

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from polopt_jax.distributions import Categorical, DiagGaussian
-from polopt_jax.envs._protocol import ActionSpace, Box, Discrete
+from polopt_jax.envs import ActionSpace, Box, Discrete
 from polopt_jax.types import Array, ArrayLike, Model, Outputs, Params
 
 Cache: TypeAlias = tuple[tuple[Array, Array], ...]
@@ -232,7 +232,7 @@ def transformer(
     Raises `ValueError` for sizes that do not fit together, and where tokens are not integers or T > max_length.
 
     >>> network = transformer(vocab_size=6, num_outputs=5, max_length=4, width=8, depth=1)
-    >>> params = network.init(jax.random.key(0))
+    >>> params = jax.jit(network.init)(jax.random.key(0))
     >>> network.apply(params, jnp.zeros((3, 2, 4), jnp.int32)).policy.logits.shape
     (3, 2, 4, 5)
     >>> cache, outputs = network.decode(params, network.init_cache(3), jnp.zeros(3, jnp.int32), 0)

@@ -28,7 +28,8 @@ def sample_tokens(network: TokenNetwork, params: Params, prompt: Array, key: Arr
     >>> from polopt_jax.networks import transformer
     >>> network = transformer(vocab_size=4, num_outputs=3, max_length=5, width=8, depth=1)
     >>> start, key = jnp.full(2, 3), jax.random.key(0)
-    >>> rollout = sample_tokens(network, network.init(key), start, key, length=5)
+    >>> params = jax.jit(network.init)(key)
+    >>> rollout = sample_tokens(network, params, start, key, length=5)
     >>> rollout.action.shape, bool((rollout.obs[1:] == rollout.action[:-1]).all())
     ((5, 2), True)
     """

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from polopt_jax.combinators import split_rows
+from polopt_jax.objectives import entropy
 from polopt_jax.solvers._conjugate_gradient import CGStatus, tree_norm
 from polopt_jax.solvers._guard import all_finite, select
 from polopt_jax.solvers._natural_gradient import NaturalGradientState
@@ -177,12 +178,13 @@ def _shuffle_rows(batch: Batch, key: Array, axis: int) -> Batch:
     return replace(rows, counts=batch.counts)
 
 
-def with_divergences(step: Step, model: Model, *, rows: int | None = None, **divergences: Divergence) -> Step:
-    """The same step, which also reports how far it moved the policy: after *all* of its phases.
+def monitored(step: Step, model: Model, *, rows: int | None = None, **divergences: Divergence) -> Step:
+    """The same step, which also reports how far it moved the policy, after *all* of its phases, and its entropy.
 
-    `with_divergences(step, model, kl_old_new=action_kl)` adds the metric `kl_old_new`, D(before ‖ after), measured on
-    the batch's states; on its first `rows` rows only, if given (environments are exchangeable, so that is an unbiased
-    sample at a fraction of the price). Two evaluations of the model.
+    `monitored(step, model, kl_old_new=action_kl)` adds the metric `kl_old_new`, D(before ‖ after) measured on the
+    batch's states, and `entropy`, the mean entropy afterwards in nats per decision. On the batch's first `rows` rows
+    only, if given: environments are exchangeable, so that is an unbiased sample at a fraction of the price. Costs two
+    evaluations of the policy.
     """
 
     def update(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
@@ -190,7 +192,8 @@ def with_divergences(step: Step, model: Model, *, rows: int | None = None, **div
         old = model(params, sample.obs)
         params, opt_state, metrics = step.update(params, opt_state, batch, key)
         new = model(params, sample.obs)
-        return params, opt_state, {**metrics, **{name: d(old, new, sample) for name, d in divergences.items()}}
+        moved = {name: divergence(old, new, sample) for name, divergence in divergences.items()}
+        return params, opt_state, {**metrics, **moved, "entropy": entropy()(new, sample)[0]}
 
     return Step(step.init, update)
 

@@ -12,6 +12,7 @@ an action outside the box costs what the action that was applied costs.
 
 import contextlib
 import difflib
+import importlib
 import inspect
 import io
 import types
@@ -256,8 +257,7 @@ def _quiet_model_loading() -> Iterator[None]:
 
     Anything else that MuJoCo warns of is passed on as a Python warning.
     """
-    import mujoco
-
+    mujoco: Any = importlib.import_module("mujoco")  # its type stubs lack these functions
     messages: list[str] = []
     handler = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(messages.append)

@@ -9,8 +9,7 @@ In every one `value(obs, gamma=)` is the value of an observation under the best 
 `optimal_action(obs)` is the best action. Leading axes of `obs` are kept.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +29,8 @@ class ConstantReward:
     1.0
     """
 
-    obs_shape: ClassVar[tuple[int, ...]] = (1,)
-    action_space: ClassVar[Discrete] = Discrete(2)
+    obs_shape: tuple[int, ...] = field(default=(1,), init=False)
+    action_space: Discrete = field(default=Discrete(2), init=False)
 
     def reset(self, key: Array) -> tuple[Array, Array]:
         """The state is the observation, `[1]`."""
@@ -60,8 +59,8 @@ class ObsReward:
     [-1.0, 1.0]
     """
 
-    obs_shape: ClassVar[tuple[int, ...]] = (1,)
-    action_space: ClassVar[Discrete] = Discrete(2)
+    obs_shape: tuple[int, ...] = field(default=(1,), init=False)
+    action_space: Discrete = field(default=Discrete(2), init=False)
 
     def reset(self, key: Array) -> tuple[Array, Array]:
         """The state is the observation, `[1]`."""
@@ -89,8 +88,8 @@ class DelayedReward:
     [0.5, 1.0]
     """
 
-    obs_shape: ClassVar[tuple[int, ...]] = (1,)
-    action_space: ClassVar[Discrete] = Discrete(2)
+    obs_shape: tuple[int, ...] = field(default=(1,), init=False)
+    action_space: Discrete = field(default=Discrete(2), init=False)
 
     def reset(self, key: Array) -> tuple[Array, Array]:
         """The state is the observation, `[1]`."""
@@ -124,8 +123,8 @@ class ActionReward:
     1
     """
 
-    obs_shape: ClassVar[tuple[int, ...]] = (1,)
-    action_space: ClassVar[Discrete] = Discrete(2)
+    obs_shape: tuple[int, ...] = field(default=(1,), init=False)
+    action_space: Discrete = field(default=Discrete(2), init=False)
 
     def reset(self, key: Array) -> tuple[Array, Array]:
         """The state is the observation, `[1]`."""
@@ -158,8 +157,8 @@ class ObsActionReward:
     [0, 1]
     """
 
-    obs_shape: ClassVar[tuple[int, ...]] = (1,)
-    action_space: ClassVar[Discrete] = Discrete(2)
+    obs_shape: tuple[int, ...] = field(default=(1,), init=False)
+    action_space: Discrete = field(default=Discrete(2), init=False)
 
     def reset(self, key: Array) -> tuple[Array, Array]:
         """The state is the observation, `[1]`."""
@@ -194,8 +193,8 @@ class TimeLimit:
     """
 
     limit: int = 5
-    obs_shape: ClassVar[tuple[int, ...]] = (1,)
-    action_space: ClassVar[Discrete] = Discrete(2)
+    obs_shape: tuple[int, ...] = field(default=(1,), init=False)
+    action_space: Discrete = field(default=Discrete(2), init=False)
 
     def reset(self, key: Array) -> tuple[Array, Array]:
         """The state is the number of steps taken, `[]` int32."""
@@ -233,8 +232,8 @@ class Quadratic:
     """
 
     target: float = 0.5
-    obs_shape: ClassVar[tuple[int, ...]] = (1,)
-    action_space: ClassVar[Box] = Box(1)
+    obs_shape: tuple[int, ...] = field(default=(1,), init=False)
+    action_space: Box = field(default=Box(1), init=False)
 
     def reset(self, key: Array) -> tuple[Array, Array]:
         """The state is the observation, `[1]`."""

@@ -43,11 +43,10 @@ def enumerate_trajectories(mdp: TabularMDP, *, limit: int = 200_000) -> Trajecto
     [[0, 0], [0, 0], [0, 1], [0, 1]]
     """
     states, actions, following = _paths(mdp, limit)
-    mask = actions >= 0
+    mask, first = actions >= 0, states[:, 0]
     states, actions = np.where(mask, states, 0), np.where(mask, actions, 0)
     length = mask.sum(1)
-    final = np.where(length > 0, following[np.arange(len(length)), length - 1], states[:, 0])
-    first = np.where(length > 0, states[:, 0], final)
+    final = np.where(length > 0, following[np.arange(len(length)), length - 1], first)
     moves = jnp.where(mask, mdp.transition[states, actions, np.where(mask, following, 0)], 1.0)
     return Trajectories(
         states=jnp.asarray(states, jnp.int32),
@@ -77,7 +76,7 @@ def trajectory_prob(trajectories: Trajectories, policy: Array) -> Array:
 
 
 def trajectory_log_prob(trajectories: Trajectories, policy: Array) -> Array:
-    """Log-probability of each trajectory, dynamics included, `[K]`; -inf where the policy gives an action probability 0.
+    """Log-probability of each trajectory, dynamics included, `[K]`; -inf for an action of probability 0.
 
     The arguments and what it raises are those of `trajectory_prob`.
 

@@ -3,7 +3,7 @@
 from polopt_jax.solvers._conjugate_gradient import CGInfo, CGStatus, conjugate_gradient
 from polopt_jax.solvers._fisher import fisher_operator, policy_parameters, quadratic_form
 from polopt_jax.solvers._guard import clip_by_global_norm
-from polopt_jax.solvers._natural_gradient import NaturalGradientState, every, natural_gradient, npg, whole
+from polopt_jax.solvers._natural_gradient import NaturalGradientState, Subsample, every, natural_gradient, npg, whole
 from polopt_jax.solvers._trust_region import (
     BacktrackState,
     ScaleToRadiusState,
@@ -18,6 +18,7 @@ __all__ = [
     "CGStatus",
     "NaturalGradientState",
     "ScaleToRadiusState",
+    "Subsample",
     "backtrack",
     "clip_by_global_norm",
     "conjugate_gradient",

@@ -1,0 +1,71 @@
+"""REINFORCE's baselines: none, static, batch mean, running mean, learned.
+
+A baseline must not depend on the action it is subtracted for; then it changes the variance of the gradient and not
+its expectation. (A batch mean includes the decision itself, which shortens the expected gradient by 1/B.)
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from polopt_jax.masking import masked_mean
+from polopt_jax.objectives import value_loss
+from polopt_jax.types import Array, ArrayLike, Rollout, Term
+
+
+class Baseline(NamedTuple):
+    """A pure baseline with a state, and the terms of the loss that it is itself trained by."""
+
+    init: Callable[[], Any]
+    """`() -> state`"""
+    apply: Callable[[Any, Array, Rollout], tuple[Any, Array]]
+    """`(state, returns [T, B], rollout) -> (state, baseline [T, B])`"""
+    terms: dict[str, tuple[ArrayLike, Term]]
+    """`{name: (weight, term)}`, empty unless the baseline is learned."""
+
+
+def _stateless(apply: Callable[[Array, Rollout], Array]) -> Baseline:
+    return Baseline(lambda: (), lambda state, returns, rollout: (state, apply(returns, rollout)), {})
+
+
+def static(value: ArrayLike = 0.0) -> Baseline:
+    """A constant. Zero is no baseline at all, REINFORCE at its plainest.
+
+    >>> static(1.5).apply((), jnp.zeros((2, 3)), None)[1].tolist()
+    [[1.5, 1.5, 1.5], [1.5, 1.5, 1.5]]
+    """
+    return _stateless(lambda returns, rollout: jnp.full_like(returns, value))
+
+
+def batch_mean() -> Baseline:
+    """Mean over environments of the returns at the same step of the window, `[T, 1]` repeated."""
+
+    def apply(returns: Array, rollout: Rollout) -> Array:
+        mean = masked_mean(returns, rollout.mask, axis=1)
+        return jnp.broadcast_to(mean[:, None], returns.shape)
+
+    return _stateless(apply)
+
+
+def running_mean(decay: ArrayLike = 0.9) -> Baseline:
+    """Exponential moving average, over updates, of the mean return of *earlier* batches (0 before the first)."""
+
+    def apply(state: tuple[Array, Array], returns: Array, rollout: Rollout) -> tuple[tuple[Array, Array], Array]:
+        average, weight = state
+        baseline = jnp.full_like(returns, 1) * (average / jnp.maximum(weight, 1e-8))
+        average = decay * average + (1 - decay) * masked_mean(returns, rollout.mask)
+        return (average, decay * weight + (1 - decay)), baseline
+
+    return Baseline(lambda: (jnp.zeros(()), jnp.zeros(())), apply, {})
+
+
+def learned(weight: ArrayLike = 0.5) -> Baseline:
+    """The critic's value of the state, trained on the returns beside the policy (weight of its loss)."""
+
+    def apply(returns: Array, rollout: Rollout) -> Array:
+        if rollout.value is None:
+            raise ValueError("the learned baseline needs a model with a critic; rollout.value is None")
+        return rollout.value
+
+    return _stateless(apply)._replace(terms={"value": (weight, value_loss())})

@@ -1,0 +1,107 @@
+"""The host's part of training: compile one chunk of updates, run it again and again, look at the results in between.
+
+Nothing on the device waits for the host within a chunk: progress, logs and checkpoints happen between chunks. The
+chunk is compiled once, ahead of time, so a run cannot recompile; its state is donated, so it is held once.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from polopt_jax.algorithms import Algorithm
+from polopt_jax.training import TrainState, train
+from polopt_jax.types import Array
+
+
+class Chunk(NamedTuple):
+    """What a run tells the host after each chunk."""
+
+    update: int
+    """Updates done so far, of each seed."""
+    metrics: dict[str, np.ndarray]
+    """Every metric of the chunk's updates, `[seeds, updates of the chunk]`."""
+    seconds: float
+    """Wall time of the chunk, without compilation."""
+    state: TrainState
+    """The state, every leaf with a leading seed axis. Good until the next chunk is asked for: it is donated to it."""
+
+
+class Run(NamedTuple):
+    """A compiled training run, ready to be stepped."""
+
+    state: TrainState
+    """Where it starts."""
+    advance: Callable[[TrainState], tuple[TrainState, dict[str, Array]]]
+    """The compiled chunk."""
+    chunk_updates: int
+    compile_seconds: float
+
+
+def compiler_options() -> dict[str, str] | None:
+    """What to pass as `jax.jit(..., compiler_options=)` to a loop vmapped over seeds.
+
+    On jax 0.10's CPU backend a vmapped training loop never returns under XLA's default, concurrency-optimised
+    scheduler: all threads wait for each other. The memory-optimised scheduler cures it, at no cost that was measured.
+    jax 0.11 and later do not hang, and other backends have no such option: None.
+
+    >>> compiler_options() is None or "xla_cpu_scheduler_type" in compiler_options()
+    True
+    """
+    version = tuple(int(part) for part in jax.__version__.split(".")[:2])
+    if jax.default_backend() != "cpu" or version >= (0, 11):
+        return None
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+def seed_keys(seed: int, num_seeds: int) -> Array:
+    """One key per seed, `[num_seeds]`; key i depends on `seed + i` alone, so runs of few and many seeds overlap."""
+    return jax.vmap(jax.random.key)(jnp.arange(seed, seed + num_seeds))
+
+
+def num_chunks_for(updates: int, wanted: int) -> int:
+    """The largest number of equal chunks, at most `wanted`, that `updates` divides into.
+
+    >>> num_chunks_for(100, 30), num_chunks_for(97, 30)
+    (25, 1)
+    """
+    return max(n for n in range(1, min(updates, wanted) + 1) if updates % n == 0)
+
+
+def prepare(algorithm: Algorithm, keys: Array, *, chunk_updates: int, state: TrainState | None = None) -> Run:
+    """Initialises (unless `state` is given, to resume) and compiles a run of `len(keys)` seeds side by side.
+
+    A single seed is not vmapped, which spares it the price of batched control flow.
+    """
+    began = time.perf_counter()
+    num_seeds = keys.shape[0]
+
+    def over_seeds(f: Callable) -> Callable:
+        if num_seeds > 1:
+            return jax.vmap(f)
+        return lambda x: jax.tree.map(lambda y: y[None], f(jax.tree.map(lambda y: y[0], x)))
+
+    def chunk(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        return train(algorithm.collect, algorithm.step, state, updates=chunk_updates)
+
+    options = compiler_options()
+    if state is None:
+        state = jax.jit(over_seeds(algorithm.init), compiler_options=options)(keys)
+    advance = jax.jit(over_seeds(chunk), donate_argnums=0, compiler_options=options).lower(state).compile()
+    jax.block_until_ready(state)
+    return Run(state, advance, chunk_updates, time.perf_counter() - began)
+
+
+def chunks(run: Run, num_chunks: int) -> Iterator[Chunk]:
+    """Runs `num_chunks` chunks, yielding after each. Stop iterating and the run stops."""
+    state = run.state
+    update = int(np.asarray(state.update).ravel()[0])
+    for _ in range(num_chunks):
+        began = time.perf_counter()
+        state, metrics = run.advance(state)
+        metrics = jax.device_get(metrics)
+        update += run.chunk_updates
+        yield Chunk(update, metrics, time.perf_counter() - began, state)

@@ -1,0 +1,89 @@
+"""Running statistics of observations, as a pytree that `collect` carries; never part of the parameters."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from polopt_jax.types import Array, Obs, record
+
+CLIP = 10.0
+"""Normalised observations are clipped to ±10."""
+
+
+@record
+class RunningStats:
+    """Count, mean and summed squared deviation of every observation feature seen so far."""
+
+    count: Array
+    """`[]` float32."""
+    mean: Any
+    """Like one observation."""
+    m2: Any
+    """Like one observation: Σ (x - mean)²."""
+
+
+def init_stats(obs: Obs) -> RunningStats:
+    """No observation yet; `obs` is one observation (or its shape and dtype), which tells the structure.
+
+    >>> init_stats(jnp.zeros(3)).mean.tolist()
+    [0.0, 0.0, 0.0]
+    """
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), obs)
+    return RunningStats(count=jnp.zeros(()), mean=zeros, m2=zeros)
+
+
+def update_stats(stats: RunningStats, obs: Obs, mask: Array) -> RunningStats:
+    """The statistics with observations `[T, B, ...]` added, those where `mask` `[T, B]` is True and that are finite.
+
+    Chan's parallel form of Welford's update, per feature. An observation with a NaN or an infinity anywhere is left
+    out entirely, so that one broken environment does not poison a feature for ever.
+
+    >>> stats = update_stats(init_stats(jnp.zeros(1)), jnp.array([[[1.0]], [[3.0]]]), jnp.ones((2, 1), bool))
+    >>> float(stats.mean[0]), float(stats.m2[0] / stats.count)
+    (2.0, 1.0)
+    """
+    lead = mask.ndim
+
+    def finite(x: Array) -> Array:
+        return jnp.isfinite(x).reshape(*mask.shape, -1).all(-1)
+
+    for leaf in jax.tree.leaves(obs):
+        mask = mask & finite(leaf)
+    number = mask.sum().astype(jnp.float32)
+    total = stats.count + number
+
+    def merge(mean: Array, m2: Array, x: Array) -> tuple[Array, Array]:
+        keep = mask.reshape(mask.shape + (1,) * (x.ndim - lead))
+        axes = tuple(range(lead))
+        x = x.astype(jnp.float32)
+        batch_mean = jnp.where(keep, x, 0).sum(axes) / jnp.maximum(number, 1)
+        centred = jnp.where(keep, x - jnp.expand_dims(batch_mean, axes), 0)
+        shift = batch_mean - mean
+        new_mean = mean + shift * (number / jnp.maximum(total, 1))
+        return new_mean, m2 + (centred**2).sum(axes) + shift**2 * (stats.count * number / jnp.maximum(total, 1))
+
+    merged = jax.tree.map(merge, stats.mean, stats.m2, obs)
+    is_pair = lambda x: isinstance(x, tuple)  # noqa: E731
+    mean = jax.tree.map(lambda pair: pair[0], merged, is_leaf=is_pair)
+    m2 = jax.tree.map(lambda pair: pair[1], merged, is_leaf=is_pair)
+    return RunningStats(count=total, mean=mean, m2=m2)
+
+
+def normalize(stats: RunningStats, obs: Obs) -> Obs:
+    """(obs - mean) / std per feature, clipped to ±10. The identity (clipped) before two observations were seen.
+
+    Standard deviations below 1e-4 count as 1e-4, so that a constant feature comes out as 0 rather than as noise.
+
+    >>> normalize(init_stats(jnp.zeros(2)), jnp.array([[0.5, -20.0]])).tolist()
+    [[0.5, -10.0]]
+    """
+    known = stats.count > 1
+
+    def one(mean: Array, m2: Array, x: Array) -> Array:
+        std = jnp.where(known, jnp.maximum(jnp.sqrt(m2 / jnp.maximum(stats.count, 1)), 1e-4), 1)
+        lead = tuple(range(x.ndim - mean.ndim))
+        shift, scale = jnp.expand_dims(jnp.where(known, mean, 0), lead), jnp.expand_dims(1 / std, lead)
+        return jnp.clip((x - shift) * scale, -CLIP, CLIP)
+
+    return jax.tree.map(one, stats.mean, stats.m2, obs)

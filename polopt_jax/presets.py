@@ -1,0 +1,39 @@
+"""Sizes and hyperparameters with which the command runs each algorithm: tuned to learn in minutes on two CPU cores.
+
+They are the command's, not the recipes': `polopt_jax.algorithms` has the literature's defaults. Every one can be
+overridden on the command line.
+"""
+
+from typing import Any, NamedTuple
+
+
+class Preset(NamedTuple):
+    """How to run one algorithm on one kind of task."""
+
+    num_rows: int
+    """Environments, or sequences (prompts x group), per rollout."""
+    num_steps: int
+    """Steps per rollout; for token tasks the length of the world's sequences, whatever stands here."""
+    hyperparameters: dict[str, Any]
+    """Keyword arguments of the recipe."""
+
+
+CONTROL = {
+    "reinforce": Preset(1024, 64, {"learning_rate": 1e-2}),
+    "actor_critic": Preset(1024, 16, {"learning_rate": 3e-3}),
+    "npg": Preset(1024, 16, {"learning_rate": 0.1}),
+    "trpo": Preset(1024, 16, {"radius": 0.01}),
+    "ppo": Preset(1024, 16, {"learning_rate": 3e-4}),
+}
+"""For environments (Brax), by algorithm."""
+
+TOKENS = {
+    "reinforce": Preset(256, 24, {"learning_rate": 3e-3, "gamma": 1.0}),
+    "actor_critic": Preset(256, 24, {"learning_rate": 3e-3, "gamma": 1.0}),
+    "npg": Preset(256, 24, {"learning_rate": 0.1, "gamma": 1.0}),
+    "trpo": Preset(256, 24, {"radius": 0.01, "gamma": 1.0}),
+    "ppo": Preset(256, 24, {"learning_rate": 1e-3, "gamma": 1.0}),
+    "dpo": Preset(256, 24, {"learning_rate": 1e-3}),
+    "grpo": Preset(256, 24, {"learning_rate": 1e-3}),
+}
+"""For token worlds, by algorithm."""

@@ -1,0 +1,374 @@
+"""The one table behind the contract battery: every public term, divergence, reduction, estimator and distribution.
+
+To enter a new one, add a row. A *reducing* function takes a batch and returns a scalar: `CASES` says how to call it
+and what it reads. A function *of arrays* returns arrays: `ARRAY_CASES`. `test_contracts.py` runs over all rows, and
+fails for a public name that has none. Names of other kinds are listed in `OTHER_KINDS`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import polopt_jax as po
+
+B, T, A, D = 5, 3, 4, 2  # all different, so that no two axes can be taken for each other
+LEADING = (B, T)
+PAIRS = (2, B, T)
+
+DISTRIBUTIONS = {"Categorical": po.Categorical, "DiagGaussian": po.DiagGaussian, "TanhGaussian": po.TanhGaussian}
+
+OTHER_KINDS = {
+    # records and aliases
+    *("Batch", "Divergence", "Model", "Objective", "Outputs", "Rollout", "Step", "Term", "TrainState"),
+    # solvers
+    *("backtrack", "clip_by_global_norm", "conjugate_gradient", "every", "fisher_operator", "natural_gradient"),
+    *("npg", "quadratic_form", "scale_to_radius", "trpo"),
+    # from an environment to a batch, and the loop
+    *("episodes", "epochs", "make_step", "sequential", "to_batch", "train", "unroll"),
+    # what makes objectives of terms and objectives
+    *("accumulate_gradients", "objective"),
+}
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+def ragged_mask(leading, rng):
+    """Full, empty and partial rows. The first row before T is full (both rows of the first pair), the next is empty."""
+    mask = rng.random(leading) < 0.7
+    if len(leading) == 1:
+        return np.arange(leading[0]) != 1
+    mask[..., 0, :] = True
+    mask[(0,) * (len(leading) - 2) + (1,)] = False
+    return mask
+
+
+def policy_leaves(distribution, leading, rng):
+    if distribution == "Categorical":
+        return {"logits": rng.normal(size=(*leading, A))}
+    return {"mean": rng.normal(size=(*leading, D)), "log_std": 0.3 * rng.normal(size=(*leading, D))}
+
+
+def cast(tree, dtype):
+    """The float arrays of a tree as jax arrays of `dtype`, everything else as it is."""
+    floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)  # noqa: E731
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype if floating(x) else x.dtype), tree)
+
+
+def example_outputs(distribution, leading, rng):
+    policy = DISTRIBUTIONS[distribution](**policy_leaves(distribution, leading, rng))
+    return po.Outputs(policy=policy, value=rng.normal(size=leading))
+
+
+def example_batch(distribution, leading, rng):
+    """A batch with every field present; ratios to 1 vary by e^±1, so that some decisions are clipped."""
+    discrete = distribution == "Categorical"
+    action = rng.integers(0, A, leading).astype(np.int32) if discrete else rng.normal(size=(*leading, D))
+    typical = -1.4 if discrete else -2.8
+    return po.Batch(
+        obs=rng.normal(size=(*leading, A)),
+        action=action,
+        mask=ragged_mask(leading, rng),
+        log_prob=typical + 0.5 * rng.normal(size=leading),
+        advantage=rng.normal(size=leading),
+        value=rng.normal(size=leading),
+        target=rng.normal(size=leading),
+        ref_log_prob=typical + 0.5 * rng.normal(size=leading),
+        outcome={"score": rng.normal(size=leading[:-1])},
+    )
+
+
+# --- functions that reduce a batch to a scalar -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One reducing function: `call(hyper, inputs, batch) -> (scalar, metrics)`."""
+
+    name: str
+    """The public name that it stands for."""
+    call: Callable[[dict[str, Any], tuple[Any, ...], po.Batch], tuple[jax.Array, dict[str, jax.Array]]]
+    inputs: tuple[str, ...] = ("outputs",)
+    """What it takes before the batch: `outputs`; `old, new`; or `x`."""
+    reads: frozenset[str] = frozenset()
+    """Fields of the batch that it reads, besides `mask` and `counts`."""
+    policy: bool = True
+    """Whether it reads `outputs.policy`."""
+    critic: bool = False
+    """Whether it reads `outputs.value`."""
+    hyper: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Hyperparameters, with two values to trace."""
+    distribution: str = "Categorical"
+    leading: tuple[int, ...] = LEADING
+    documented: bool = True
+    """Whether the docstring of `name` says what is read and reported (that of a combinator cannot)."""
+
+    @property
+    def rows(self) -> int:
+        """The axis of exchangeable rows."""
+        return 1 if self.leading == PAIRS else 0
+
+    def defaults(self) -> dict[str, float]:
+        return {name: values[0] for name, values in self.hyper.items()}
+
+    def example(self, seed=0, leading=None):
+        """`(inputs, batch)` of float64 numpy arrays; `cast` makes jax arrays of them."""
+        rng, leading = np.random.default_rng(seed), leading or self.leading
+        batch = example_batch(self.distribution, leading, rng)
+        make = {"x": lambda: rng.normal(size=leading)}
+        inputs = tuple(
+            make.get(name, lambda: example_outputs(self.distribution, leading, rng))() for name in self.inputs
+        )
+        return inputs, batch
+
+
+def term(name, reads, build=None, **rest):
+    build = build or getattr(po, name)
+    return Case(name, lambda hyper, inputs, batch: build(**hyper)(*inputs, batch), reads=frozenset(reads), **rest)
+
+
+def divergence(name, build, **rest):
+    call = lambda hyper, inputs, batch: (build(**hyper)(*inputs, batch), {})  # noqa: E731
+    return Case(name, call, inputs=("old", "new"), **rest)
+
+
+def reduction(name, build, **rest):
+    call = lambda hyper, inputs, batch: (build(**hyper)(*inputs, batch), {})  # noqa: E731
+    return Case(name, call, inputs=("x",), policy=False, documented=False, **rest)
+
+
+def pair_clip(term):
+    return lambda low, high, **rest: term(clip_eps=(low, high), **rest)
+
+
+def reference(params, obs):
+    """A reference whose logits are the observations."""
+    return po.Outputs(policy=po.Categorical(logits=obs))
+
+
+def gaussian_reference(params, obs):
+    return po.Outputs(policy=po.TanhGaussian(mean=obs[..., :D], log_std=obs[..., D:]))
+
+
+def ppo_and_entropy(policy_weight, entropy_weight):
+    return po.weighted_sum(policy=(policy_weight, po.ppo()), entropy=(entropy_weight, po.entropy()))
+
+
+def two_divergences(trajectory_weight, action_weight):
+    return po.weighted_divergence(
+        trajectory=(trajectory_weight, po.trajectory_kl), action=(action_weight, po.reverse(po.action_kl))
+    )
+
+
+CLIP = {"clip_eps": (0.2, 0.35)}
+PAIR = {"low": (0.1, 0.2), "high": (0.3, 0.4)}
+RATIO = ("action", "log_prob", "advantage")
+SOFT = {"clip_eps": (0.2, 0.3), "beta": (0.04, 0.5)}
+
+CASES: dict[str, Case] = {
+    "reinforce": term("reinforce", ["action", "advantage"]),
+    "actor_critic": term(
+        "actor_critic",
+        ["action", "advantage", "target"],
+        critic=True,
+        hyper={"value_weight": (0.5, 2.0), "entropy_weight": (0.01, 0.3)},
+    ),
+    "surrogate": term("surrogate", RATIO),
+    "surrogate-tanh": term("surrogate", RATIO, distribution="TanhGaussian"),
+    "ppo": term("ppo", RATIO, hyper=CLIP),
+    "ppo-pair": term("ppo", RATIO, pair_clip(po.ppo), hyper=PAIR),
+    "ppo-gaussian": term("ppo", RATIO, hyper=CLIP, distribution="DiagGaussian"),
+    "value_loss": term("value_loss", ["target"], policy=False, critic=True),
+    "clipped_value_loss": term(
+        "clipped_value_loss", ["value", "target"], policy=False, critic=True, hyper={"clip_eps": (0.2, 0.6)}
+    ),
+    "entropy": term("entropy", []),
+    "entropy-tanh": term("entropy", [], distribution="TanhGaussian"),
+    "dpo": term("dpo", ["action", "ref_log_prob"], hyper={"beta": (0.1, 0.7)}, leading=PAIRS),
+    "grpo": term("grpo", [*RATIO, "ref_log_prob"], hyper=SOFT),
+    "grpo-pair": term("grpo", [*RATIO, "ref_log_prob"], pair_clip(po.grpo), hyper=PAIR),
+    "grpo-no-penalty": term(
+        "grpo", RATIO, lambda clip_eps: po.grpo(clip_eps=clip_eps, beta=0), hyper=CLIP, documented=False
+    ),
+    "kl_to_reference": term("kl_to_reference", ["obs"], lambda: po.kl_to_reference(reference)),
+    "kl_to_reference-tanh": term(
+        "kl_to_reference",
+        ["obs"],
+        lambda: po.kl_to_reference(gaussian_reference, divergence=po.action_kl),
+        distribution="TanhGaussian",
+    ),
+    "weighted_sum": term(
+        "weighted_sum",
+        RATIO,
+        ppo_and_entropy,
+        hyper={"policy_weight": (1.0, 0.3), "entropy_weight": (-0.01, -0.2)},
+        documented=False,
+    ),
+    "action_kl": divergence("action_kl", lambda: po.action_kl),
+    "action_kl-gaussian": divergence("action_kl", lambda: po.action_kl, distribution="DiagGaussian"),
+    "trajectory_kl": divergence("trajectory_kl", lambda: po.trajectory_kl),
+    "trajectory_kl-tanh": divergence("trajectory_kl", lambda: po.trajectory_kl, distribution="TanhGaussian"),
+    "reverse": divergence("reverse", lambda: po.reverse(po.action_kl), documented=False),
+    "weighted_divergence": divergence(
+        "weighted_divergence",
+        two_divergences,
+        hyper={"trajectory_weight": (1.0, 0.2), "action_weight": (0.5, 3.0)},
+        documented=False,
+    ),
+    "token_mean": reduction("token_mean", lambda: po.token_mean),
+    "sequence_mean": reduction("sequence_mean", lambda: po.sequence_mean),
+    "sequence_sum": reduction("sequence_sum", lambda: po.sequence_sum),
+    "constant_length": reduction("constant_length", po.constant_length, hyper={"length": (7.0, 3.0)}),
+}
+
+TERMS = [label for label, case in CASES.items() if case.inputs == ("outputs",)]
+DIVERGENCES = [label for label, case in CASES.items() if case.inputs == ("old", "new")]
+
+
+# --- functions of arrays ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ArrayCase:
+    """One function of arrays: `call(hyper, **arrays) -> array, or a tree of them`."""
+
+    name: str
+    call: Callable[..., Any]
+    make: Callable[[np.random.Generator], dict[str, np.ndarray]]
+    """Valid arguments, float64 or integer or boolean."""
+    hyper: dict[str, tuple[float, float]] = field(default_factory=dict)
+    constant: bool = False
+    """Its results are data: the gradient is exactly 0 with respect to everything."""
+    rows: int | None = 0
+    """An axis of exchangeable rows of all arguments and results."""
+    event: tuple[str, ...] = ()
+    """Arguments `[..., A]` with an axis after the leading ones."""
+    free: tuple[str, ...] = ()
+    """Those whose last axis may have any size (the number of actions)."""
+    alone: bool = False
+    """Any shape is right: there is nothing that it has to fit."""
+    random: bool = False
+    """The result is a sample: its value differs between dtypes and transforms."""
+    exact: bool = True
+    """The result is float32 at least, whatever the dtype of the arguments (a container keeps its own)."""
+
+    def defaults(self) -> dict[str, float]:
+        return {name: values[0] for name, values in self.hyper.items()}
+
+    def example(self, seed=0):
+        return self.make(np.random.default_rng(seed))
+
+
+def episode_arrays(*values):
+    def make(rng):
+        terminated = rng.random((T, B)) < 0.3
+        floats = {name: rng.normal(size=(T, B)) for name in ("reward", *values)}
+        return floats | {"terminated": terminated, "truncated": (rng.random((T, B)) < 0.3) & ~terminated}
+
+    return make
+
+
+def group_arrays(rng):
+    return {"reward": rng.normal(size=(B, A))}
+
+
+def masked_arrays(rng):
+    return {"x": rng.normal(size=LEADING), "mask": ragged_mask(LEADING, rng)}
+
+
+def log_probs(rng):
+    return {"log_prob": -1.0 + 0.5 * rng.normal(size=LEADING), "ref_log_prob": -1.0 + 0.5 * rng.normal(size=LEADING)}
+
+
+def plain(name, make, **rest):
+    return ArrayCase(name, lambda hyper, **arrays: getattr(po, name)(**arrays, **hyper), make, **rest)
+
+
+DISCOUNT = {"gamma": (0.99, 0.5)}
+
+ARRAY_CASES: dict[str, ArrayCase] = {
+    "gae": plain(
+        "gae",
+        episode_arrays("value", "next_value"),
+        hyper=DISCOUNT | {"lambda_": (0.95, 0.3)},
+        constant=True,
+        rows=1,
+    ),
+    "discounted_returns": plain(
+        "discounted_returns", episode_arrays("next_value"), hyper=DISCOUNT, constant=True, rows=1
+    ),
+    "group_relative": plain("group_relative", group_arrays, hyper={"eps": (1e-6, 0.1)}, constant=True, alone=True),
+    "group_centred": plain("group_centred", group_arrays, constant=True, alone=True),
+    "leave_one_out": plain("leave_one_out", group_arrays, constant=True, alone=True),
+    "standardize": plain("standardize", masked_arrays, hyper={"eps": (1e-8, 0.1)}),
+    **{name: plain(name, log_probs) for name in ("k1", "k2", "k3")},
+}
+
+
+def leaf_names(distribution):
+    return ("logits",) if distribution == "Categorical" else ("mean", "log_std")
+
+
+def method(distribution, label, call, extra=None, event=(), **rest):
+    """A row for one method: `call(policy, **extra arrays)`; the leaves of the policy are arguments as well."""
+    names = leaf_names(distribution)
+
+    def make(rng):
+        return policy_leaves(distribution, LEADING, rng) | (extra(rng) if extra else {})
+
+    def run(hyper, **arrays):
+        return call(DISTRIBUTIONS[distribution](**{name: arrays.pop(name) for name in names}), **arrays)
+
+    free = () if label in ("kl_divergence", "only") else tuple(name for name in names if name == "logits")
+    rest = {"alone": extra is None and len(names) == 1, "free": free} | rest
+    ARRAY_CASES[f"{distribution}.{label}"] = ArrayCase(distribution, run, make, event=(*names, *event), **rest)
+
+
+def methods(distribution):
+    """The protocol of `types.Distribution`, one row per method."""
+    cls, names, discrete = DISTRIBUTIONS[distribution], leaf_names(distribution), distribution == "Categorical"
+
+    def action(rng):
+        return {"action": rng.integers(0, A, LEADING).astype(np.int32) if discrete else rng.normal(size=(*LEADING, D))}
+
+    def mask(rng):
+        return {"mask": ragged_mask(LEADING, rng)}
+
+    def other(rng):
+        return {f"other_{name}": x for name, x in policy_leaves(distribution, LEADING, rng).items()}
+
+    def kl(policy, **other):
+        return policy.kl_divergence(cls(**{name.removeprefix("other_"): x for name, x in other.items()}))
+
+    acting = () if discrete else ("action",)
+    method(distribution, "log_prob", lambda policy, action: policy.log_prob(action), action, acting)
+    method(distribution, "entropy", lambda policy: policy.entropy())
+    method(distribution, "kl_divergence", kl, other, tuple(f"other_{name}" for name in names))
+    method(distribution, "sample", lambda policy: policy.sample(seed=jax.random.key(0)), random=True)
+    method(distribution, "mode", lambda policy: policy.mode())
+    method(
+        distribution, "squash", lambda policy, action: policy.squash(action), action, acting, exact=False, alone=True
+    )
+    method(distribution, "where", lambda policy, mask: policy.where(mask), mask, exact=False)
+
+
+for _distribution in DISTRIBUTIONS:
+    methods(_distribution)
+
+method(
+    "Categorical",
+    "only",
+    lambda policy, legal: policy.only(legal),
+    lambda rng: {"legal": np.arange(A) != rng.integers(0, A, (*LEADING, 1))},
+    ("legal",),
+    exact=False,
+)
+
+
+def registered() -> set[str]:
+    """Public names that have a row."""
+    return {case.name for case in [*CASES.values(), *ARRAY_CASES.values()]}

@@ -1,0 +1,688 @@
+"""What every public term, divergence, reduction, estimator and distribution has to keep; the rows are in `registry.py`.
+
+The properties' numbers (P8, P21 ...) are those of the project's list of properties.
+"""
+
+import functools
+import re
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from registry import (
+    ARRAY_CASES,
+    CASES,
+    DIVERGENCES,
+    OTHER_KINDS,
+    PAIRS,
+    TERMS,
+    A,
+    B,
+    T,
+    cast,
+    registered,
+)
+
+import polopt_jax as po
+
+CLOSE = dict(rtol=2e-6, atol=2e-6)
+GARBAGE = (np.nan, np.inf, -np.inf, 1e38, -1e38)
+GARBAGE_IDS = (-100, 256, 2**31 - 1, -(2**31), A)
+
+each_case = pytest.mark.parametrize("label", CASES)
+each_array_case = pytest.mark.parametrize("label", ARRAY_CASES)
+
+
+# --- machinery ----------------------------------------------------------------------------------------------------------
+
+
+class Result(NamedTuple):
+    value: Any
+    metrics: Any
+    input_grads: Any
+    """With respect to every leaf of the outputs."""
+    batch_grads: Any
+    """With respect to every float leaf of the batch."""
+
+
+def is_float(x):
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def float_fields(batch):
+    """The fields of a batch that are trees of floats."""
+    present = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    return {name: x for name, x in present.items() if x is not None and all(map(is_float, jax.tree.leaves(x)))}
+
+
+def evaluation(label):
+    """Value, metrics and all gradients of a row, as a function of `(hyper, inputs, batch)`."""
+    case = CASES[label]
+
+    def evaluate(hyper, inputs, batch):
+        def value(inputs, floats):
+            return case.call(hyper, inputs, replace(batch, **floats))
+
+        (loss, metrics), grads = jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(inputs, float_fields(batch))
+        return Result(loss, metrics, *grads)
+
+    return evaluate
+
+
+@functools.cache
+def compiled(label):
+    return jax.jit(evaluation(label))
+
+
+def run(label, inputs, batch, hyper=None):
+    return compiled(label)(CASES[label].defaults() if hyper is None else hyper, inputs, batch)
+
+
+def example(label, seed=0, dtype=jnp.float32):
+    return cast(CASES[label].example(seed), dtype)
+
+
+def stack(trees):
+    return jax.tree.map(lambda *xs: np.stack(xs), *trees)
+
+
+def assert_close(actual, expected, **tolerance):
+    """Relative to the largest entry of each expected leaf."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
+        assert a.shape == e.shape
+        assert np.isfinite(e).all()
+        tolerances = CLOSE | tolerance
+        np.testing.assert_allclose(a, e, rtol=0, atol=tolerances["rtol"] * np.abs(e).max(initial=1e-3))
+
+
+def assert_identical(actual, expected):
+    """Bit for bit."""
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(e).tobytes(), (a, e)
+
+
+def assert_all_zero(tree):
+    for x in jax.tree.leaves(tree):
+        assert (np.asarray(x) == 0).all(), x
+
+
+def assert_all_finite(tree):
+    for x in jax.tree.leaves(tree):
+        assert np.isfinite(np.asarray(x, np.float64)).all(), x
+
+
+def per_decision(f, tree, leading):
+    """`f` on the leaves `[..., *]` that have the batch's leading shape; the others (an outcome) stay."""
+    return jax.tree.map(lambda x: f(x) if x.shape[: len(leading)] == leading else x, tree)
+
+
+def under_mask(x, mask, garbage):
+    """`x` with `garbage` where the mask is False."""
+    return np.where(np.asarray(mask).reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, np.asarray(garbage, x.dtype))
+
+
+def garbled(inputs, batch, garbage, garbage_id=0):
+    """Inputs and batch with garbage in every masked entry of every float, and of every integer."""
+    fill = lambda x: x if x.dtype == bool else under_mask(x, batch.mask, garbage if is_float(x) else garbage_id)  # noqa: E731
+    return per_decision(fill, (inputs, batch), batch.mask.shape)
+
+
+def entries(tree, mask):
+    """The leaves `[..., *]` of a tree at the True entries of a mask."""
+    return [np.asarray(x)[np.asarray(mask)] for x in jax.tree.leaves(tree) if x.shape[: mask.ndim] == mask.shape]
+
+
+# --- the registry is complete ---------------------------------------------------------------------------------------------
+
+
+def test_every_public_name_has_a_row():
+    public = set(po.__all__)
+    missing = public - registered() - OTHER_KINDS
+    assert not missing, f"enter these in tests/registry.py: {sorted(missing)}"
+    assert registered() <= public
+    assert public >= OTHER_KINDS
+    assert not OTHER_KINDS & registered()
+    assert all(hasattr(po, name) for name in public)
+
+
+def test_every_objective_and_every_hyperparameter_has_a_row():
+    from polopt_jax import objectives
+
+    assert set(objectives.__all__) <= {CASES[label].name for label in TERMS}
+    # Every keyword of a term that is a number is traced somewhere. (`reduce`, `ddof`, `divergence` are no numbers.)
+    import inspect
+
+    for name in registered():
+        function = getattr(po, name)
+        if inspect.isclass(function):
+            continue
+        numbers = {
+            k for k, p in inspect.signature(function).parameters.items() if isinstance(p.default, float) and k != "ddof"
+        }
+        rows = [case for case in [*CASES.values(), *ARRAY_CASES.values()] if case.name == name]
+        traced = {k for case in rows for k in case.hyper}
+        assert numbers <= traced, f"{name}: {numbers - traced} is traced nowhere"
+
+
+def test_examples_are_not_vacuous():
+    """Ragged masks, clipped and unclipped decisions, and a gradient to lose in every row of the table."""
+    for label, case in CASES.items():
+        inputs, batch = example(label)
+        assert 0 < batch.mask.sum() < batch.mask.size
+        assert batch.mask.any(-1).any() and not batch.mask.any(-1).all()
+        result = run(label, inputs, batch)
+        assert_all_finite(result)
+        reached = [np.abs(x).max() for x in entries(result.input_grads, batch.mask)]
+        assert max(reached) > 1e-4, label
+        if "clip_fraction" in result.metrics:
+            assert 0 < float(result.metrics["clip_fraction"]) < 1, label
+        assert len(case.inputs) == len(inputs)
+
+
+# --- jit, vmap, hyperparameters ---------------------------------------------------------------------------------------------
+
+
+@each_case
+def test_jit_equals_eager(label):
+    inputs, batch = example(label)
+    eager = evaluation(label)(CASES[label].defaults(), inputs, batch)
+    assert_close(run(label, inputs, batch), eager)
+
+
+@each_case
+def test_vmap_equals_loop(label):
+    examples = [example(label, seed) for seed in range(3)]
+    loop = stack([run(label, *e) for e in examples])
+    hyper = CASES[label].defaults()
+    assert_close(jax.jit(jax.vmap(lambda e: evaluation(label)(hyper, *e)))(stack(examples)), loop)
+
+
+@pytest.mark.parametrize("label", [label for label, case in CASES.items() if case.hyper])
+def test_hyperparameters_are_traced(label):
+    """vmap over all of them equals a loop, each one matters, and another value does not retrace."""
+    case, (inputs, batch), traces = CASES[label], example(label), []
+
+    @jax.jit
+    def value(hyper):
+        traces.append(None)
+        return case.call(hyper, inputs, batch)[0]
+
+    low, high = ({name: values[i] for name, values in case.hyper.items()} for i in (0, 1))
+    loop = [value(low), value(high)]
+    assert len(traces) == 1
+    for name in case.hyper:
+        assert float(value(low | {name: high[name]})) != float(loop[0]), f"{name} has no influence"
+    stacked = {name: jnp.array(values) for name, values in case.hyper.items()}
+    both = jax.vmap(lambda hyper: case.call(hyper, inputs, batch)[0])(stacked)
+    assert_close(both, np.stack(loop))
+
+
+# --- what is read -----------------------------------------------------------------------------------------------------------
+
+
+def unread(label):
+    case = CASES[label]
+    return [f.name for f in fields(po.Batch) if f.name not in {*case.reads, "mask", "counts"}]
+
+
+@each_case
+def test_undocumented_fields_are_not_read(label):
+    inputs, batch = example(label)
+    case = CASES[label]
+    evaluate = lambda inputs, batch: jax.eval_shape(  # noqa: E731
+        lambda i, b: case.call(case.defaults(), i, b), inputs, batch
+    )
+    clean = run(label, inputs, batch)
+    expected = evaluate(inputs, batch)
+    for name in unread(label):
+        field = getattr(batch, name)
+        poisoned = jax.tree.map(lambda x: jnp.full_like(x, np.nan if is_float(x) else -100), field)
+        actual = run(label, inputs, replace(batch, **{name: poisoned}))
+        assert_identical((actual.value, actual.metrics, actual.input_grads), (clean.value, clean.metrics, clean.input_grads))
+        assert_all_zero(actual.batch_grads)
+        for wrong in (None, jnp.zeros((7, 9)), object()):
+            hidden = replace(batch, **{name: wrong})
+            closed = lambda i, hidden=hidden: case.call(case.defaults(), i, hidden)  # noqa: E731
+            assert jax.eval_shape(closed, inputs) == expected
+    if case.inputs == ("outputs",):
+        if not case.critic:
+            assert evaluate((replace(inputs[0], value=None),), batch) == expected
+        if not case.policy:
+            assert evaluate((replace(inputs[0], policy=None),), batch) == expected
+
+
+@each_case
+def test_missing_field_is_named(label):
+    inputs, batch = example(label)
+    case = CASES[label]
+    evaluate = lambda inputs, batch: jax.eval_shape(lambda i: case.call(case.defaults(), i, batch), inputs)  # noqa: E731
+    for name in {*case.reads, "mask"} - {"obs"}:
+        with pytest.raises(ValueError, match=rf"batch\.{name}\b"):
+            evaluate(inputs, replace(batch, **{name: None}))
+    for position, name in enumerate(case.inputs):
+        for part, needed in (("policy", case.policy), ("value", case.critic)):
+            if needed:
+                short = [replace(x, **{part: None}) if i == position else x for i, x in enumerate(inputs)]
+                with pytest.raises(ValueError, match=rf"{name}\.{part}\b"):
+                    evaluate(tuple(short), batch)
+
+
+@pytest.mark.parametrize("label", [label for label in [*TERMS, *DIVERGENCES] if CASES[label].documented])
+def test_docstring_says_what_is_read_and_reported(label):
+    case = CASES[label]
+    doc = getattr(po, case.name).__doc__
+    said = re.search(r"Reads (.*?)(?:Metrics|No metrics|Averages|Raises|\n\n)", doc, re.DOTALL).group(1)
+    words = set(re.findall(r"[\w.]+", " ".join(re.findall(r"`([^`\n]*)`", said))))
+    names = {f.name for f in fields(po.Batch)}
+    assert words & names == case.reads | {"mask"}
+    assert ("outputs.value" in words) == case.critic
+    inputs, batch = example(label)
+    for metric in run(label, inputs, batch).metrics:
+        assert metric.split("/")[0] in doc, f"the docstring of {case.name} does not mention its metric {metric}"
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------------
+
+
+@each_case
+def test_garbage_under_the_mask_is_inert(label):
+    """P24: bit-identical results, and a gradient of exactly 0 there, in the batch and in the outputs."""
+    inputs, batch = jax.tree.map(np.asarray, example(label))
+    clean = run(label, *garbled(inputs, batch, 0.0))
+    assert_all_zero(entries(clean.input_grads, ~batch.mask))
+    for garbage, garbage_id in zip(GARBAGE, GARBAGE_IDS, strict=True):
+        result = run(label, *garbled(inputs, batch, garbage, garbage_id))
+        assert_identical((result.value, result.metrics), (clean.value, clean.metrics))
+        assert_identical(entries(result.input_grads, batch.mask), entries(clean.input_grads, batch.mask))
+        assert_all_zero(entries(result.input_grads, ~batch.mask))
+        assert_all_zero(result.batch_grads)
+    assert_close((clean.value, clean.metrics), tuple(run(label, inputs, batch)[:2]))
+
+
+@each_case
+def test_batch_is_constant(label):
+    """P8: the gradient with respect to every float field of the batch is exactly 0."""
+    result = run(label, *example(label))
+    assert {"log_prob", "advantage", "value", "target", "ref_log_prob"} <= set(result.batch_grads)
+    assert_all_zero(result.batch_grads)
+
+
+@each_case
+def test_empty_mask(label):
+    """P23: loss and gradient exactly 0, metrics finite, and the count says so, with NaN everywhere underneath."""
+    inputs, batch = jax.tree.map(np.asarray, example(label))
+    batch = replace(batch, mask=np.zeros_like(batch.mask))
+    result = run(label, *garbled(inputs, batch, np.nan, -100))
+    assert_all_zero((result.value, result.input_grads, result.batch_grads))
+    assert_all_finite(result.metrics)
+    for name, metric in result.metrics.items():
+        if name.endswith("num_valid"):
+            assert float(metric) == 0
+
+
+@each_case
+def test_padding_is_invariant(label):
+    """P21: more masked decisions on the left or on the right of T change nothing."""
+    inputs, batch = jax.tree.map(np.asarray, example(label))
+    leading, extra = batch.mask.shape, 2
+    clean = run(label, inputs, batch)
+    for before in (0, extra):
+
+        def pad(x, before=before):
+            width = [(0, 0)] * x.ndim
+            width[len(leading) - 1] = (before, extra - before)
+            return np.pad(x, width, constant_values=np.nan if is_float(x) else False if x.dtype == bool else -100)
+
+        padded = run(label, *per_decision(pad, (inputs, batch), leading))
+        real = np.pad(np.ones(leading, bool), [(0, 0)] * (len(leading) - 1) + [(before, extra - before)])
+        assert_close((padded.value, padded.metrics), (clean.value, clean.metrics))
+        assert_close(
+            [x.reshape(-1) for x in entries(padded.input_grads, real)],
+            [x.reshape(-1) for x in entries(clean.input_grads, np.ones(leading, bool))],
+        )
+        assert_all_zero(entries(padded.input_grads, ~real))
+
+
+@each_case
+def test_rows_are_exchangeable(label):
+    inputs, batch = example(label)
+    axis = CASES[label].rows
+    order = np.random.default_rng(5).permutation(B)
+    permute = lambda x: jnp.take(x, order, axis=min(axis, x.ndim - 1))  # noqa: E731
+    clean, permuted = run(label, inputs, batch), run(label, *jax.tree.map(permute, (inputs, batch)))
+    assert_close(permuted.value, clean.value)
+    assert_close(permuted.metrics, clean.metrics)
+    assert_close(permuted.input_grads, jax.tree.map(permute, clean.input_grads))
+
+
+@each_case
+def test_counts_replace_those_of_the_mask(label):
+    """Twice every count halves the value: that is what accumulate_gradients rests on."""
+    from polopt_jax.masking import count
+
+    inputs, batch = example(label)
+    doubled = jax.tree.map(lambda x: 2 * x, count(batch.mask))
+    assert_close(2 * run(label, inputs, replace(batch, counts=doubled)).value, run(label, inputs, batch).value)
+
+
+# --- shapes -----------------------------------------------------------------------------------------------------------------
+
+
+def wrong_shapes(shape, leading):
+    """Every single change of a leading axis of `shape`, and the scalar."""
+    n = len(leading)
+    rest = shape[n:]
+    changed = {(), (1,), leading[::-1], (*leading, 1), (1, *leading), leading[1:], leading[:-1]}
+    for axis, size in enumerate(leading):
+        for other in (1, size + 1):
+            changed.add((*leading[:axis], other, *leading[axis + 1 :]))
+    whole = {(*c, *rest) for c in changed - {leading}}
+    return sorted((whole | {()}) - {shape})
+
+
+@each_case
+def test_wrong_shape_is_refused_by_name(label):
+    """P33: nothing is broadcast silently; the message names the argument."""
+    case = CASES[label]
+    inputs, batch = case.example()
+    struct = lambda x, shape=None: jax.ShapeDtypeStruct(x.shape if shape is None else shape, _dtype(x))  # noqa: E731
+    as_structs = lambda tree: jax.tree.map(struct, tree)  # noqa: E731
+    evaluate = lambda inputs, batch: jax.eval_shape(  # noqa: E731
+        lambda i, b: case.call(case.defaults(), i, b), as_structs(inputs), as_structs(batch)
+    )
+    evaluate(inputs, batch)
+    checked = 0
+    for name in {*case.reads, "mask"} - {"obs"}:
+        field = getattr(batch, name)
+        for shape in wrong_shapes(field.shape, batch.mask.shape):
+            with pytest.raises((ValueError, TypeError), match=rf"\b{name}\b"):
+                evaluate(inputs, replace(batch, **{name: np.zeros(shape, field.dtype)}))
+            checked += 1
+    for position, name in enumerate(case.inputs):
+        for part, x in jax.tree_util.tree_leaves_with_path(inputs[position]):
+            path = jax.tree_util.keystr(part)
+            if (".value" in path and not case.critic) or (".policy" in path and not case.policy):
+                continue
+            for shape in wrong_shapes(x.shape, batch.mask.shape):
+                leaf = np.zeros(shape)
+                wrong = jax.tree.map(lambda y, x=x, leaf=leaf: leaf if y is x else y, inputs)
+                subject = f"{name}{'.policy' if '.policy' in path else '.value' if '.value' in path else ''}"
+                with pytest.raises((ValueError, TypeError), match=rf"\b{subject}\b|log_std"):
+                    evaluate(wrong, batch)
+                checked += 1
+    assert checked >= 12
+
+
+def _dtype(x):
+    return jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype
+
+
+def test_mask_must_be_boolean_and_dpo_needs_pairs():
+    for label in CASES:
+        inputs, batch = example(label)
+        with pytest.raises(TypeError, match=r"mask must be boolean"):
+            CASES[label].call(CASES[label].defaults(), inputs, replace(batch, mask=batch.mask.astype(jnp.float32)))
+    for leading in [(T,), (2, T), (3, B, T)]:
+        inputs, batch = cast(CASES["dpo"].example(leading=leading), jnp.float32)
+        with pytest.raises(ValueError, match="preference batch"):
+            po.dpo()(*inputs, batch)
+
+
+@pytest.mark.parametrize("label", [*TERMS, *DIVERGENCES])
+def test_any_leading_shape(label):
+    """`[T]`, `[B, T]`, `[N, G, T]`, `[2, N, T]`: only the grouping into rows of T counts."""
+    case = CASES[label]
+    flat, shapes = ((6, T), [(6, T), (3, 2, T), (1, 2, 3, T)])
+    if case.leading == PAIRS:
+        flat, shapes = (2, 6, T), [(2, 6, T), (2, 3, 2, T)]
+    inputs, batch = cast(case.example(leading=flat), jnp.float32)
+    call = lambda inputs, batch: case.call(case.defaults(), inputs, batch)  # noqa: E731
+    expected = call(inputs, batch)
+    for shape in shapes[1:]:
+        reshape = lambda x, shape=shape: x.reshape(*shape, *x.shape[len(flat) :])  # noqa: E731
+        reshaped = per_decision(reshape, (inputs, replace(batch, outcome=None)), flat)
+        assert_close(call(*reshaped), expected)
+    if case.leading != PAIRS:
+        one = jax.tree.map(lambda x: x[:1], (inputs, batch))
+        row = jax.tree.map(lambda x: x[0], (inputs, batch))
+        assert_close(call(*row), call(*one))
+
+
+def test_observations_may_be_any_tree():
+    inputs, batch = example("ppo")
+    logits, tokens = inputs[0].policy.logits, jnp.zeros(batch.mask.shape, jnp.int32)
+
+    def model(params, obs):
+        features = obs if isinstance(obs, jax.Array) else jax.tree.leaves(obs)[0]
+        return po.Outputs(policy=po.Categorical(logits=features * params))
+
+    loss = po.objective(model, po.ppo())
+    expected = loss(2.0, replace(batch, obs=logits))[0]
+    for obs in ({"logits": logits, "tokens": tokens}, (logits, tokens), [logits, {"positions": tokens}]):
+        assert_close(loss(2.0, replace(batch, obs=obs))[0], expected)
+        step = po.epochs(po.make_step((loss, po.clip_by_global_norm(1.0))), 1, B)
+        params, _, metrics = step.update(jnp.array(2.0), step.init(jnp.array(2.0)), replace(batch, obs=obs), jax.random.key(0))
+        assert_all_finite((params, metrics))
+
+
+# --- dtypes -----------------------------------------------------------------------------------------------------------------
+
+
+@each_case
+def test_float32_in_float32_out(strict, label):
+    """Under strict promotion, and with rank promotion an error."""
+    inputs, batch = example(label)
+    result = jax.eval_shape(evaluation(label), CASES[label].defaults(), inputs, batch)
+    assert {x.dtype for x in jax.tree.leaves(result)} == {jnp.dtype("float32")}
+    assert result.value.shape == ()
+    assert all(x.shape == () for x in jax.tree.leaves(result.metrics))
+
+
+@each_case
+def test_float64(x64, label):
+    """Under x64, and strict: float64 in and out, the same numbers, and the derivative is that of the value."""
+    inputs, batch = example(label, dtype=jnp.float64)
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        result = run(label, inputs, batch)
+    assert {x.dtype for x in jax.tree.leaves((result.value, result.input_grads))} == {jnp.dtype("float64")}
+    with jax.enable_x64(False):
+        single = run(label, *example(label))
+    assert_close(single, result, rtol=1e-5)
+
+    keys = jax.random.split(jax.random.key(0), len(jax.tree.leaves(inputs)))
+    leaves, tree = jax.tree.flatten(inputs)
+    direction = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    moved = lambda h: tree.unflatten([x + h * d for x, d in zip(leaves, direction, strict=True)])  # noqa: E731
+    h = 1e-6
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        difference = (run(label, moved(h), batch).value - run(label, moved(-h), batch).value) / (2 * h)
+    slope = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(result.input_grads), direction, strict=True))
+    np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-8)
+
+
+@each_case
+def test_bfloat16_is_accumulated_in_float32(label):
+    """P25: equal to the float64 computation on the same rounded inputs."""
+    low = example(label, dtype=jnp.bfloat16)
+    result = run(label, *low)
+    assert {x.dtype for x in jax.tree.leaves((result.value, result.metrics))} == {jnp.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves(result.input_grads)} == {jnp.dtype("bfloat16")}
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64) if is_float(x) else x, low)
+    with jax.enable_x64(True):
+        expected = run(label, *cast(wide, jnp.float64))
+    assert_close((result.value, result.metrics), (expected.value, expected.metrics), rtol=1e-5)
+
+
+# --- functions of arrays ------------------------------------------------------------------------------------------------------
+
+
+def array_call(label):
+    case = ARRAY_CASES[label]
+    return lambda hyper, arrays: case.call(hyper, **arrays)
+
+
+@functools.cache
+def compiled_arrays(label):
+    return jax.jit(array_call(label))
+
+
+def array_example(label, seed=0, dtype=jnp.float32):
+    return cast(ARRAY_CASES[label].example(seed), dtype)
+
+
+def run_arrays(label, arrays, hyper=None):
+    return compiled_arrays(label)(ARRAY_CASES[label].defaults() if hyper is None else hyper, arrays)
+
+
+def infinities_aside(tree):
+    """-inf stands for an illegal action, and is compared as a large finite number."""
+    return jax.tree.map(lambda x: np.where(np.isneginf(np.asarray(x, np.float64)), -1e3, np.asarray(x)), tree)
+
+
+@each_array_case
+def test_arrays_jit_equals_eager_and_vmap_equals_loop(label):
+    case, examples = ARRAY_CASES[label], [array_example(label, seed) for seed in range(3)]
+    loop = [infinities_aside(run_arrays(label, e)) for e in examples]
+    assert_close(infinities_aside(array_call(label)(case.defaults(), examples[0])), loop[0])
+    if case.random:
+        return
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *examples)
+    assert_close(infinities_aside(jax.vmap(array_call(label), (None, 0))(case.defaults(), stacked)), stack(loop))
+
+
+@each_array_case
+def test_arrays_hyperparameters_are_traced(label):
+    case, arrays, traces = ARRAY_CASES[label], array_example(label), []
+
+    @jax.jit
+    def f(hyper):
+        traces.append(None)
+        return case.call(hyper, **arrays)
+
+    low, high = ({name: values[i] for name, values in case.hyper.items()} for i in (0, 1))
+    loop = [f(low), f(high)]
+    assert len(traces) == 1
+    if case.hyper:
+        for name in case.hyper:
+            changed = f(low | {name: high[name]})
+            assert any((a != b).any() for a, b in zip(jax.tree.leaves(changed), jax.tree.leaves(loop[0]), strict=True))
+        stacked = {name: jnp.array(values) for name, values in case.hyper.items()}
+        assert_close(jax.vmap(lambda hyper: case.call(hyper, **arrays))(stacked), stack(loop))
+
+
+@each_array_case
+def test_arrays_rows_are_exchangeable(label):
+    case, arrays = ARRAY_CASES[label], array_example(label)
+    if case.random or label == "standardize":
+        order = np.arange(B)  # a sample has no rows, and standardize is about all of them
+    else:
+        order = np.random.default_rng(5).permutation(B)
+    permute = lambda x: jnp.take(x, order, axis=case.rows)  # noqa: E731
+    clean = run_arrays(label, arrays)
+    permuted = run_arrays(label, jax.tree.map(permute, arrays))
+    assert_close(infinities_aside(permuted), infinities_aside(jax.tree.map(permute, clean)))
+
+
+@each_array_case
+def test_arrays_wrong_shape_is_refused_by_name(label):
+    case, arrays = ARRAY_CASES[label], ARRAY_CASES[label].example()
+    struct = lambda x: jax.ShapeDtypeStruct(x.shape, _dtype(x))  # noqa: E731
+    evaluate = lambda arrays: jax.eval_shape(lambda a: case.call(case.defaults(), **a), jax.tree.map(struct, arrays))  # noqa: E731
+    evaluate(arrays)
+    if case.alone:
+        if list(arrays) == ["reward"]:
+            with pytest.raises(ValueError, match="reward"):
+                evaluate({"reward": np.zeros(())})
+        return
+    for name, x in arrays.items():
+        leading = x.shape[:-1] if name in case.event else x.shape
+        shapes = wrong_shapes(x.shape, leading)
+        if name in case.event and name not in case.free:
+            shapes += [(*leading, 1), (*leading, x.shape[-1] + 1)]
+        for shape in shapes:
+            subject = rf"\b{name.replace('other_', 'other.')}\b" + (r"|\bpolicy\b" if name in case.event else "")
+            with pytest.raises((ValueError, TypeError), match=subject):
+                evaluate(arrays | {name: np.zeros(shape, x.dtype)})
+
+
+@pytest.mark.parametrize("label", ["gae", "discounted_returns", "standardize"])
+def test_flags_and_masks_must_be_boolean(label):
+    arrays = array_example(label)
+    for name, x in arrays.items():
+        if x.dtype == bool:
+            with pytest.raises(TypeError, match=f"{name} must be boolean"):
+                run_arrays(label, arrays | {name: x.astype(jnp.float32)})
+
+
+@each_array_case
+def test_arrays_float32_in_float32_out(strict, label):
+    case = ARRAY_CASES[label]
+    result = jax.eval_shape(array_call(label), case.defaults(), array_example(label))
+    assert {x.dtype for x in jax.tree.leaves(result)} <= {jnp.dtype("float32"), jnp.dtype("int32")}
+
+
+@each_array_case
+def test_arrays_float64_and_gradient(x64, label):
+    """float64 under x64 gives float64; estimates are constants, and everything else has the derivative of its value."""
+    case, arrays = ARRAY_CASES[label], array_example(label, dtype=jnp.float64)
+    floats = {name: x for name, x in arrays.items() if is_float(x)}
+    weights = jax.tree.map(lambda x: np.random.default_rng(1).normal(size=x.shape), case.call(case.defaults(), **arrays))
+
+    def value(floats):
+        result = jax.tree.leaves(case.call(case.defaults(), **arrays | floats))
+        finite = [jnp.where(jnp.isfinite(x), x, 0) for x in result if is_float(x)]
+        return sum([jnp.vdot(x, w) for x, w in zip(finite, jax.tree.leaves(weights), strict=False)], jnp.zeros(()))
+
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        result = run_arrays(label, arrays)
+    assert {x.dtype for x in jax.tree.leaves(result)} <= {jnp.dtype("float64"), jnp.dtype("int32")}
+    with jax.enable_x64(False):
+        if not case.random:
+            assert_close(infinities_aside(run_arrays(label, array_example(label))), infinities_aside(result), rtol=1e-5)
+    value_and_grad = jax.jit(jax.value_and_grad(value))
+    grads = value_and_grad(floats)[1]
+    if case.constant:
+        assert_all_zero(grads)
+    direction = {name: np.random.default_rng(2).normal(size=x.shape) for name, x in floats.items()}
+    moved = lambda h: {name: x + h * direction[name] for name, x in floats.items()}  # noqa: E731
+    slope = sum(np.vdot(grads[name], direction[name]) for name in floats)
+    if not case.constant:
+        difference = (value_and_grad(moved(1e-6))[0] - value_and_grad(moved(-1e-6))[0]) / 2e-6
+        np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("label", [k for k, case in ARRAY_CASES.items() if case.exact and not case.random])
+def test_arrays_bfloat16_is_accumulated_in_float32(label):
+    low = array_example(label, dtype=jnp.bfloat16)
+    result = run_arrays(label, low)
+    assert {x.dtype for x in jax.tree.leaves(result)} <= {jnp.dtype("float32"), jnp.dtype("int32")}
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64) if is_float(x) else x, low)
+    with jax.enable_x64(True):
+        expected = run_arrays(label, cast(wide, jnp.float64))
+    assert_close(result, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("label", ["standardize", *(k for k in ARRAY_CASES if k.endswith(".where"))])
+def test_arrays_garbage_under_the_mask_is_inert(label):
+    arrays = jax.tree.map(np.asarray, array_example(label))
+    mask = arrays["mask"]
+    floats = {name: x for name, x in arrays.items() if is_float(x)}
+
+    @jax.jit
+    def value_and_grad(floats):
+        loss = lambda floats: sum((x**2).sum() for x in jax.tree.leaves(ARRAY_CASES[label].call({}, **floats, mask=mask)))  # noqa: E731
+        return run_arrays(label, {**floats, "mask": mask}), jax.grad(loss)(floats)
+
+    fill = lambda garbage: {name: under_mask(x, mask, garbage) for name, x in floats.items()}  # noqa: E731
+    clean, clean_grads = value_and_grad(fill(0.0))
+    for garbage in GARBAGE:
+        result, grads = value_and_grad(fill(garbage))
+        assert_identical(result, clean)
+        assert_identical(grads, clean_grads)
+        assert_all_zero(entries(grads, ~mask))
+    assert_all_zero(entries(clean, ~mask))
