@@ -17,7 +17,7 @@ from polopt_jax.types import Array, ArrayLike
 def _episode_arrays(caller: str, reward: Array, **others: Array) -> tuple[Array, ...]:
     """The arguments as constants in at least float32, checked to share the shape of `reward`."""
     for name, x in others.items():
-        check_shape(caller, name, x, jnp.shape(reward))
+        check_shape(caller, name, x, jnp.shape(reward), of="reward")
     for name in ("terminated", "truncated"):
         if others[name].dtype != jnp.bool_:
             raise TypeError(f"{caller}: {name} must be boolean; its dtype is {others[name].dtype}")
@@ -72,14 +72,13 @@ def gae(
         "gae", reward, value=value, next_value=next_value, terminated=terminated, truncated=truncated
     )
     delta = reward + gamma * jnp.where(terminated, 0, next_value) - value
-    decay = gamma * lambda_ * jnp.where(terminated | truncated, jnp.zeros_like(delta), 1)
 
     def backward(advantage: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
-        delta, decay = step
-        advantage = delta + decay * advantage
+        delta, last = step  # selected, not multiplied by 0: a NaN of a later episode stays in that episode
+        advantage = delta + jnp.where(last, 0, gamma * lambda_ * advantage)
         return advantage, advantage
 
-    _, advantage = jax.lax.scan(backward, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)
+    _, advantage = jax.lax.scan(backward, jnp.zeros_like(delta[0]), (delta, terminated | truncated), reverse=True)
     return advantage, advantage + value
 
 

@@ -15,14 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polopt_jax.masking import accumulate, check_shape
 from polopt_jax.types import Array, record
 
 MAX_LOG_STD = 20.0
 """`log_std` is clamped to [-20, 20]: beyond it exp overflows once squared in float32. The gradient there is zero."""
-
-
-def _accumulate(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _check_same_shape(name: str, x: Array, other_name: str, other: Array) -> None:
@@ -37,6 +34,7 @@ class Categorical:
     A logit of -inf is an action of probability exactly 0 (see `only`); it adds nothing to entropy or KL, and no
     gradient reaches it. Where *all* actions are illegal, every log-probability is -inf and entropy and KL are 0.
     An id outside 0 .. A-1 has log-probability NaN (JAX's own indexing would silently read another action).
+    A logit of NaN makes log-probability, entropy and KL of its decision NaN.
 
     >>> policy = Categorical(logits=jnp.zeros((3, 4)))
     >>> policy.batch_shape, float(policy.log_prob(jnp.array([0, 1, 3]))[0])
@@ -52,8 +50,8 @@ class Categorical:
 
     def _normalised(self) -> Array:
         """Log-probabilities `[..., A]`; -inf at illegal actions, without a NaN in value or gradient."""
-        logits = _accumulate(self.logits)
-        legal = logits > -jnp.inf
+        logits = accumulate(self.logits)
+        legal = logits != -jnp.inf
         some = legal.any(-1, keepdims=True)
         safe = jnp.where(some, logits, 0)
         return jnp.where(legal, safe - jax.nn.logsumexp(safe, axis=-1, keepdims=True), -jnp.inf)
@@ -71,8 +69,8 @@ class Categorical:
         num_actions = self.logits.shape[-1]
         in_range = (action >= 0) & (action < num_actions)
         index = jnp.where(in_range, action, 0)[..., None]
-        logits = _accumulate(self.logits)
-        some = jnp.max(logits, axis=-1, keepdims=True) > -jnp.inf
+        logits = accumulate(self.logits)
+        some = jnp.max(logits, axis=-1, keepdims=True) != -jnp.inf
         safe = jnp.where(some, logits, 0)
         chosen = jnp.take_along_axis(safe, index, axis=-1)
         log_prob = jnp.where(some, chosen - jax.nn.logsumexp(safe, axis=-1, keepdims=True), -jnp.inf)
@@ -81,12 +79,12 @@ class Categorical:
     def entropy(self) -> Array:
         """-Σ_a π(a) log π(a) `[...]`, in nats."""
         log_p = self._normalised()
-        safe = jnp.where(log_p > -jnp.inf, log_p, 0)
+        safe = jnp.where(log_p != -jnp.inf, log_p, 0)
         return -jnp.sum(jnp.exp(log_p) * safe, axis=-1)
 
     def sample(self, *, seed: Array) -> Array:
         """One int32 id per decision, `[...]`."""
-        return jax.random.categorical(seed, _accumulate(self.logits), axis=-1).astype(jnp.int32)
+        return jax.random.categorical(seed, accumulate(self.logits), axis=-1).astype(jnp.int32)
 
     def mode(self) -> Array:
         """The most probable id (the lowest of equals), `[...]` int32."""
@@ -103,13 +101,16 @@ class Categorical:
         """
         _check_same_shape("other.logits", other.logits, "self.logits", self.logits)
         log_p, log_q = self._normalised(), other._normalised()
-        legal = log_p > -jnp.inf
-        log_ratio = jnp.where(legal, log_p, 0) - jnp.where(legal, log_q, 0)
+        legal = log_p != -jnp.inf
+        infinite = legal & (log_q == -jnp.inf)
+        log_ratio = jnp.where(legal & ~infinite, log_p, 0) - jnp.where(legal & ~infinite, log_q, 0)
         p, q = jnp.exp(log_p), jnp.exp(log_q)
-        return jnp.sum(p * log_ratio + (q - p), axis=-1)
+        total = jnp.sum(jnp.where(infinite, jnp.inf, p * log_ratio + (q - p)), axis=-1)
+        return jnp.where(legal.any(-1), total, 0)
 
     def where(self, mask: Array) -> "Categorical":
         """Logits of 0 (uniform) where `mask` `[...]` is False, whatever they held there."""
+        check_shape("where", "mask", mask, self.batch_shape, of="the policy")
         return Categorical(logits=jnp.where(mask[..., None], self.logits, jnp.zeros_like(self.logits)))
 
     def only(self, legal: Array) -> "Categorical":
@@ -146,13 +147,13 @@ class DiagGaussian:
 
     def _moments(self) -> tuple[Array, Array]:
         _check_same_shape("log_std", self.log_std, "mean", self.mean)
-        return _accumulate(self.mean), jnp.clip(_accumulate(self.log_std), -MAX_LOG_STD, MAX_LOG_STD)
+        return accumulate(self.mean), jnp.clip(accumulate(self.log_std), -MAX_LOG_STD, MAX_LOG_STD)
 
     def log_prob(self, action: Array) -> Array:
         """log-density `[...]` of real actions `[..., A]`. Raises `ValueError` on another shape."""
         _check_same_shape("action", action, "the policy's mean", self.mean)
         mean, log_std = self._moments()
-        standardised = (_accumulate(action) - mean) * jnp.exp(-log_std)
+        standardised = (accumulate(action) - mean) * jnp.exp(-log_std)
         return jnp.sum(-0.5 * standardised**2 - log_std - 0.5 * math.log(2 * math.pi), axis=-1)
 
     def entropy(self) -> Array:
@@ -182,6 +183,8 @@ class DiagGaussian:
 
     def where(self, mask: Array) -> "DiagGaussian":
         """A standard Gaussian where `mask` `[...]` is False, whatever the leaves held there."""
+        check_shape("where", "mask", mask, self.batch_shape, of="the policy")
+        _check_same_shape("log_std", self.log_std, "mean", self.mean)
         return DiagGaussian(
             mean=jnp.where(mask[..., None], self.mean, jnp.zeros_like(self.mean)),
             log_std=jnp.where(mask[..., None], self.log_std, jnp.zeros_like(self.log_std)),
@@ -227,7 +230,7 @@ class TanhGaussian:
 
     def log_prob(self, action: Array) -> Array:
         """log-density of tanh(action) `[...]`, for pre-squash actions `[..., A]`."""
-        return self.gaussian.log_prob(action) - jnp.sum(_log_det_tanh(_accumulate(action)), axis=-1)
+        return self.gaussian.log_prob(action) - jnp.sum(_log_det_tanh(accumulate(action)), axis=-1)
 
     def entropy(self) -> Array:
         """Gaussian entropy + Σ_i E[log(1 - tanh(u_i)²)] `[...]`, in nats; no closed form is known.

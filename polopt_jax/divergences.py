@@ -9,13 +9,14 @@ times the first).
 
 import jax
 
-from polopt_jax.masking import check_shape, read_policy, sequence_sum, token_mean
+from polopt_jax.masking import check_policy, check_shape, read_policy, sequence_sum, token_mean
 from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Metrics, Model, Outputs, Params, Term
 
 
 def _per_decision(caller: str, old: Outputs, new: Outputs, batch: Batch) -> Array:
-    kl = read_policy(caller, old, batch).kl_divergence(read_policy(caller, new, batch))
-    check_shape(caller, "the policy's kl_divergence", kl, batch.mask.shape)
+    old_policy = read_policy(caller, old, batch, name="old")
+    kl = old_policy.kl_divergence(read_policy(caller, new, batch, name="new"))
+    check_shape(caller, "the policy's kl_divergence", kl, batch.mask.shape, of="batch.mask")
     return kl
 
 
@@ -107,6 +108,8 @@ def kl_to_reference(ref: Model, ref_params: Params = None, *, divergence: Diverg
 
     def term(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
         reference = jax.lax.stop_gradient(ref(ref_params, batch.obs))
+        check_policy("kl_to_reference", outputs, batch)
+        check_policy("kl_to_reference", reference, batch, name="ref")
         return divergence(reference, outputs, batch), {}
 
     return term

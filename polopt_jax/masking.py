@@ -20,18 +20,21 @@ LOG_RATIO_LIMIT = 20.0
 
 
 def accumulate(x: Array) -> Array:
-    """`x` in the dtype that sums of it are taken in: at least float32."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    """`x` in the dtype that sums of it are taken in: float64 if it is that already, else float32."""
+    return x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
 
 def zero_where_masked(x: Array, mask: Array) -> Array:
     """`x` `[..., *]` with exact zeros where `mask` `[...]` is False, whatever stood there."""
+    if x.shape[: mask.ndim] != mask.shape:
+        raise ValueError(f"x must have the leading shape of mask, {mask.shape}; it has shape {x.shape}")
     keep = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
     return jnp.where(keep, x, jnp.zeros_like(x))
 
 
 def masked_sum(x: Array, mask: Array, *, axis: int | tuple[int, ...] | None = None) -> Array:
-    """Σ of `x` over the True entries of `mask`, both `[...]`."""
+    """Σ of `x` over the True entries of `mask`, both `[...]`. Raises `ValueError` if the shapes differ."""
+    check_shape("masked_sum", "x", x, mask.shape, of="mask")
     return jnp.sum(zero_where_masked(accumulate(x), mask), axis=axis)
 
 
@@ -45,21 +48,23 @@ def standardize(x: Array, mask: Array, *, eps: ArrayLike = 1e-8) -> Array:
     """(x - mean) / (std + eps) over the True entries of `mask`, and 0 elsewhere. Shapes `[...]`.
 
     The standard deviation has ddof 0, as `jnp.std` (PyTorch code divides by n - 1). Where all entries are equal,
-    and where there is only one, the result is exactly 0 for every value and every `eps`. Raises `ValueError` if the
-    shapes differ.
+    and where there is only one, the result is exactly 0 for every value and every `eps`. A NaN that is not masked makes
+    every entry NaN. Raises `ValueError` if the shapes differ, `TypeError` if the mask is not boolean.
 
     >>> standardize(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])).tolist()
     [-1.0, 1.0, 0.0]
     """
-    check_shape("standardize", "x", x, mask.shape)
+    if mask.dtype != jnp.bool_:
+        raise TypeError(f"standardize: mask must be boolean; its dtype is {mask.dtype}")
+    check_shape("standardize", "x", x, mask.shape, of="mask")
     x = zero_where_masked(accumulate(x), mask)
     first = jnp.max(jnp.where(mask, x, -jnp.inf))
     shifted = zero_where_masked(x - jnp.where(jnp.isfinite(first), first, 0), mask)
     centred = zero_where_masked(shifted - masked_mean(shifted, mask), mask)
     variance = masked_mean(centred**2, mask)
-    spread = masked_sum(jnp.abs(shifted), mask) > 0
+    spread = masked_sum(jnp.abs(shifted), mask) != 0
     std = jnp.sqrt(jnp.where(spread, variance, 1))
-    return jnp.where(spread, centred / (std + eps), 0)
+    return jnp.where(mask & spread, centred / (std + eps), 0)
 
 
 def log_ratio(log_prob: Array, old_log_prob: Array) -> Array:
@@ -97,8 +102,14 @@ def _over(total: Array, number: Array) -> Array:
     return total / jnp.maximum(number, 1).astype(total.dtype)
 
 
+def _check_reducible(caller: str, x: Array, batch: Batch) -> None:
+    check_mask(caller, batch)
+    check_shape(caller, "x", x, batch.mask.shape, of="batch.mask")
+
+
 def token_mean(x: Array, batch: Batch) -> Array:
     """Σ x / number of real decisions: every decision counts the same. The mean of PPO, DAPO's and BNPO's choice."""
+    _check_reducible("token_mean", x, batch)
     return _over(masked_sum(x, batch.mask), counts(batch).decisions)
 
 
@@ -107,11 +118,13 @@ def sequence_mean(x: Array, batch: Batch) -> Array:
 
     A row without a real decision is not counted.
     """
+    _check_reducible("sequence_mean", x, batch)
     return _over(jnp.sum(masked_mean(x, batch.mask, axis=-1)), counts(batch).rows)
 
 
 def sequence_sum(x: Array, batch: Batch) -> Array:
     """Mean over rows of each row's sum: per trajectory rather than per decision."""
+    _check_reducible("sequence_sum", x, batch)
     return _over(masked_sum(x, batch.mask), counts(batch).rows)
 
 
@@ -127,10 +140,13 @@ def constant_length(length: ArrayLike) -> Reduction:
 # --- what a term reads of its inputs --------------------------------------------------------------------------------
 
 
-def check_shape(caller: str, name: str, x: Array, shape: tuple[int, ...]) -> None:
-    """Raises `ValueError` naming the argument if `x` has not the shape; nothing is ever broadcast silently."""
+def check_shape(caller: str, name: str, x: Array, shape: tuple[int, ...], *, of: str) -> None:
+    """Raises `ValueError` naming the argument if `x` has not the shape, that `of` another argument.
+
+    Nothing is ever broadcast silently.
+    """
     if jnp.shape(x) != shape:
-        raise ValueError(f"{caller}: {name} must have shape {shape}; it has {jnp.shape(x)}")
+        raise ValueError(f"{caller}: {name} must have shape {shape}, that of {of}; it has {jnp.shape(x)}")
 
 
 def read(caller: str, batch: Batch, name: str) -> Array:
@@ -138,18 +154,25 @@ def read(caller: str, batch: Batch, name: str) -> Array:
     field = getattr(batch, name)
     if field is None:
         raise ValueError(f"{caller} needs batch.{name}, which is None")
-    check_shape(caller, f"batch.{name}", field, batch.mask.shape)
+    check_shape(caller, f"batch.{name}", field, batch.mask.shape, of="batch.mask")
     return jax.lax.stop_gradient(zero_where_masked(accumulate(field), batch.mask))
 
 
-def read_policy(caller: str, outputs: Outputs, batch: Batch) -> Any:
-    """The policy, made harmless under the mask; raises if it does not fit the batch."""
+def check_policy(caller: str, outputs: Outputs, batch: Batch, *, name: str = "outputs") -> None:
+    """Raises `ValueError` unless the outputs, an argument called `name`, have a policy that fits the batch."""
     check_mask(caller, batch)
+    if outputs.policy is None:
+        raise ValueError(f"{caller} needs {name}.policy, which is None")
     if outputs.policy.batch_shape != batch.mask.shape:
         raise ValueError(
-            f"{caller}: outputs.policy must have batch shape {batch.mask.shape}, that of batch.mask; "
+            f"{caller}: {name}.policy must have batch shape {batch.mask.shape}, that of batch.mask; "
             f"it has {outputs.policy.batch_shape}"
         )
+
+
+def read_policy(caller: str, outputs: Outputs, batch: Batch, *, name: str = "outputs") -> Any:
+    """The policy, made harmless under the mask; raises if it does not fit the batch. `name` is that of the argument."""
+    check_policy(caller, outputs, batch, name=name)
     return outputs.policy.where(batch.mask)
 
 
@@ -158,13 +181,15 @@ def read_value(caller: str, outputs: Outputs, batch: Batch) -> Array:
     check_mask(caller, batch)
     if outputs.value is None:
         raise ValueError(f"{caller} needs outputs.value, which is None: the model has no critic")
-    check_shape(caller, "outputs.value", outputs.value, batch.mask.shape)
+    check_shape(caller, "outputs.value", outputs.value, batch.mask.shape, of="batch.mask")
     return zero_where_masked(accumulate(outputs.value), batch.mask)
 
 
 def read_log_prob(caller: str, outputs: Outputs, batch: Batch) -> Array:
     """log π(action), 0 under the mask; the policy and the actions are both made harmless there first."""
     policy = read_policy(caller, outputs, batch)
+    if batch.action is None:
+        raise ValueError(f"{caller} needs batch.action, which is None")
     if batch.action.shape[: batch.mask.ndim] != batch.mask.shape:
         raise ValueError(
             f"{caller}: batch.action must have leading shape {batch.mask.shape}, that of batch.mask; "
@@ -176,6 +201,8 @@ def read_log_prob(caller: str, outputs: Outputs, batch: Batch) -> Array:
 
 def check_mask(caller: str, batch: Batch) -> None:
     """Raises unless the mask is boolean with at least a time axis."""
+    if batch.mask is None:
+        raise ValueError(f"{caller} needs batch.mask, which is None")
     if batch.mask.dtype != jnp.bool_:
         raise TypeError(f"{caller}: batch.mask must be boolean; its dtype is {batch.mask.dtype}")
     if batch.mask.ndim < 1:

@@ -1,11 +1,11 @@
-"""Running statistics of observations, as a pytree that `collect` carries; never part of the parameters."""
+"""Running statistics of observations and returns, as pytrees that `collect` carries; no part of the parameters."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.types import Array, Obs, record
+from polopt_jax.types import Array, ArrayLike, Obs, record
 
 CLIP = 10.0
 """Normalised observations are clipped to ±10."""
@@ -87,3 +87,44 @@ def normalize(stats: RunningStats, obs: Obs) -> Obs:
         return jnp.clip((x - shift) * scale, -CLIP, CLIP)
 
     return jax.tree.map(one, stats.mean, stats.m2, obs)
+
+
+@record
+class ReturnScale:
+    """The spread of the discounted return, by which rewards are divided so that a critic's targets are of order 1."""
+
+    running: Array
+    """Σ_k γ^k r_{t-k} of every environment's running episode, `[B]`."""
+    stats: RunningStats
+    """Of `running`, over environments and time."""
+
+
+def init_return_scale(num_envs: int) -> ReturnScale:
+    """Nothing seen yet, for B environments."""
+    return ReturnScale(running=jnp.zeros(num_envs), stats=init_stats(jnp.zeros(())))
+
+
+def scale_reward(
+    scale: ReturnScale, reward: Array, done: Array, mask: Array, *, gamma: ArrayLike
+) -> tuple[ReturnScale, Array]:
+    """The scale with a rollout's rewards `[T, B]` seen, and those rewards divided by it.
+
+    The divisor is the standard deviation of the running discounted sum of rewards, these included (as gymnasium's
+    NormalizeReward; nothing is subtracted, so the optimal policy stays what it was). It changes from update to update,
+    and with it the unit of a critic's values.
+
+    >>> scale, reward = scale_reward(init_return_scale(2), jnp.array([[0.0, 4.0]]), jnp.zeros((1, 2), bool),
+    ...                              jnp.ones((1, 2), bool), gamma=0.9)
+    >>> reward.tolist()
+    [[0.0, 2.0]]
+    """
+
+    def forward(running: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        reward, done = step
+        total = gamma * running + reward
+        return jnp.where(done, 0, total), total
+
+    running, totals = jax.lax.scan(forward, scale.running, (reward, done))
+    stats = update_stats(scale.stats, totals, mask)
+    std = jnp.sqrt(stats.m2 / jnp.maximum(stats.count, 1))
+    return ReturnScale(running=running, stats=stats), reward / jnp.where(std > 1e-6, std, 1)

@@ -6,6 +6,7 @@ They take log-ratios rather than ratios, clamp nothing and mask nothing (`maskin
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.masking import accumulate, check_shape
 from polopt_jax.types import Array, ArrayLike
 
 ClipRange = ArrayLike | tuple[ArrayLike, ArrayLike]
@@ -34,6 +35,12 @@ def is_clipped(log_ratio: Array, advantage: Array, *, clip_eps: ClipRange) -> Ar
     return ((advantage > 0) & (ratio > high)) | ((advantage < 0) & (ratio < low))
 
 
+def _log_ratio(caller: str, log_prob: Array, ref_log_prob: Array) -> Array:
+    """log π - log ref `[...]`, in at least float32 and never broadcast."""
+    check_shape(caller, "ref_log_prob", ref_log_prob, jnp.shape(log_prob), of="log_prob")
+    return accumulate(log_prob) - accumulate(ref_log_prob)
+
+
 def k1(log_prob: Array, ref_log_prob: Array) -> Array:
     """log π(a) - log ref(a): the naive sample of KL(π ‖ ref) for a ~ π; unbiased, of either sign.
 
@@ -43,7 +50,7 @@ def k1(log_prob: Array, ref_log_prob: Array) -> Array:
     >>> k1(jnp.log(jnp.array([0.5])), jnp.log(jnp.array([0.25]))).round(3).tolist()
     [0.6930000185966492]
     """
-    return log_prob - ref_log_prob
+    return _log_ratio("k1", log_prob, ref_log_prob)
 
 
 def k2(log_prob: Array, ref_log_prob: Array) -> Array:
@@ -55,7 +62,7 @@ def k2(log_prob: Array, ref_log_prob: Array) -> Array:
     >>> k2(jnp.array([0.0]), jnp.array([-2.0])).tolist()
     [2.0]
     """
-    return 0.5 * (log_prob - ref_log_prob) ** 2
+    return 0.5 * _log_ratio("k2", log_prob, ref_log_prob) ** 2
 
 
 def k3(log_prob: Array, ref_log_prob: Array) -> Array:
@@ -68,8 +75,8 @@ def k3(log_prob: Array, ref_log_prob: Array) -> Array:
     >>> k3(jnp.log(jnp.array([0.5])), jnp.log(jnp.array([0.5]))).tolist()
     [0.0]
     """
-    log_ref_ratio = ref_log_prob - log_prob
-    return jnp.expm1(log_ref_ratio) - log_ref_ratio
+    log_ratio = _log_ratio("k3", log_prob, ref_log_prob)
+    return jnp.expm1(-log_ratio) + log_ratio
 
 
 def preference_loss(margin: Array) -> Array:

@@ -25,11 +25,19 @@ from polopt_jax.envs import (
     token_reward,
 )
 from polopt_jax.networks import Network, TokenNetwork
-from polopt_jax.normalization import RunningStats, init_stats, normalize, update_stats
+from polopt_jax.normalization import (
+    ReturnScale,
+    RunningStats,
+    init_return_scale,
+    init_stats,
+    normalize,
+    scale_reward,
+    update_stats,
+)
 from polopt_jax.rollout import EpisodeStats, LoopState, start, unroll
 from polopt_jax.sampling import sample_tokens
 from polopt_jax.training import make_step
-from polopt_jax.types import Array, Batch, Metrics, Model, Obs, Outputs, Params, Rollout, record
+from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Model, Obs, Outputs, Params, Rollout, record
 
 
 class Task(NamedTuple):
@@ -73,30 +81,40 @@ class ControlState:
 
     loop: LoopState
     normalizer: RunningStats
+    return_scale: ReturnScale
 
 
-def control_task(env: Environment, network: Network, *, num_envs: int, num_steps: int) -> Task:
-    """B = `num_envs` environments, T = `num_steps` steps a rollout, observations normalised by running statistics.
+def control_task(
+    env: Environment, network: Network, *, num_envs: int, num_steps: int, reward_gamma: ArrayLike = 0.99
+) -> Task:
+    """B = `num_envs` environments, T = `num_steps` steps a rollout, with observations and rewards normalised.
 
-    The statistics are frozen within an update and move between updates, so the first ratio of an update is 1: what the
-    policy acted on is what it is trained on, and the rollout holds the already normalised `obs` and `next_obs`.
+    Observations are standardised by running statistics that are frozen within an update and move between updates, so
+    the first ratio of an update is 1: what the policy acted on is what it is trained on, and the rollout holds the
+    already normalised `obs` and `next_obs`. Rewards are divided by the running spread of the return discounted by
+    `reward_gamma` (`normalization.scale_reward`); the metrics report them as the environment gave them.
     """
 
     def init(key: Array) -> ControlState:
         return ControlState(
             loop=start(env, key, num_envs=num_envs),
             normalizer=init_stats(jax.ShapeDtypeStruct(env.obs_shape, jnp.float32)),
+            return_scale=init_return_scale(num_envs),
         )
 
     def rollout(params: Params, state: ControlState, key: Array) -> tuple[ControlState, Rollout, Metrics]:
-        normalizer = state.normalizer
+        frozen = state.normalizer
 
         def act(obs: Obs) -> Outputs:
-            return network.apply(params, normalize(normalizer, obs))
+            return network.apply(params, normalize(frozen, obs))
 
         loop, raw = unroll(env, act, state.loop, key, num_steps=num_steps)
-        seen = replace(raw, obs=normalize(normalizer, raw.obs), next_obs=normalize(normalizer, raw.next_obs))
-        state = ControlState(loop=loop, normalizer=update_stats(normalizer, raw.obs, raw.mask))
+        done = raw.terminated | raw.truncated
+        scale, reward = scale_reward(state.return_scale, raw.reward, done, raw.mask, gamma=reward_gamma)
+        obs, next_obs = normalize(frozen, raw.obs), normalize(frozen, raw.next_obs)
+        seen = replace(raw, obs=obs, next_obs=next_obs, reward=reward)
+        normalizer = update_stats(frozen, raw.obs, raw.mask)
+        state = ControlState(loop=loop, normalizer=normalizer, return_scale=scale)
         return state, seen, episode_metrics(loop.stats)
 
     return Task(network.apply, network.init, init, rollout, num_envs, num_steps)
@@ -123,7 +141,7 @@ class TokenTask(NamedTuple):
 def token_task(
     network: TokenNetwork, worlds: SkipTheTest, reference: Params, *, num_prompts: int, group_size: int
 ) -> TokenTask:
-    """`num_prompts` worlds drawn anew for each rollout, and `group_size` attempts at each, rewarded at the last token."""
+    """`num_prompts` worlds drawn anew for each rollout; `group_size` attempts at each, rewarded at the last token."""
     length = worlds.logits.shape[-2]
     vocabulary = worlds.logits.shape[-1]
 
@@ -155,7 +173,7 @@ def token_task(
 
 
 def reference_model(worlds: SkipTheTest) -> Model:
-    """The reference language itself as a model: `obs` are input tokens `[..., T]`, of which the first names the world."""
+    """The reference language itself as a model: `obs` are input tokens `[..., T]`, the first names the world."""
     vocabulary = worlds.logits.shape[-1]
 
     def model(params: Params, obs: Obs) -> Outputs:

@@ -14,7 +14,7 @@ import numpy as np
 S, A, H = 3, 2, 4
 GAMMA = 0.9
 PATHS = (A * S) ** H
-_PATHS = np.array(list(itertools.product(range(S * A), repeat=H)))
+_PATHS = np.array(list(itertools.product(range(S * A), repeat=H)), np.int32)
 STATES, ACTIONS = _PATHS // A, _PATHS % A
 DISCOUNT = GAMMA ** np.arange(H)
 

@@ -28,7 +28,7 @@ OTHER_KINDS = {
     *("backtrack", "clip_by_global_norm", "conjugate_gradient", "every", "fisher_operator", "natural_gradient"),
     *("npg", "quadratic_form", "scale_to_radius", "trpo"),
     # from an environment to a batch, and the loop
-    *("episodes", "epochs", "make_step", "sequential", "to_batch", "train", "unroll"),
+    *("episodes", "epochs", "make_step", "monitored", "sequential", "to_batch", "train", "unroll"),
     # what makes objectives of terms and objectives
     *("accumulate_gradients", "objective"),
 }
@@ -184,7 +184,7 @@ CASES: dict[str, Case] = {
     "ppo-gaussian": term("ppo", RATIO, hyper=CLIP, distribution="DiagGaussian"),
     "value_loss": term("value_loss", ["target"], policy=False, critic=True),
     "clipped_value_loss": term(
-        "clipped_value_loss", ["value", "target"], policy=False, critic=True, hyper={"clip_eps": (0.2, 0.6)}
+        "clipped_value_loss", ["value", "target"], policy=False, critic=True, hyper={"clip_eps": (1.0, 2.0)}
     ),
     "entropy": term("entropy", []),
     "entropy-tanh": term("entropy", [], distribution="TanhGaussian"),

@@ -120,7 +120,7 @@ def test_the_library_knows_the_same_world():
     assert relative_error(q[:, TIMES, STATES, ACTIONS], exact["q"]) < 1e-12
     assert relative_error(v[:, TIMES, STATES], exact["v"]) < 1e-12
     for s in range(S):
-        by_path = (exact["probability"] * DISCOUNT * (STATES == s)).sum(1)
+        by_path = (exact["probability"] * DISCOUNT * (s == STATES)).sum(1)
         np.testing.assert_allclose(visits[:, :, s], by_path, atol=1e-13)
 
 
@@ -199,7 +199,7 @@ def test_gae_with_exact_values_gives_the_gradient_of_the_return_at_every_lambda(
 @pytest.mark.parametrize("lambda_", [0.0, 1.0])
 @pytest.mark.usefixtures("x64")
 def test_performance_difference_lemma(lambda_):
-    """J(π') - J(π) = E_π'[Σ γ^t A_π]: with λ = 0 the sum is over the episode, with λ = 1 its first entry is all of it."""
+    """J(π') - J(π) = E_π'[Σ γ^t A_π]: with λ = 0 summed over the episode, with λ = 1 its first entry."""
     mdps, _, exact = problems(7)
     other = jax.jit(jax.vmap(log_policy))(random_params(np.random.default_rng(70), N))
     probability = jax.jit(jax.vmap(path_probability))(mdps, other)

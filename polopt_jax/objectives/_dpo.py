@@ -5,7 +5,7 @@ The KL-regularised optimum is inverted, so that a preference between two whole r
 
 import jax.numpy as jnp
 
-from polopt_jax.masking import counts, masked_sum, read, read_log_prob, zero_where_masked
+from polopt_jax.masking import check_mask, counts, masked_sum, read, read_log_prob, zero_where_masked
 from polopt_jax.surrogates import preference_loss
 from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Outputs, Term
 
@@ -41,6 +41,7 @@ def dpo(*, beta: ArrayLike = 0.1) -> Term:
     """
 
     def term(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
+        check_mask("dpo", batch)
         if batch.mask.ndim < 3 or batch.mask.shape[0] != 2:
             raise ValueError(f"dpo needs a preference batch [2, N, T] (chosen, rejected); mask has {batch.mask.shape}")
         log_prob = read_log_prob("dpo", outputs, batch)

@@ -1,0 +1,68 @@
+"""Where benchmark results go: one JSON per benchmark and device, with the versions it was measured with."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def device_name() -> str:
+    """`cpu-2` for two CPU cores, else the accelerator's own name, as a folder name."""
+    device = jax.devices()[0]
+    name = f"cpu-{os.cpu_count()}" if device.platform == "cpu" else device.device_kind
+    return "".join(c if c.isalnum() else "-" for c in name).lower()
+
+
+def save(name: str, figures: dict[str, Any]) -> Path:
+    """Writes `results/<device>/<name>.json` and prints it."""
+    packages = ("jax", "jaxlib", "flax", "optax", "brax")
+    record = {
+        "benchmark": name,
+        "date": date.today().isoformat(),
+        "device": device_name(),
+        "python": platform.python_version(),
+        "versions": {p: version(p) for p in packages},
+        "figures": figures,
+    }
+    path = RESULTS / device_name() / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+    print(f"wrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}")
+    return path
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """Wall time of one call, its results waited for."""
+    began = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - began
+
+
+def interleaved(runs: dict[str, Callable[[], Any]], *, repeats: int) -> dict[str, list[float]]:
+    """Wall times of several functions, run in turn `repeats` times after one warm-up of each.
+
+    Machines drift; a ratio is only worth something between runs that took turns.
+    """
+    for run in runs.values():
+        seconds(run)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            times[name].append(seconds(run))
+    return times
+
+
+def median_ratio(numerator: list[float], denominator: list[float]) -> float:
+    """Median of the paired ratios."""
+    return round(statistics.median(a / b for a, b in zip(numerator, denominator, strict=True)), 4)

@@ -1,0 +1,218 @@
+"""Returns and advantages over time: loops, matrices, published vectors, and every way for an episode to end."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import polopt_jax as po
+
+N, T = 40, 9
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def rollouts(seed, *, ends=0.3):
+    """N columns [T, N] of random rewards, values and flags; both flags may be set at once."""
+    rng = np.random.default_rng(seed)
+    reward, value, next_value = rng.normal(size=(3, T, N))
+    terminated, truncated = rng.random((2, T, N)) < ends
+    return reward, value, next_value, terminated, truncated
+
+
+def numpy_gae(reward, value, next_value, terminated, truncated, gamma, lambda_):
+    """Definition, as a double loop: sum the discounted errors of this episode from each step on."""
+    advantage = np.zeros_like(reward)
+    for b, t in np.ndindex(reward.shape[1], reward.shape[0]):
+        for u in range(t, reward.shape[0]):
+            bootstrap = 0.0 if terminated[u, b] else next_value[u, b]
+            delta = reward[u, b] + gamma * bootstrap - value[u, b]
+            advantage[t, b] += (gamma * lambda_) ** (u - t) * delta
+            if terminated[u, b] or truncated[u, b]:
+                break
+    return advantage
+
+
+def numpy_returns(reward, next_value, terminated, truncated, gamma):
+    """Definition, as a double loop: reward to go, and what the end of it is worth."""
+    total = np.zeros_like(reward)
+    for b, t in np.ndindex(reward.shape[1], reward.shape[0]):
+        for u in range(t, reward.shape[0]):
+            total[t, b] += gamma ** (u - t) * reward[u, b]
+            if terminated[u, b]:
+                break
+            if truncated[u, b] or u == reward.shape[0] - 1:
+                total[t, b] += gamma ** (u - t + 1) * next_value[u, b]
+                break
+    return total
+
+
+@pytest.mark.parametrize(("wide", "tolerance"), [(True, 1e-12), (False, 1e-5)])
+@pytest.mark.parametrize(("gamma", "lambda_"), [(0.99, 0.95), (0.9, 0.0), (1.0, 1.0), (0.5, 0.3)])
+def test_gae_equals_a_double_loop(gamma, lambda_, wide, tolerance):
+    data = rollouts(0)
+    with jax.enable_x64(wide):
+        advantage, target = po.gae(*data, gamma=gamma, lambda_=lambda_)
+    expected = numpy_gae(*data, gamma, lambda_)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(advantage, expected, atol=tolerance * scale)
+    np.testing.assert_allclose(target, expected + data[1], atol=tolerance * scale)
+
+
+@pytest.mark.parametrize(("wide", "tolerance"), [(True, 1e-12), (False, 1e-5)])
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
+def test_discounted_returns_equal_a_double_loop(gamma, wide, tolerance):
+    reward, _, next_value, terminated, truncated = rollouts(1)
+    with jax.enable_x64(wide):
+        found = po.discounted_returns(reward, next_value, terminated, truncated, gamma=gamma)
+    expected = numpy_returns(reward, next_value, terminated, truncated, gamma)
+    np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+
+
+def test_gae_solves_its_linear_system():
+    """A = (I - γλP)⁻¹ δ, where P goes from each step to the next of the same episode."""
+    reward, value, next_value, terminated, truncated = rollouts(2)
+    gamma, lambda_ = 0.97, 0.8
+    delta = reward + gamma * np.where(terminated, 0, next_value) - value
+    advantage, _ = po.gae(reward, value, next_value, terminated, truncated, gamma=gamma, lambda_=lambda_)
+    for b in range(N):
+        follows = np.eye(T, k=1) * ~(terminated | truncated)[:, b, None]
+        solved = np.linalg.solve(np.eye(T) - gamma * lambda_ * follows, delta[:, b])
+        np.testing.assert_allclose(advantage[:, b], solved, atol=1e-12)
+
+
+def test_lambda_0_is_the_td_error_and_lambda_1_the_return_minus_the_value():
+    reward, value, next_value, terminated, truncated = data = rollouts(3)
+    one_step = reward + 0.9 * np.where(terminated, 0, next_value) - value
+    np.testing.assert_allclose(po.gae(*data, gamma=0.9, lambda_=0.0)[0], one_step, atol=1e-13)
+    # With λ = 1 values telescope within an episode, where the value after a step is that before the next.
+    cut = terminated | truncated
+    following = next_value.copy()
+    following[:-1] = np.where(cut[:-1], next_value[:-1], value[1:])
+    advantage, target = po.gae(reward, value, following, terminated, truncated, gamma=0.9, lambda_=1.0)
+    monte_carlo = numpy_returns(reward, following, terminated, truncated, 0.9)
+    np.testing.assert_allclose(advantage, monte_carlo - value, atol=1e-12)
+    np.testing.assert_allclose(target, monte_carlo, atol=1e-12)
+    library = po.discounted_returns(reward, following, terminated, truncated, gamma=0.9)
+    np.testing.assert_allclose(target, library, atol=1e-12)
+
+
+# The vectors of rlax's own tests, rounded to four digits. Its discount of 0 in the second row is a termination.
+REWARD = np.array([[0.0, 0, 1, 0, -0.5], [0, 0, 0, 0, 1]])
+VALUES = np.array([[1.0, 4, -3, -2, -1, -1], [-3, -2, -1, 0, 5, -1]])
+GAE_VECTORS = {
+    1.0: [[-1.45118, -4.4557, 2.5396, 0.5249, -0.49], [3, 2, 1, 0, -4.9]],
+    0.7: [[-0.676979, -5.248167, 2.4846, 0.6704, -0.49], [2.2899, 1.73, 1, 0, -4.9]],
+}
+
+
+@pytest.mark.parametrize("lambda_", GAE_VECTORS)
+def test_gae_golden_vectors(lambda_):
+    gamma = np.array([0.99, 0.9])
+    terminated = np.zeros((5, 2), bool)
+    terminated[3, 1] = True
+    found, _ = po.gae(
+        REWARD.T, VALUES[:, :-1].T, VALUES[:, 1:].T, terminated, np.zeros_like(terminated), gamma=gamma, lambda_=lambda_
+    )
+    np.testing.assert_allclose(found.T, GAE_VECTORS[lambda_], atol=5.1e-5)
+
+
+# --- how episodes end --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("terminated_here", "truncated_here"), list(itertools.product([False, True], repeat=2)))
+def test_truth_table_of_ends_at_every_step(terminated_here, truncated_here):
+    """Bootstrap from the final observation unless terminated; cut the trace unless the episode goes on."""
+    reward, value, next_value, _, _ = rollouts(4)
+    none = np.zeros((T, N), bool)
+
+    @jax.jit
+    def estimate(reward, next_value, terminated, truncated):
+        advantage, _ = po.gae(reward, value, next_value, terminated, truncated, gamma=0.9, lambda_=0.8)
+        return jnp.stack([advantage, po.discounted_returns(reward, next_value, terminated, truncated, gamma=0.9)])
+
+    for t in range(T):
+        terminated, truncated = none.copy(), none.copy()
+        terminated[t], truncated[t] = terminated_here, truncated_here
+
+        def estimates(reward, next_value, ends=(terminated, truncated)):
+            return np.asarray(estimate(reward, next_value, *ends))
+
+        plain = estimates(reward, next_value)
+        final = next_value.copy()
+        final[t] += 100.0
+        reads_gae, reads_return = np.any(estimates(reward, final) != plain, axis=(1, 2))
+        assert reads_gae == (not terminated_here)
+        assert reads_return == (not terminated_here and (truncated_here or t == T - 1))
+        if t + 1 < T:
+            later = reward.copy()
+            later[t + 1] += 100.0
+            changed = np.any(estimates(later, next_value) != plain, axis=2)[:, t]
+            assert np.all(changed == (not terminated_here and not truncated_here))
+        final[t] = np.nan
+        if terminated_here:
+            np.testing.assert_array_equal(estimates(reward, final), plain)
+
+
+def test_two_concatenated_episodes_are_the_two_apart():
+    first, second = rollouts(5, ends=0.0), rollouts(6, ends=0.0)
+    for flag in (3, 4):
+        first[flag][-1] = True
+        both = [np.concatenate(pair) for pair in zip(first, second, strict=True)]
+        for estimate in (
+            lambda *x: po.gae(*x)[0],
+            lambda reward, value, *rest: po.discounted_returns(reward, *rest),
+        ):
+            apart = np.concatenate([estimate(*first), estimate(*second)])
+            np.testing.assert_array_equal(estimate(*both), apart)
+        first[flag][-1] = False
+
+
+def test_splitting_an_episode_by_truncation():
+    """TD(0) advantages do not change at all; the return does not where the values are exact."""
+    reward, value, next_value, _, _ = rollouts(7)
+    none = np.zeros((T, N), bool)
+    next_value[:-1] = value[1:]
+    exact = next_value.copy()
+    for t in reversed(range(T - 1)):
+        exact[t] = reward[t + 1] + 0.9 * exact[t + 1]
+    gae = jax.jit(lambda *ends, lambda_: po.gae(reward, value, next_value, *ends, gamma=0.9, lambda_=lambda_)[0])
+    discounted = jax.jit(lambda *ends: po.discounted_returns(reward, exact, *ends, gamma=0.9))
+    whole, long_trace, returns = gae(none, none, lambda_=0.0), gae(none, none, lambda_=0.9), discounted(none, none)
+    for t in range(T - 1):
+        cut = none.copy()
+        cut[t] = True
+        split = gae(none, cut, lambda_=0.0)
+        np.testing.assert_allclose(split, whole, atol=1e-12)
+        np.testing.assert_allclose(discounted(none, cut), returns, atol=1e-12)
+        shorter = gae(none, cut, lambda_=0.9)
+        assert np.abs(np.asarray(shorter - long_trace)[t]).min() > 1e-6
+        np.testing.assert_allclose(shorter[t + 1 :], long_trace[t + 1 :], atol=1e-13)
+        as_termination = gae(cut, none, lambda_=0.0)
+        assert np.abs(np.asarray(as_termination - whole)[t]).min() > 1e-6
+
+
+def test_estimators_take_any_trailing_axes_and_traced_hyperparameters():
+    data = rollouts(8)
+    flat = po.gae(*data, gamma=0.9, lambda_=0.7)
+    folded = po.gae(*(x.reshape(T, 5, 8) for x in data), gamma=0.9, lambda_=0.7)
+    single = po.gae(*(x[:, 3] for x in data), gamma=0.9, lambda_=0.7)
+    traced = jax.jit(jax.vmap(lambda g, l: po.gae(*data, gamma=g, lambda_=l)[0]))(
+        jnp.array([0.9, 0.5]), jnp.array([0.7, 0.1])
+    )
+    np.testing.assert_allclose(np.asarray(folded).reshape(2, T, N), flat, atol=1e-14)
+    np.testing.assert_allclose(np.asarray(single), np.asarray(flat)[:, :, 3], atol=1e-14)
+    np.testing.assert_allclose(traced[0], flat[0], atol=1e-14)
+    np.testing.assert_allclose(traced[1], numpy_gae(*data, 0.5, 0.1), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["value", "next_value", "terminated", "truncated"])
+def test_shapes_and_flags_are_checked_by_name(name):
+    fields = dict(zip(("reward", "value", "next_value", "terminated", "truncated"), rollouts(9), strict=True))
+    for changed in (fields[name][0], fields[name][:, :1], fields[name].T):
+        with pytest.raises(ValueError, match=name):
+            po.gae(**{**fields, name: changed})
+    if fields[name].dtype == bool:
+        with pytest.raises(TypeError, match=name):
+            po.gae(**{**fields, name: fields[name].astype(float)})

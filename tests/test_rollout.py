@@ -1,0 +1,184 @@
+"""The environment loop: true final observations, fresh restarts, broken environments, whole episodes."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import polopt_jax as po
+from polopt_jax.envs import Box, EnvStep, ObsReward, TimeLimit
+from polopt_jax.rollout import start
+
+
+def uniform(num_actions):
+    def act(obs):
+        logits = jnp.zeros((obs.shape[0], num_actions))
+        return po.Outputs(policy=po.Categorical(logits=logits), value=obs[..., 0])
+
+    return act
+
+
+@dataclass(frozen=True)
+class Walk:
+    """obs = position, one step of N(action, 1) each; ends beyond 4 (terminated) or after `limit` steps (truncated).
+
+    An environment that started above `breaks_above` goes NaN at its third step.
+    """
+
+    limit: int = 6
+    breaks_above: float = jnp.inf
+
+    obs_shape = (1,)
+    action_space = Box(1)
+
+    def reset(self, key):
+        position = jax.random.uniform(key, (1,), minval=-1.0, maxval=1.0)
+        return (position, jnp.int32(0), position[0] > self.breaks_above), position
+
+    def step(self, state, action, key):
+        position, time, fragile = state
+        position = position + 0.5 * action + jax.random.normal(key, (1,))
+        position = jnp.where(fragile & (time == 2), jnp.nan, position)
+        terminated = jnp.abs(position[0]) > 4
+        truncated = ~terminated & (time + 1 >= self.limit)
+        return EnvStep(
+            state=(position, time + 1, fragile),
+            obs=position,
+            reward=position[0],
+            terminated=terminated,
+            truncated=truncated,
+            outcome={"far": jnp.abs(position[0])},
+        )
+
+
+def gaussian(obs):
+    return po.Outputs(policy=po.DiagGaussian(mean=-obs, log_std=jnp.zeros_like(obs)), value=obs[..., 0])
+
+
+def outward(obs):
+    """Leaves the interval soon, so that episodes have many lengths."""
+    return po.Outputs(policy=po.DiagGaussian(mean=2 * obs, log_std=jnp.zeros_like(obs)), value=obs[..., 0])
+
+
+def run(env, act, num_envs=64, num_steps=24, seed=0):
+    loop = start(env, jax.random.key(seed), num_envs=num_envs)
+    unroll = jax.jit(lambda loop, key: po.unroll(env, act, loop, key, num_steps=num_steps))
+    return unroll(loop, jax.random.key(seed + 1))
+
+
+def test_bootstrap_values_are_those_of_the_true_final_observation():
+    """V(s) = the observation: next_value must be the observation after the step, not the one after the reset."""
+    loop, rollout = run(Walk(), gaussian)
+    done = np.asarray(rollout.terminated | rollout.truncated)
+    assert done.any(0).all()
+    assert rollout.terminated.any()
+    assert rollout.truncated.any()
+    np.testing.assert_array_equal(rollout.next_value, rollout.next_obs[..., 0])
+    continues = ~done[:-1]
+    np.testing.assert_array_equal(np.asarray(rollout.obs)[1:][continues], np.asarray(rollout.next_obs)[:-1][continues])
+    ended = done[:-1]
+    assert (np.asarray(rollout.obs)[1:][ended] != np.asarray(rollout.next_obs)[:-1][ended]).all()
+    assert (np.abs(np.asarray(rollout.next_obs)[np.asarray(rollout.terminated)]) > 4).all()
+    np.testing.assert_allclose(rollout.reward, rollout.next_obs[..., 0])
+    np.testing.assert_allclose(rollout.log_prob, gaussian(rollout.obs).policy.log_prob(rollout.action), rtol=1e-5)
+
+
+def test_episodes_restart_from_fresh_states():
+    _, rollout = run(ObsReward(), uniform(2), num_envs=8, num_steps=64)
+    assert len(np.unique(np.asarray(rollout.obs)[:, 0])) >= 2
+    _, rollout = run(Walk(limit=2), gaussian, num_envs=16, num_steps=128)
+    starts = np.asarray(rollout.obs)[1:][np.asarray(rollout.terminated | rollout.truncated)[:-1]]
+    assert len(np.unique(starts)) >= 0.9 * 16 * 4, "a new pool of 16 states at least every 32 steps"
+    assert np.abs(starts).max() <= 1
+
+
+def test_statistics_count_whole_episodes():
+    loop, rollout = run(TimeLimit(), uniform(1), num_envs=3, num_steps=12)
+    assert float(loop.stats.finished) == 6
+    assert float(loop.stats.return_sum) == 30
+    assert float(loop.stats.length_sum) == 30
+    np.testing.assert_array_equal(loop.episode_length, [2, 2, 2])
+
+
+def test_a_broken_environment_is_restarted_counted_and_touches_no_other():
+    loop, rollout = run(Walk(breaks_above=0.8), gaussian)
+    _, sound = run(Walk(), gaussian)
+    broken = ~np.asarray(rollout.mask)
+    assert float(loop.stats.nonfinite) == broken.sum() > 3
+    for leaf in jax.tree.leaves((loop, rollout)):
+        assert np.isfinite(np.asarray(leaf, np.float64)).all()
+    assert np.asarray(rollout.truncated)[broken].all()
+    assert (np.asarray(rollout.reward)[broken] == 0).all()
+    before = np.roll(broken, -1, axis=0)
+    before[-1] = False
+    assert np.asarray(rollout.truncated | rollout.terminated)[before].all()
+    untouched = ~broken.any(0)
+    assert 0 < untouched.sum() < 64
+    for ours, theirs in zip(jax.tree.leaves(rollout), jax.tree.leaves(sound), strict=True):
+        fragile_later = np.asarray(ours)[:, untouched] == np.asarray(theirs)[:, untouched]
+        assert fragile_later[:6].all(), "until the first restart the rows are the very same"
+
+
+def test_a_break_is_a_cut_not_an_end():
+    """The step before the break bootstraps from the state that broke; the broken step has no weight at all."""
+    _, rollout = run(Walk(breaks_above=0.8), gaussian)
+    advantage, target = po.gae(
+        rollout.reward, rollout.value, rollout.next_value, rollout.terminated, rollout.truncated, gamma=0.9, lambda_=0.8
+    )
+    t, b = np.argwhere(~np.asarray(rollout.mask)[1:])[0]
+    expected = rollout.reward[t, b] + 0.9 * rollout.next_value[t, b] - rollout.value[t, b]
+    np.testing.assert_allclose(advantage[t, b], expected, rtol=1e-5)
+    assert rollout.next_value[t, b] == rollout.obs[t + 1, b, 0]
+
+
+def test_to_batch_masks_and_replaces_what_is_not_finite():
+    _, rollout = run(Walk(), gaussian, num_envs=4, num_steps=8)
+    rollout = replace(rollout, obs=rollout.obs.at[2, 1].set(jnp.nan))
+    advantage = jnp.ones((8, 4)).at[5, 3].set(jnp.inf)
+    batch = po.to_batch(rollout, advantage=advantage)
+    assert batch.mask.shape == (4, 8)
+    assert np.argwhere(~np.asarray(batch.mask)).tolist() == [[1, 2], [3, 5]]
+    assert jnp.isfinite(batch.obs).all()
+    np.testing.assert_array_equal(batch.action[2], rollout.action[:, 2])
+    with pytest.raises(ValueError, match="advantage must have the rollout's shape"):
+        po.to_batch(rollout, advantage=advantage.T)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_episodes_are_cut_whole(seed):
+    loop, rollout = run(Walk(limit=9), outward, num_envs=6, num_steps=30, seed=seed)
+    whole, dropped = jax.jit(lambda r: po.episodes(r, max_length=7, num_episodes=12))(rollout)
+    done = np.asarray(rollout.terminated | rollout.truncated)
+    expected, lost = [], 0
+    for b in range(6):
+        begin = 0
+        for t in range(30):
+            if done[t, b]:
+                part = np.asarray(rollout.reward)[begin : t + 1, b]
+                expected += [part] if len(part) <= 7 else []
+                lost += len(part) > 7
+                begin = t + 1
+        lost += begin < 30
+    kept = expected[:12]
+    found = [np.asarray(whole.reward)[: int(n), i] for i, n in enumerate(np.asarray(whole.mask).sum(0)) if n > 0]
+    assert len(found) == len(kept) > 0
+    for f, e in zip(found, kept, strict=True):
+        np.testing.assert_array_equal(f, e)
+    assert int(dropped) == lost + len(expected) - len(kept)
+    lengths = np.asarray(whole.mask).sum(0)
+    assert (np.asarray(whole.mask) == (np.arange(7)[:, None] < lengths)).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: start(Walk(), jax.random.key(0), num_envs=0), "num_envs"),
+        (lambda: run(Walk(), gaussian, num_steps=0), "num_steps"),
+        (lambda: po.episodes(run(Walk(), gaussian)[1], max_length=0, num_episodes=1), "max_length"),
+    ],
+)
+def test_bad_sizes_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
