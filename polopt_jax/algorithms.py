@@ -72,9 +72,10 @@ def _assemble(task: Task, step: Step, estimate: Estimate, init_estimate: Callabl
     return Algorithm(init, collect, step)
 
 
-def _standardized(batch: Batch) -> Batch:
-    """The batch with its advantages at mean 0 and standard deviation 1, over the whole batch."""
-    return replace(batch, advantage=standardize(batch.advantage, batch.mask))
+def _standardized_batch(rollout: Rollout, advantage: Array, target: Array) -> Batch:
+    """The rollout as a batch whose advantages have mean 0 and standard deviation 1, over the whole batch."""
+    batch = to_batch(rollout, advantage=advantage, target=target)
+    return replace(batch, advantage=standardize(advantage.T, batch.mask))
 
 
 def _gae_estimate(gamma: ArrayLike, lambda_: ArrayLike) -> Estimate:
@@ -91,7 +92,7 @@ def _gae_estimate(gamma: ArrayLike, lambda_: ArrayLike) -> Estimate:
             gamma=gamma,
             lambda_=lambda_,
         )
-        return state, _standardized(to_batch(rollout, advantage=advantage, target=target))
+        return state, _standardized_batch(rollout, advantage, target)
 
     return estimate
 
@@ -129,7 +130,7 @@ def reinforce(
         nothing = jnp.zeros_like(rollout.reward)
         returns = discounted_returns(rollout.reward, nothing, rollout.terminated, rollout.truncated, gamma=gamma)
         state, expected = chosen.apply(state, returns, rollout)
-        return state, _standardized(to_batch(rollout, advantage=returns - expected, target=returns))
+        return state, _standardized_batch(rollout, returns - expected, returns)
 
     return _assemble(task, step, estimate, chosen.init)
 

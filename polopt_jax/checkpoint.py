@@ -22,7 +22,7 @@ def _leaves(state: Any) -> dict[str, np.ndarray]:
     """Every leaf as a numpy array under its path; typed PRNG keys as their data."""
 
     def as_array(x: Any) -> np.ndarray:
-        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
             x = jax.random.key_data(x)
         return np.asarray(jax.device_get(x))
 
@@ -123,7 +123,7 @@ def _check_structure(manifest: dict[str, dict[str, Any]], wanted: dict[str, np.n
 def _rebuild(found: dict[str, np.ndarray], like: Any) -> Any:
     def leaf(path: Any, old: Any) -> Any:
         x = jax.numpy.asarray(found[jax.tree_util.keystr(path)])
-        if isinstance(old, jax.Array) and jax.dtypes.issubdtype(old.dtype, jax.dtypes.prng_key):
+        if isinstance(old, jax.Array) and jax.numpy.issubdtype(old.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(x, impl=jax.random.key_impl(old))
         return x
 

@@ -48,13 +48,21 @@ class Categorical:
     def batch_shape(self) -> tuple[int, ...]:
         return self.logits.shape[:-1]
 
+    def _shifted(self) -> tuple[Array, Array]:
+        """Logits `[..., A]` minus their maximum (0 where all are illegal), and whether any action is legal `[..., 1]`.
+
+        Shifted *before* the log-sum-exp, so that a constant added to the logits costs no precision.
+        """
+        logits = accumulate(self.logits)
+        largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+        some = largest != -jnp.inf
+        return jnp.where(some, logits - jnp.where(some, largest, 0), 0), some
+
     def _normalised(self) -> Array:
         """Log-probabilities `[..., A]`; -inf at illegal actions, without a NaN in value or gradient."""
-        logits = accumulate(self.logits)
-        legal = logits != -jnp.inf
-        some = legal.any(-1, keepdims=True)
-        safe = jnp.where(some, logits, 0)
-        return jnp.where(legal, safe - jax.nn.logsumexp(safe, axis=-1, keepdims=True), -jnp.inf)
+        shifted, some = self._shifted()
+        legal = some & (shifted != -jnp.inf)
+        return jnp.where(legal, shifted - jax.nn.logsumexp(shifted, axis=-1, keepdims=True), -jnp.inf)
 
     def log_prob(self, action: Array) -> Array:
         """log π(action) `[...]` for integer ids `[...]`.
@@ -69,11 +77,9 @@ class Categorical:
         num_actions = self.logits.shape[-1]
         in_range = (action >= 0) & (action < num_actions)
         index = jnp.where(in_range, action, 0)[..., None]
-        logits = accumulate(self.logits)
-        some = jnp.max(logits, axis=-1, keepdims=True) != -jnp.inf
-        safe = jnp.where(some, logits, 0)
-        chosen = jnp.take_along_axis(safe, index, axis=-1)
-        log_prob = jnp.where(some, chosen - jax.nn.logsumexp(safe, axis=-1, keepdims=True), -jnp.inf)
+        shifted, some = self._shifted()
+        chosen = jnp.take_along_axis(shifted, index, axis=-1)
+        log_prob = jnp.where(some, chosen - jax.nn.logsumexp(shifted, axis=-1, keepdims=True), -jnp.inf)
         return jnp.where(in_range, log_prob[..., 0], jnp.nan)
 
     def entropy(self) -> Array:
@@ -97,16 +103,16 @@ class Categorical:
     def kl_divergence(self, other: "Categorical") -> Array:
         """KL(self ‖ other) = Σ_a p log(p/q) `[...]`; +inf where self has an action that other has not.
 
-        Summed as Σ p log(p/q) + q - p, whose terms are each >= 0: the added q - p sum to zero.
+        Summed as Σ p d + q - p with d = log(p/q): the added terms sum to 0 and make every summand >= 0. For small d
+        a summand is p (e^{-d} - 1 + d), which keeps its digits where p and q are nearly equal.
         """
         _check_same_shape("other.logits", other.logits, "self.logits", self.logits)
         log_p, log_q = self._normalised(), other._normalised()
-        legal = log_p != -jnp.inf
-        infinite = legal & (log_q == -jnp.inf)
-        log_ratio = jnp.where(legal & ~infinite, log_p, 0) - jnp.where(legal & ~infinite, log_q, 0)
         p, q = jnp.exp(log_p), jnp.exp(log_q)
-        total = jnp.sum(jnp.where(infinite, jnp.inf, p * log_ratio + (q - p)), axis=-1)
-        return jnp.where(legal.any(-1), total, 0)
+        d = jnp.where(p > 0, log_p, 0) - jnp.where(p > 0, log_q, 0)
+        near = (p > 0) & (jnp.abs(d) < 1)
+        small, large = jnp.where(near, d, 0), jnp.where(near, 0, d)
+        return jnp.sum(jnp.where(near, p * (jnp.expm1(-small) + small), p * large + (q - p)), axis=-1)
 
     def where(self, mask: Array) -> "Categorical":
         """Logits of 0 (uniform) where `mask` `[...]` is False, whatever they held there."""

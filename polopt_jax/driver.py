@@ -88,11 +88,11 @@ def prepare(algorithm: Algorithm, keys: Array, *, chunk_updates: int, state: Tra
         return train(algorithm.collect, algorithm.step, state, updates=chunk_updates)
 
     options = compiler_options()
-    if state is None:
-        state = jax.jit(over_seeds(algorithm.init), compiler_options=options)(keys)
-    advance = jax.jit(over_seeds(chunk), donate_argnums=0, compiler_options=options).lower(state).compile()
-    jax.block_until_ready(state)
-    return Run(state, advance, chunk_updates, time.perf_counter() - began)
+    init = jax.jit(over_seeds(algorithm.init), compiler_options=options)
+    first: TrainState = init(keys) if state is None else state
+    advance = jax.jit(over_seeds(chunk), donate_argnums=0, compiler_options=options).lower(first).compile()
+    jax.block_until_ready(first)
+    return Run(first, advance, chunk_updates, time.perf_counter() - began)
 
 
 def chunks(run: Run, num_chunks: int) -> Iterator[Chunk]:

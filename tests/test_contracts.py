@@ -436,7 +436,7 @@ def test_mask_must_be_boolean_and_dpo_needs_pairs():
             po.dpo()(*inputs, batch)
 
 
-@pytest.mark.parametrize("label", [*TERMS, *DIVERGENCES])
+@pytest.mark.parametrize("label", [label for label in [*TERMS, *DIVERGENCES] if "-" not in label])
 def test_any_leading_shape(label):
     """`[T]`, `[B, T]`, `[N, G, T]`, `[2, N, T]`: only the grouping into rows of T counts."""
     case = CASES[label]

@@ -25,8 +25,8 @@ def ppo(*, clip_eps: ClipRange = 0.2, reduce: Reduction = token_mean) -> Term:
 
     Raises (at trace time): ValueError if a field is missing or has another shape.
 
-    Differs from the paper: the value and entropy terms are separate; add them with `weighted_sum`. The adaptive
-    KL penalty variant is `kl_to_reference` with the old policy as the reference.
+    Differs from the paper: the value and entropy terms are separate; add them with `weighted_sum`. Its KL-penalty
+    variant is `surrogate` plus `kl_to_reference(model, old_params, divergence=action_kl)`, which is KL(old ‖ new).
 
     Source: Schulman et al. 2017, "Proximal policy optimization algorithms", equation 7.
 

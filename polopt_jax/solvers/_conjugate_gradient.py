@@ -34,7 +34,7 @@ class CGInfo(NamedTuple):
     residual: Array
     """‖b - A x‖ / ‖b‖, recomputed from x rather than carried along; 0 if b is 0."""
     curvature: Array
-    """xᵀ A x at the solution (with the damping that A contains)."""
+    """xᵀ A x at the solution (with the damping that A contains); saturates at the largest float."""
     status: Array
     """int32 `CGStatus`."""
 
@@ -110,7 +110,8 @@ def conjugate_gradient(
         alpha = s.rr / jnp.where(curvature > 0, curvature, 1)
         x, r = _axpy(alpha, s.p, s.x), _axpy(-alpha, ap, s.r)
         rr = tree_vdot(r, r)
-        usable = jnp.isfinite(curvature) & jnp.isfinite(rr) & jnp.isfinite(tree_vdot(x, x))
+        finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda x: jnp.isfinite(x).all(), x))
+        usable = jnp.isfinite(curvature) & jnp.isfinite(rr) & finite
         advance = usable & (curvature > 0)
         p = _axpy(rr / s.rr, s.p, r)
         ended = jnp.where(rr <= jnp.square(tol), CGStatus.CONVERGED, _RUNNING)
@@ -127,5 +128,7 @@ def conjugate_gradient(
     denied = (end.status == CGStatus.CONVERGED) & ~(residual <= tol) & (rr > 0)
     status = jnp.where(end.status == _RUNNING, CGStatus.ITERATION_LIMIT, end.status)
     status = jnp.where(denied, CGStatus.STAGNATED, status)
+    largest = jnp.finfo(curvature.dtype).max
+    curvature = jnp.clip(curvature * scale * scale, -largest, largest)
     x = jax.tree.map(lambda x: x * scale, end.x)
-    return x, CGInfo(end.iterations, residual, curvature * scale**2, status.astype(jnp.int32))
+    return x, CGInfo(end.iterations, residual, curvature, status.astype(jnp.int32))

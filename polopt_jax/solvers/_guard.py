@@ -24,8 +24,9 @@ def clip_by_global_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         norm = tree_norm(updates)
-        factor = jnp.minimum(1.0, max_norm / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
-        return jax.tree.map(lambda g: (g * factor).astype(g.dtype), updates), state
+        inside = norm <= max_norm
+        # Divided by the norm first: max_norm / norm underflows where the norm is near the largest float.
+        return jax.tree.map(lambda g: jnp.where(inside, g, g / norm * max_norm).astype(g.dtype), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

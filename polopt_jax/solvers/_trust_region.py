@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from polopt_jax.divergences import action_kl
+from polopt_jax.solvers._conjugate_gradient import tree_norm
 from polopt_jax.solvers._fisher import quadratic_form
 from polopt_jax.solvers._natural_gradient import Subsample, natural_gradient, require, whole
 from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Model, Objective, Outputs, Params
@@ -59,10 +60,13 @@ def scale_to_radius(
     ) -> tuple[Any, ScaleToRadiusState]:
         del state, extra_args
         require("scale_to_radius", params=params, batch=batch)
-        curvature = quadratic_form(model, divergence, params, fisher_batch(batch), updates)
-        usable = (curvature > 0) & jnp.isfinite(curvature)
-        factor = jnp.where(usable, jnp.sqrt(2 * radius / jnp.where(usable, curvature, 1)), 0)
-        scaled = jax.tree.map(lambda u: jnp.where(usable, factor * u, 0).astype(u.dtype), updates)
+        norm = tree_norm(updates)  # measured at unit length, so that no square over- or underflows
+        unit = jax.tree.map(lambda u: u / jnp.where(norm > 0, norm, 1).astype(u.dtype), updates)
+        curvature = quadratic_form(model, divergence, params, fisher_batch(batch), unit)
+        usable = (curvature > 0) & jnp.isfinite(curvature) & jnp.isfinite(norm)
+        length = jnp.where(usable, jnp.sqrt(2 * radius / jnp.where(usable, curvature, 1)), 0)
+        scaled = jax.tree.map(lambda u: jnp.where(usable, length * u, 0).astype(u.dtype), unit)
+        factor = jnp.where(usable, length / jnp.where(usable, norm, 1), 0)
         return scaled, ScaleToRadiusState(factor.astype(jnp.float32))
 
     return optax.GradientTransformationExtraArgs(lambda params: ScaleToRadiusState(jnp.zeros(())), update)
@@ -74,8 +78,9 @@ def backtrack(
     """Optax transform that shortens a proposed update until it is safe, or gives it up.
 
     A candidate θ + shrinkⁱ·u, i = 0 .. max_trials-1, is accepted if the objective is *strictly* lower than at θ and
-    every constraint holds, D(old ‖ new) <= radius, exactly on the whole batch. If none is, or if anything is NaN, the
-    update is -0.0 everywhere, so that the parameters stay bit-identical (adding +0.0 would turn -0.0 into +0.0).
+    every constraint holds, D(old ‖ new) <= radius, exactly on the whole batch. If none is, or if anything is NaN or
+    infinite, the update is -0.0 everywhere, so that the parameters stay bit-identical (adding +0.0 would turn -0.0
+    into +0.0).
 
     Use `update(u, state, params, batch=batch, objective=objective)`, last in a chain. The old policy is that of
     `params`. Under `vmap` each lane keeps what it accepted. State: `BacktrackState`.
@@ -109,7 +114,7 @@ def backtrack(
             step_size = jnp.power(jnp.asarray(shrink, jnp.float32), s.trials)
             candidate = optax.apply_updates(params, _shorten(updates, step_size))
             loss, divergence, within = examine(old, candidate, batch, objective)
-            accepted = within & (loss < old_loss)
+            accepted = within & (loss < old_loss) & jnp.isfinite(loss)
             kept = (step_size, old_loss - loss, divergence)
             kept = [jnp.where(accepted, x, 0).astype(jnp.float32) for x in kept]
             return BacktrackState(kept[0], s.trials + 1, accepted, kept[1], kept[2])

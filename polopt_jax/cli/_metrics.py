@@ -1,0 +1,158 @@
+"""metrics.jsonl: a line per chunk of updates, and what a run comes to."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polopt_jax.cli._plan import Plan
+from polopt_jax.cli._run_directory import to_json, write
+from polopt_jax.driver import Chunk
+
+Row = dict[str, Any]
+"""`update`, `steps` (of each seed), `seconds` and `compile_seconds` (so far); else a list with a value per seed."""
+
+_SUMS = ("episode/", "nonfinite_steps")
+"""Metrics that add up over updates. The others are averaged."""
+
+
+def chunk_row(plan: Plan, chunk: Chunk, *, seconds: float, compile_seconds: float) -> Row:
+    """What a chunk comes to: per seed the mean reward of the episodes that ended in it, and every metric."""
+    row: Row = {
+        "update": chunk.update,
+        "steps": chunk.update * plan.decisions,
+        "seconds": round(seconds, 3),
+        "compile_seconds": round(compile_seconds, 3),
+    }
+    values = {
+        name: (np.sum if name.startswith(_SUMS) else np.mean)(np.asarray(x, np.float64), axis=1).tolist()
+        for name, x in sorted(chunk.metrics.items())
+    }
+    pairs = zip(values["episode/return_sum"], values["episode/finished"], strict=True)
+    row["reward"] = [total / number if number else None for total, number in pairs]
+    return {**row, **values}
+
+
+class Log:
+    """Appends rows to a file, each whole and on its way to the disk before the next."""
+
+    def __init__(self, path: Path, *, extra: Row | None = None):
+        self._extra = extra or {}
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+
+    def append(self, row: Row) -> None:
+        """One line, in one write."""
+        os.write(self._descriptor, (to_json({**self._extra, **row}) + "\n").encode())
+
+    def sync(self) -> None:
+        """Returns when everything appended is on disk."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.sync()
+        os.close(self._descriptor)
+
+
+def read_rows(path: Path, *, up_to: int | None = None) -> list[Row]:
+    """The whole rows of a log, in order, each update once, up to an update; a torn last line is left out."""
+    rows: list[Row] = []
+    if not path.exists():
+        return rows
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            row = json.loads(line)
+            update = row["update"]
+        except (ValueError, TypeError, KeyError):
+            continue
+        if (not rows or update > rows[-1]["update"]) and (up_to is None or update <= up_to):
+            rows.append(row)
+    return rows
+
+
+def truncate(path: Path, *, up_to: int) -> list[Row]:
+    """Removes from a log what came after an update, and returns what is left."""
+    rows = read_rows(path, up_to=up_to)
+    kept = "".join(to_json(row) + "\n" for row in rows)
+    if path.exists() and path.read_bytes() != kept.encode():
+        write(path, kept)
+    return rows
+
+
+# What a run comes to
+
+
+def tail(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows of the last tenth of the updates, at least one."""
+    last = rows[-1]["update"]
+    return [row for row in rows if row["update"] > 0.9 * last] or rows[-1:]
+
+
+def mean_of(rows: Sequence[Row], name: str) -> float | None:
+    """A metric averaged over rows and seeds; None if it is nowhere finite or not there. Prefixes `0/` are ignored."""
+    found = [value for row in rows for key, values in row.items() if key.split("/", 1)[-1] == name or key == name
+             for value in (values if isinstance(values, list) else [values]) if value is not None]
+    return math.fsum(found) / len(found) if found else None
+
+
+def final_rewards(rows: Sequence[Row]) -> list[float | None]:
+    """For each seed the mean return of the episodes that ended in the last tenth of the updates; None without any."""
+
+    def total(name: str) -> list[float]:
+        return [math.fsum(x or 0.0 for x in values) for values in zip(*(row[name] for row in tail(rows)), strict=True)]
+
+    pairs = zip(total("episode/return_sum"), total("episode/finished"), strict=True)
+    return [returns / number if number else None for returns, number in pairs]
+
+
+def interval(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and half-width of the 95% t-interval of the mean; no width for a single value.
+
+    >>> interval([1.0, 2.0, 3.0])
+    (2.0, 2.484...)
+    >>> interval([1.0]), interval([None])
+    ((1.0, None), (None, None))
+    """
+    from scipy.special import stdtrit
+
+    known = [value for value in values if value is not None]
+    if not known:
+        return None, None
+    mean = math.fsum(known) / len(known)
+    if len(known) < 2:
+        return mean, None
+    spread = math.sqrt(math.fsum((x - mean) ** 2 for x in known) / (len(known) - 1))
+    return mean, float(stdtrit(len(known) - 1, 0.975)) * spread / math.sqrt(len(known))
+
+
+def summarise(plan: Plan, rows: Sequence[Row], status: str) -> dict[str, Any]:
+    """The line of the table: one algorithm on one environment."""
+    summary: dict[str, Any] = {"algorithm": plan.algorithm, "env": plan.env, "status": status}
+    if not rows:
+        return summary
+    last, rewards = rows[-1], final_rewards(rows)
+    mean, half_width = interval(rewards)
+    summary |= {
+        "updates": last["update"],
+        "steps": last["steps"],
+        "num_seeds": plan.num_seeds,
+        "reward": mean,
+        "reward_interval": half_width,
+        "reward_by_seed": rewards,
+        "steps_per_second": last["steps"] * plan.num_seeds / max(last["seconds"], 1e-9),
+        "wall_seconds": last["seconds"] + last["compile_seconds"],
+        "compile_seconds": last["compile_seconds"],
+        "kl_old_new": mean_of(rows, "kl_old_new"),
+        "entropy": mean_of(tail(rows), "entropy"),
+        "skipped": mean_of(rows, "skipped"),
+        "nonfinite_steps": mean_of(rows, "nonfinite_steps"),
+    }
+    for name in ("cg_iterations", "cg_residual", "line_search_accepted", "line_search_trials"):
+        summary[name] = mean_of(rows, name)
+    for name in ("outcome/skip", "outcome/honest"):
+        summary[name] = mean_of(tail(rows), name)
+    return summary

@@ -1,0 +1,150 @@
+"""Learning, few and seeded: each recipe on probe environments whose answer is known, DPO and GRPO on a token world."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from polopt_jax import algorithms, baselines, driver, tasks
+from polopt_jax.envs import ActionReward, DelayedReward, ObsActionReward, Quadratic, TimeLimit, skip_the_test
+from polopt_jax.networks import mlp_actor_critic, transformer
+from polopt_jax.normalization import normalize
+from polopt_jax.preferences import draw_preferences, preference_batch
+
+RECIPES = {
+    "reinforce": {"learning_rate": 1e-2},
+    "actor_critic": {"learning_rate": 1e-2},
+    "npg": {"learning_rate": 0.5, "value_minibatches": 4},
+    "trpo": {"radius": 0.05, "value_minibatches": 4},
+    "ppo": {"learning_rate": 3e-3, "num_minibatches": 4},
+}
+
+
+def train_on(env, recipe, *, updates, num_steps=4, **hyperparameters):
+    """The trained state (one seed), its metrics, and the network."""
+    network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(16,))
+    gamma = hyperparameters.get("gamma", 0.99)
+    task = tasks.control_task(env, network, num_envs=32, num_steps=num_steps, reward_gamma=gamma)
+    algorithm = getattr(algorithms, recipe)(task, **hyperparameters)
+    run = driver.prepare(algorithm, driver.seed_keys(0, 1), chunk_updates=updates)
+    (chunk,) = driver.chunks(run, 1)
+    return jax.tree.map(lambda x: x[0], chunk.state), chunk.metrics, network
+
+
+def outputs_at(state, network, obs):
+    return network.apply(state.params, normalize(state.collect_state[0].normalizer, obs))
+
+
+def values_at(state, network, obs):
+    """The critic's values in units of the environment's reward."""
+    stats = state.collect_state[0].return_scale.stats
+    std = jnp.sqrt(stats.m2 / stats.count)
+    return outputs_at(state, network, obs).value * jnp.where(std > 1e-6, std, 1)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_finds_the_action_that_pays(recipe):
+    env = ObsActionReward()
+    state, metrics, network = train_on(env, recipe, updates=60, **RECIPES[recipe])
+    obs = jnp.array([[-1.0], [1.0]])
+    policy = outputs_at(state, network, obs).policy
+    assert (jnp.exp(policy.log_prob(env.optimal_action(obs))) > 0.9).all()
+    assert metrics["skipped" if "skipped" in metrics else "0/skipped"].max() == 0
+    assert np.isfinite(metrics["kl_old_new"]).all()
+    assert (metrics["kl_old_new"] >= -1e-9).all()
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "trpo"])
+def test_a_continuous_optimum_is_found(recipe):
+    env = Quadratic()
+    state, _, network = train_on(env, recipe, updates=150, **RECIPES[recipe])
+    obs = jnp.zeros((1, *env.obs_shape))
+    found = outputs_at(state, network, obs).policy.mode()
+    np.testing.assert_allclose(found, env.optimal_action(obs), atol=0.1)
+
+
+def test_the_critic_learns_a_discounted_value():
+    env = DelayedReward()
+    state, _, network = train_on(env, "ppo", updates=200, gamma=0.5, learning_rate=3e-3, num_minibatches=4)
+    obs = jnp.array([[0.0], [1.0]])
+    np.testing.assert_allclose(values_at(state, network, obs), env.value(obs, gamma=0.5), atol=0.06)
+
+
+def test_a_time_limit_is_not_an_end():
+    """Reward 1 for ever, cut every 5 steps: the value is 1/(1-γ) = 4 if and only if the cut is bootstrapped."""
+    env = TimeLimit()
+    state, _, network = train_on(env, "ppo", updates=300, gamma=0.75, learning_rate=3e-3, num_minibatches=4)
+    obs = jnp.zeros((1, *env.obs_shape))
+    truth = env.value(obs, gamma=0.75)
+    np.testing.assert_allclose(truth, 4.0)
+    np.testing.assert_allclose(values_at(state, network, obs), truth, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    "baseline", [baselines.static(0.0), baselines.static(1.0), baselines.running_mean(), baselines.learned()]
+)
+def test_reinforce_learns_with_every_baseline(baseline):
+    env = ActionReward()
+    state, _, network = train_on(env, "reinforce", updates=60, baseline=baseline, learning_rate=1e-2)
+    obs = jnp.zeros((1, 1))
+    assert jnp.exp(outputs_at(state, network, obs).policy.log_prob(env.optimal_action(obs))) > 0.9
+
+
+def test_the_policy_phase_of_trpo_leaves_the_critic_alone():
+    env = ObsActionReward()
+    network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(16,))
+    task = tasks.control_task(env, network, num_envs=32, num_steps=4)
+    algorithm = algorithms.trpo(task, value_learning_rate=0.0, value_minibatches=4)
+    run = driver.prepare(algorithm, driver.seed_keys(0, 1), chunk_updates=1)
+    before = jax.tree.map(jnp.copy, run.state.params)
+    (chunk,) = driver.chunks(run, 1)
+    obs = jax.random.normal(jax.random.key(0), (5, 1))
+    (old, new) = (network.apply(jax.tree.map(lambda x: x[0], p), obs) for p in (before, chunk.state.params))
+    np.testing.assert_array_equal(old.value, new.value)
+    assert (old.policy.logits != new.policy.logits).all()
+
+
+# --- tokens ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    worlds = skip_the_test(jax.random.key(0), num_worlds=2, p_skip=(0.1, 0.2), p_legit=(0.1, 0.2))
+    network = transformer(vocab_size=worlds.input_vocabulary, num_outputs=6, max_length=24, width=16, depth=1, heads=2)
+    reference, kl = jax.jit(lambda key: tasks.imitate(network, worlds, key, updates=150, rows=32))(jax.random.key(1))
+    assert kl[-10:].mean() < 0.02 < kl[0]
+    return tasks.token_task(network, worlds, reference, num_prompts=8, group_size=8)
+
+
+def token_rewards(algorithm, updates):
+    run = driver.prepare(algorithm, driver.seed_keys(0, 1), chunk_updates=updates)
+    (chunk,) = driver.chunks(run, 1)
+    return (chunk.metrics["episode/return_sum"] / chunk.metrics["episode/finished"])[0], chunk
+
+
+def test_grpo_raises_the_reward_of_a_token_policy(tokens):
+    reward, chunk = token_rewards(algorithms.grpo(tokens, learning_rate=3e-3), 40)
+    assert reward[:3].mean() < 0.6
+    assert reward[-3:].mean() > 0.8
+    assert chunk.metrics["ref_kl"][0, 0] < 0.1 < chunk.metrics["ref_kl"][0, -1]
+
+
+def test_dpo_raises_the_reward_from_preferences_alone(tokens):
+    reward, chunk = token_rewards(algorithms.dpo(tokens, learning_rate=3e-3, num_pairs=128, pairs_per_update=32), 60)
+    assert reward[:3].mean() < 0.6
+    assert reward[-3:].mean() > reward[:3].mean() + 0.25
+    np.testing.assert_allclose(chunk.metrics["loss"][0, 0], np.log(2), atol=1e-4)
+    assert chunk.metrics["accuracy"][0, -5:].mean() > 0.8
+
+
+def test_preferences_differ_in_reward_and_the_better_is_chosen(tokens):
+    data = jax.jit(lambda key: draw_preferences(tokens, key, num_pairs=64, max_redraws=64))(jax.random.key(0))
+    assert data.usable.mean() > 0.95
+    assert 0 < data.redraws.mean() < 20
+    few = jax.jit(lambda key: draw_preferences(tokens, key, num_pairs=64, max_redraws=0))(jax.random.key(0))
+    assert few.usable.mean() < 0.7
+    assert (few.redraws == 0).all()
+    batch = preference_batch(few, jnp.arange(64))
+    np.testing.assert_array_equal(batch.mask.any(-1), np.tile(np.asarray(few.usable) > 0, (2, 1)))
+    log_prob = tokens.task.model(tokens.reference, data.obs).policy.log_prob(data.action)
+    np.testing.assert_allclose(log_prob, data.ref_log_prob, atol=1e-5)
