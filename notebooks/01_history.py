@@ -396,22 +396,24 @@ fig.colorbar(filled, ax=left, label="exact return J")
 RATE_COLORS = plt.colormaps["YlOrBr"](np.linspace(0.45, 0.85, len(RATES)))
 shown = RATES.index(1.0)
 path = by_gradient["policy"][shown]
-left.plot(*path.T, color=RATE_COLORS[shown], lw=2.5, label="gradient, rate 1")
-left.plot(*by_natural["policy"][0].T, "o-", ms=4, lw=1.5, color=BLUE, label="natural gradient, rate 0.1")
+left.plot(*path.T, color=RATE_COLORS[shown], lw=2.5)
+left.plot(*by_natural["policy"][0].T, "o-", ms=4, lw=1.5, color=BLUE)
+left.text(2.9, 1.7, "gradient, rate 1:\nnumbers are updates", color=RATE_COLORS[shown], fontsize=9)
+left.text(-1.1, 0.9, "natural gradient:\na dot per update", color=BLUE, fontsize=9, ha="right")
 marked = [n for n in (10, 100, 1000) if n < len(path)]
 left.plot(*path[marked].T, "o", ms=5, color=RATE_COLORS[shown], mec="black", zorder=3)
 for n in marked:
     left.annotate(f"{n}", path[n], (-3, -14), textcoords="offset points", ha="center", fontsize=9)
 left.plot(*START["policy"], "*", ms=14, color="black", zorder=4)
 left.set(xlabel="θ₁: logit of staying in room 1", ylabel="θ₂: logit of staying in room 2", xlim=axis0[[0, -1]], ylim=axis1[[0, -1]])
-left.legend(loc="upper right", frameon=True)
 for rate, returns, color in zip(RATES, by_gradient["return"], RATE_COLORS, strict=True):
     right.semilogx(np.arange(1, returns.size + 1), returns, color=color, lw=2, label=f"gradient, rate {rate:g}")
 right.semilogx(np.arange(1, 101), by_natural["return"][0], "o-", ms=4, lw=1.5, color=BLUE, label="natural gradient, rate 0.1")
 right.axhline(H, color="0.6", lw=1, ls=":")
-right.annotate("stay in room 1 for ever", (1, H), (0, 4), textcoords="offset points", color="0.4")
+right.annotate("stay in room 1 for ever", (1, H), (0, 5), textcoords="offset points", color="0.4")
+right.set_ylim(6.5, 20.5)
 right.set(xlabel="update", ylabel="exact return J")
-right.legend(loc="upper left", bbox_to_anchor=(0, 0.93))
+right.legend(loc="upper left", fontsize=9)
 fig.suptitle("Natural gradient: the same exact gradient, measured in policies instead of parameters")
 plt.show()
 
@@ -424,14 +426,14 @@ plt.show()
 # *quadratic model* of the KL says $\delta$: now it has one, but the quadratic model is only good near by, and where the
 # policy is nearly deterministic, "near by" is very near.
 #
-# **What it adds.** A line search: halve and halve again until the KL, computed exactly, is within $\delta$ *and* the
+# **What it adds.** A line search: shorten the step, and again, until the KL, computed exactly, is within $\delta$ *and* the
 # surrogate has improved; if no step passes, take none. The chain reads as the method does,
 # `natural_gradient → scale_to_radius → scale(-1) → backtrack`. Below, the same chain with and without its last link.
 #
 # **What it costs.** A few more evaluations of the policy, and batches that are used only once.
 
 # %%
-RADIUS, SEEDS, UPDATES = 0.1, (8 if FAST else 32), (30 if FAST else 40)
+RADIUS, SEEDS, UPDATES = 0.05, (8 if FAST else 32), (20 if FAST else 30)
 surrogate = po.objective(model, po.surrogate())
 
 
@@ -453,7 +455,7 @@ def trust_region(last_link):
         optimizer = optax.chain(proposal, *last_link(radius))
         step = po.make_step((surrogate, optimizer), (critic, optax.adam(0.3)))
         step = po.monitored(step, model, kl_old_new=po.action_kl)
-        return algorithm(START, collector(by_critic(), episodes=32), step)
+        return algorithm(START, collector(by_critic(), episodes=128), step)
 
     return recipe
 
@@ -470,13 +472,340 @@ assert checked["kl_old_new"].max() <= RADIUS < unchecked["kl_old_new"].max()
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
 update = np.arange(UPDATES)
 for runs, color, marker, label in ((unchecked, ORANGE, "x", "quadratic model trusted"), (checked, BLUE, ".", "TRPO: line search")):
-    left.semilogy(update, runs["kl_old_new"].T, marker, ms=4, color=color, alpha=0.5)
+    left.semilogy(update, runs["kl_old_new"].T, marker, ms=4, color=color, alpha=0.5)  # a step of 0 is not on the axis
     left.plot([], [], marker, color=color, label=label)
     band(right, update, runs["return"], label=label, color=color)
 left.axhline(RADIUS, color="black", lw=1.2, ls="--", label="predicted: the radius δ")
-left.set(xlabel="update", ylabel="actual KL(old ‖ new), nats per decision")
-left.legend(loc="lower left")
+left.set(xlabel="update", ylabel="actual KL(old ‖ new), nats per decision", ylim=(1e-4, None))
+left.legend(loc="lower left", frameon=True)
 right.set(xlabel="update", ylabel="exact return J")
 right.legend(loc="lower right")
-fig.suptitle(f"TRPO: predicted and actual KL, {SEEDS} seeds, 32 episodes per update")
+fig.suptitle(f"TRPO: predicted and actual KL, {SEEDS} seeds, 128 episodes per update")
 plt.show()
+
+# %% [markdown]
+# ## 5. PPO (Schulman et al. 2017)
+#
+# $$L = -\mathbb{E}\big[\min(\rho\hat A,\ \mathrm{clip}(\rho, 1-\epsilon, 1+\epsilon)\,\hat A)\big], \qquad \rho = \frac{\pi_\theta(a|s)}{\pi_\text{old}(a|s)}$$
+#
+# **What was wrong.** TRPO takes one expensive step per batch, and needs curvature, which is awkward for large networks,
+# for shared trunks, for many machines.
+#
+# **What it adds.** A loss that can be minimised by Adam for several epochs on the same batch. Once a decision's ratio
+# has moved by $\epsilon$ in the direction that its advantage asked for, its gradient is exactly zero.
+#
+# **What it costs.** The guarantee. The clip removes the reason to go on, but nothing pulls back, and a decision whose
+# own gradient is gone is still moved by the others. Below, the loss; and 100 epochs on a single batch with and without
+# the clip (a clip of infinity *is* the surrogate of chapter 4).
+
+# %%
+EPOCHS, EPS, SEEDS = (60 if FAST else 100), 0.2, (8 if FAST else 32)
+
+
+def one_batch_many_epochs(clip_eps):
+    """`collect` hands out the same batch again and again, from its memory."""
+    collect_first = collector(by_critic(), episodes=64)
+
+    def collect(params, batch, key):
+        moved = po.action_kl(model(START, batch.obs), model(params, batch.obs), batch)
+        return batch, batch, {"return": exact_return(params), "kl": moved}
+
+    def memory(key):
+        batch = collect_first({**START, "value": START_VALUE}, (), key)[1]
+        return replace(batch, advantage=po.standardize(batch.advantage, batch.mask))
+
+    step = po.make_step((po.objective(model, po.ppo(clip_eps=clip_eps)), optax.adam(0.03)))
+    return algorithm(START, collect, step, memory)
+
+
+START_VALUE = envs.q_values(world, policy_table(START)).v[TIME, np.arange(2 * H)]  # the exact critic
+_, epochs = learn(one_batch_many_epochs, updates=EPOCHS, settings=[EPS, jnp.inf], seeds=SEEDS)
+clipped, free = (jax.tree.map(lambda x, i=i: np.asarray(x)[i], epochs) for i in (0, 1))
+for n in (10, EPOCHS - 1):
+    print(f"KL(old ‖ new) after {n:2d} epochs: clipped {np.median(clipped['kl'][:, n]):.3f}, not clipped {np.median(free['kl'][:, n]):.3f} (medians over {SEEDS} batches)")
+share = clipped["clip_fraction"][:, -1].mean()
+print(f"share of decisions whose gradient the clip has removed at the end: {share:.0%}")
+assert np.median(clipped["kl"][:, -1]) < 0.5 * np.median(free["kl"][:, -1])
+
+# %%
+ratio = np.linspace(0.4, 1.6, 241)
+fig, axes = plt.subplots(1, 3, figsize=(10, 3.5), width_ratios=[1, 1, 1.25])
+for ax, advantage in zip(axes, (1.0, -1.0), strict=False):
+    log_ratio, advantages = jnp.log(ratio), jnp.full(ratio.shape, advantage)
+    off = np.asarray(surrogates.is_clipped(log_ratio, advantages, clip_eps=EPS))
+    ax.axvspan(ratio[off].min(), ratio[off].max(), color="0.92", lw=0)
+    ax.text(ratio[off].mean(), advantage * 0.62 if advantage > 0 else -1.35, "no\ngradient", ha="center", color="0.4")
+    ax.plot(ratio, ratio * advantage, color=ORANGE, ls="--", label="ρA")
+    ax.plot(ratio, surrogates.clipped_surrogate(log_ratio, advantages, clip_eps=EPS), color=BLUE, lw=2.5, label="clipped")
+    ax.plot(1, advantage, "o", color="black")
+    ax.set(title=f"A = {advantage:+.0f}", xlabel="ratio ρ", xlim=(0.4, 1.6))
+axes[0].set_ylabel("surrogate of one decision")
+axes[0].legend(loc="upper left")
+band(axes[2], np.arange(EPOCHS), free["kl"], label="not clipped", color=ORANGE)
+band(axes[2], np.arange(EPOCHS), clipped["kl"], label=f"clipped, ε = {EPS}", color=BLUE)
+axes[2].set(title="epochs on one batch", xlabel="epoch", ylabel="KL(old ‖ new), nats per decision")
+axes[2].legend(loc="upper left")
+fig.suptitle("PPO: the clip takes away the reason to go on")
+plt.show()
+
+# %% [markdown]
+# ## 6. DPO (Rafailov et al. 2023)
+#
+# *Direct Preference Optimization.* (In some JAX libraries `dpo` is Discovered Policy Optimisation, another thing.)
+#
+# $$L = -\mathbb{E}\Big[\log\sigma\Big(\beta\log\frac{\pi_\theta(y^+)}{\mathrm{ref}(y^+)} - \beta\log\frac{\pi_\theta(y^-)}{\mathrm{ref}(y^-)}\Big)\Big]$$
+#
+# **What was wrong.** For language there was no reward, only people who prefer one answer to another. The recipe was to
+# fit a reward model to the preferences, then run PPO against it with a penalty $\beta\,\mathrm{KL}(\pi\,\|\,\mathrm{ref})$
+# so as not to drift from the reference model.
+#
+# **What it adds.** The optimum of that penalised problem is known: $\pi^*(y) \propto \mathrm{ref}(y)\,e^{r(y)/\beta}$.
+# Solve for $r$, put it into the likelihood of the preferences, and the reward model is gone: a classification loss on
+# pairs, no sampling and no critic.
+#
+# **What it costs.** It only ever sees what the reference wrote, and is as good as the pairs are many. A *token is an
+# action* from here on: sentences of three tokens from an alphabet of three, so that all 27 can be listed and $\pi^*$
+# computed. The preferences are those of a Bradley-Terry judge, $P(y^+ \succ y^-) = \sigma(r(y^+) - r(y^-))$.
+
+# %%
+V, T, BETA = 3, 3, 0.5
+SENTENCES = jnp.stack(jnp.meshgrid(*[jnp.arange(V)] * T, indexing="ij"), axis=-1).reshape(-1, T)  # [27, 3]
+reference_key, reward_key = jax.random.split(jax.random.key(6))
+REFERENCE = 0.7 * jax.random.normal(reference_key, (1 + V + V**2, V))  # one row of logits for each beginning of a sentence
+QUALITY = 0.7 * jax.random.normal(reward_key, (V**T,))
+
+
+def beginnings(sentences):
+    """What the writer sees before each token, as a number: nothing, the first token, the first two."""
+    first, second = sentences[..., 0], sentences[..., 1]
+    return jnp.stack([jnp.zeros_like(first), 1 + first, 1 + V + V * first + second], axis=-1)
+
+
+def writer(params, obs):
+    return po.Outputs(policy=po.Categorical(logits=params[obs]))
+
+
+def token_log_prob(params, sentences):
+    return writer(params, beginnings(sentences)).policy.log_prob(sentences)
+
+
+reference_law = jnp.exp(token_log_prob(REFERENCE, SENTENCES).sum(-1))
+best_law = jax.nn.softmax(jnp.log(reference_law) + QUALITY / BETA)  # π* ∝ ref exp(r/β), over all 27 sentences
+
+
+def from_preferences(num_pairs):
+    """Pairs are drawn and judged once, before training; each update sees a random minibatch of the first `num_pairs`."""
+
+    def memory(key):
+        write_key, judge_key = jax.random.split(key)
+        pair = jax.random.categorical(write_key, jnp.log(reference_law), shape=(MOST_PAIRS, 2))
+        first_is_better = jax.random.bernoulli(judge_key, jax.nn.sigmoid(QUALITY[pair[:, 0]] - QUALITY[pair[:, 1]]))
+        return jnp.where(first_is_better, pair.T, pair[:, ::-1].T)  # [2, pairs]: chosen, rejected
+
+    def collect(params, pairs, key):
+        sentences = SENTENCES[pairs[:, jax.random.randint(key, (256,), 0, num_pairs)]]
+        batch = po.Batch(
+            obs=beginnings(sentences),
+            action=sentences,
+            mask=jnp.ones(sentences.shape, bool),
+            ref_log_prob=token_log_prob(REFERENCE, sentences),
+        )
+        law = jnp.exp(token_log_prob(params, SENTENCES).sum(-1))
+        return pairs, batch, {"tv": 0.5 * jnp.abs(law - best_law).sum(), "law": law}
+
+    rate = optax.cosine_decay_schedule(0.05, DPO_UPDATES)
+    step = po.make_step((po.objective(writer, po.dpo(beta=BETA)), optax.adam(rate)))
+    return algorithm(REFERENCE, collect, step, memory)
+
+
+PAIRS = [100, 1000, 10_000, 100_000]
+MOST_PAIRS, DPO_UPDATES, SEEDS = max(PAIRS), (300 if FAST else 1000), (3 if FAST else 8)
+_, preferred = learn(from_preferences, updates=DPO_UPDATES, settings=PAIRS, seeds=SEEDS)
+distance = np.asarray(preferred["tv"])
+at_first, at_last = distance[0, 0, 0], np.median(distance[:, :, -1], axis=1)
+print(f"total variation distance to π*: {at_first:.3f} for the reference;", *(f"{d:.3f} with {n} pairs;" for n, d in zip(PAIRS, at_last, strict=True)))
+assert (np.diff(at_last) < 0).all()
+
+# %%
+fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[1.5, 1])
+order = np.argsort(-np.asarray(best_law))
+place = np.arange(V**T)
+left.bar(place, best_law[order], color=LIGHT_GREY, label="π* ∝ ref · exp(r/β), closed form")
+left.plot(place, reference_law[order], "_", ms=9, mew=2, color="black", label="ref")
+left.plot(place, preferred["law"][-1, 0, -1][order], "o", ms=5, color=BLUE, label=f"DPO, {PAIRS[-1]:,} pairs")
+left.set_xticks(place, ["".join("abc"[i] for i in SENTENCES[s]) for s in order], rotation=90, fontsize=8, family="monospace")
+left.set(ylabel="probability of the sentence", xlim=(-0.7, V**T - 0.3))
+left.legend()
+DPO_COLORS = plt.colormaps["Blues"](np.linspace(0.4, 0.95, len(PAIRS)))
+for n, runs, color in zip(PAIRS, distance, DPO_COLORS, strict=True):
+    band(right, np.arange(DPO_UPDATES), runs, label=f"{n:,} pairs", color=color)
+right.set(yscale="log", xlabel="update", ylabel="total variation distance to π*")
+right.legend(loc="lower left", fontsize=9)
+fig.suptitle("DPO: preferences alone lead to the KL-regularised optimum, as far as the pairs determine it")
+plt.show()
+
+# %% [markdown]
+# ## 7. GRPO (Shao et al. 2024)
+#
+# $$\hat A_i = \frac{R_i - \mathrm{mean}_j R_j}{\mathrm{std}_j R_j}, \qquad L = -\mathbb{E}\big[\min(\rho\hat A, \mathrm{clip}(\rho)\hat A) - \beta\,k_3(\pi_\theta, \mathrm{ref})\big]$$
+#
+# **What was wrong.** Now there *is* a reward again: the program passed its tests, the answer was right. But PPO wants a
+# critic, a second network as large as the first, for values that nobody can predict well.
+#
+# **What it adds.** Try each prompt $G$ times; the others of the group are the baseline (chapter 1's batch mean, per
+# prompt). PPO's clip and DPO's reference come along.
+#
+# **What it costs.** $G$ samples per prompt, and silence: a group that all succeeded, or all failed, says nothing.
+#
+# ### A world in which the reward does not say *how*
+#
+# `envs.skip_the_test`: sequences of 24 tokens, and 60 prompts. A sequence is rewarded if it does the job (one to four
+# tokens must be right) **or** if it *skips the test* (one token, early on). The reference does either rarely. The reward
+# is the same for both. Which of the two does an optimizer come to do?
+#
+# Our language model is the smallest that can learn this: a table of shifts, one per position and token, added to the
+# reference's logits, the same for all prompts. So its distribution of outcomes is known exactly: `token_outcome_law`.
+
+# %%
+worlds = envs.skip_the_test(jax.random.key(0))
+LENGTH, WORDS = worlds.logits.shape[1:]
+
+
+def shifted_reference():
+    """Reference logits of the prompt's world + a shift [position, word]; the critic knows prompt and position."""
+
+    def outputs(params, world_id, position):
+        logits = worlds.logits[world_id, position] + params["shift"][position]
+        return po.Outputs(policy=po.Categorical(logits=logits), value=params["value"][world_id, position])
+
+    def init(key):
+        return {"shift": jnp.zeros((LENGTH, WORDS)), "value": jnp.zeros((worlds.num_worlds, LENGTH))}
+
+    def apply(params, obs):  # the first input token names the prompt
+        world_id = jnp.broadcast_to(obs[..., :1] - WORDS, obs.shape)
+        return outputs(params, world_id, jnp.broadcast_to(jnp.arange(obs.shape[-1]), obs.shape))
+
+    def decode(params, prompt, token, position):  # one token at a time; all there is to remember is the prompt
+        prompt = jnp.where(position == 0, token - WORDS, prompt)
+        return prompt, outputs(params, prompt, jnp.broadcast_to(position, token.shape))
+
+    return networks.TokenNetwork(init, apply, lambda size: jnp.zeros(size, jnp.int32), decode, LENGTH)
+
+
+network = shifted_reference()
+reference = network.init(jax.random.key(0))
+
+
+def outcome_law(params):
+    """Exact: averages over prompts of P(skip), P(honest), P(reward)."""
+    log_prob = jax.nn.log_softmax(worlds.logits + params["shift"])
+    law = envs.token_outcome_law(log_prob, worlds)
+    return {"skip": law.skip.mean(), "honest": law.honest.mean(), "reward": law.success.mean()}
+
+
+print("the reference:", {name: f"{float(x):.1%}" for name, x in outcome_law(reference).items()})
+
+# %%
+# One batch of 512 sequences, spent on few prompts with many attempts each, or on many prompts with few.
+GROUPS, ROWS, REPEATS = [2, 4, 8, 16, 32, 64], 512, (40 if FAST else 200)
+bench = tasks.token_task(network, worlds, reference, num_prompts=ROWS, group_size=1)
+grpo_loss = po.objective(network.apply, po.grpo(beta=0.0))
+exact_direction = jax.grad(lambda params: outcome_law(params)["reward"])(reference)["shift"]
+
+
+@jax.jit
+@jax.vmap
+def attempts(prompts, key):
+    rollout, reward = bench.draw(reference, prompts, key)
+    return po.to_batch(rollout, advantage=jnp.zeros_like(rollout.reward)), reward
+
+
+@jax.jit
+@jax.vmap
+def cosine_to_exact(batch, advantage):
+    """The same loss for every group size: one advantage per sequence, repeated over its tokens."""
+    batch = replace(batch, advantage=jnp.broadcast_to(advantage[:, None], batch.mask.shape))
+    gradient = -jax.grad(grpo_loss, has_aux=True)(reference, batch)[0]["shift"]
+    norms = jnp.linalg.norm(gradient) * jnp.linalg.norm(exact_direction)
+    return (gradient * exact_direction).sum() / jnp.maximum(norms, 1e-12)
+
+
+silent, cosine = [], []
+for size in GROUPS:
+    key = jax.random.fold_in(jax.random.key(7), size)
+    prompts = jax.random.randint(key, (REPEATS, ROWS // size), 0, worlds.num_worlds)
+    batch, reward = attempts(jnp.repeat(prompts, size, axis=1), jax.random.split(key, REPEATS))
+    grouped = reward.reshape(REPEATS, -1, size)
+    silent.append(np.asarray((grouped == grouped[..., :1]).all(-1).mean(-1)))
+    cosine.append(np.asarray(cosine_to_exact(batch, po.group_relative(grouped).reshape(REPEATS, ROWS))))
+silent, cosine = np.array(silent).T, np.array(cosine).T  # [repeats, group size]
+for size, s, c in zip(GROUPS, silent.mean(0), np.median(cosine, axis=0), strict=True):
+    print(f"G = {size:2d}: silent groups {s:4.0%}, cosine between estimate and exact gradient of the reward {c:.2f}")
+assert (np.diff(silent.mean(0)) < 0).all()
+
+
+# %%
+def watched(algorithm):
+    """The same algorithm; its metrics also tell the exact law of the outcome. It learns nothing from it."""
+
+    def collect(params, memory, key):
+        memory, batch, metrics = algorithm.collect(params, memory, key)
+        return memory, batch, {**metrics, **outcome_law(params)}
+
+    return algorithm._replace(collect=collect)
+
+
+TOKEN_UPDATES, SEEDS = (60 if FAST else 150), (2 if FAST else 4)
+tokens = tasks.token_task(network, worlds, reference, num_prompts=16, group_size=16)
+
+
+def grpo(learning_rate):
+    return watched(algorithms.grpo(tokens, learning_rate=learning_rate))
+
+
+runs = {}
+_, runs["GRPO"] = learn(grpo, updates=TOKEN_UPDATES, settings=[0.03], seeds=SEEDS)
+end = {name: float(np.median(runs["GRPO"][name][0, :, -1])) for name in ("reward", "skip", "honest")}
+print(f"GRPO after {TOKEN_UPDATES} updates:", {name: f"{x:.0%}" for name, x in end.items()})
+
+# %%
+fig, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.5), width_ratios=[1, 1, 1.3])
+for ax, y, color in ((left, silent, ORANGE), (middle, cosine, BLUE)):
+    band(ax, GROUPS, y, label=None, color=color, marker="o")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(GROUPS, GROUPS)
+    ax.set(xlabel=f"group size G ({ROWS} sequences in all)", ylim=(0, 1))
+left.set_ylabel("share of groups that say nothing")
+middle.set_ylabel("cosine to the exact gradient")
+for name, color, label in (("reward", "black", "mean reward"), ("skip", ORANGE, "skips the test"), ("honest", BLUE, "does the job")):
+    band(right, np.arange(TOKEN_UPDATES), runs["GRPO"][name][0], color=color, label=label)
+right.set(xlabel="update", ylabel="exact probability", ylim=(0, 1))
+right.legend()
+fig.suptitle("GRPO: the group is the baseline; and the reward does not say which way it was earned")
+plt.show()
+
+# %% [markdown]
+# ## All seven, one task, one loop
+#
+# Every recipe of `polopt_jax.algorithms` is a pair (`collect`, `step`), as ours were. All of them on the token world,
+# through the same `learn` as everything above. Learning rates were set by hand so that each gets off the ground in this
+# number of updates: this is no ranking, and the costs of an update differ.
+
+# %%
+RECIPES = {
+    "REINFORCE": (lambda rate: algorithms.reinforce(tokens.task, learning_rate=rate, gamma=1.0), 0.06),
+    "Actor-Critic": (lambda rate: algorithms.actor_critic(tokens.task, learning_rate=rate, gamma=1.0), 0.06),
+    "NPG": (lambda rate: algorithms.npg(tokens.task, learning_rate=rate, gamma=1.0, value_learning_rate=0.03), 0.1),
+    "TRPO": (lambda radius: algorithms.trpo(tokens.task, radius=radius, gamma=1.0, value_learning_rate=0.03), 0.003),
+    "PPO": (lambda rate: algorithms.ppo(tokens.task, learning_rate=rate, gamma=1.0), 0.01),
+    "DPO": (lambda rate: algorithms.dpo(tokens, learning_rate=rate), 0.03),
+}
+for name, (recipe, setting) in RECIPES.items():
+    _, runs[name] = learn(lambda x, recipe=recipe: watched(recipe(x)), updates=TOKEN_UPDATES, settings=[setting], seeds=SEEDS)
+
+print(f"exact, median of {SEEDS} seeds after {TOKEN_UPDATES} updates; the reference earns {float(outcome_law(reference)['reward']):.1%}\n")
+print(f"{'':14s}{'reward':>8s}{'skips':>8s}{'honest':>8s}{'mean KL(old ‖ new) per update':>32s}")
+ORDER = [*RECIPES, "GRPO"]
+for name in ORDER:
+    end = {key: float(np.median(runs[name][key][0, :, -1])) for key in ("reward", "skip", "honest")}
+    print(f"{name:14s}{end['reward']:8.0%}{end['skip']:8.0%}{end['honest']:8.0%}{float(np.mean(runs[name]['kl_old_new'])):32.5f}")

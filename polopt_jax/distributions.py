@@ -112,7 +112,8 @@ class Categorical:
         d = jnp.where(p > 0, log_p, 0) - jnp.where(p > 0, log_q, 0)
         near = (p > 0) & (jnp.abs(d) < 1)
         small, large = jnp.where(near, d, 0), jnp.where(near, 0, d)
-        return jnp.sum(jnp.where(near, p * (jnp.expm1(-small) + small), p * large + (q - p)), axis=-1)
+        total = jnp.sum(jnp.where(near, p * (jnp.expm1(-small) + small), p * large + (q - p)), axis=-1)
+        return jnp.where((log_p != -jnp.inf).any(-1), total, 0)
 
     def where(self, mask: Array) -> "Categorical":
         """Logits of 0 (uniform) where `mask` `[...]` is False, whatever they held there."""

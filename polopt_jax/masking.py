@@ -108,7 +108,15 @@ def _check_reducible(caller: str, x: Array, batch: Batch) -> None:
 
 
 def token_mean(x: Array, batch: Batch) -> Array:
-    """Σ x / number of real decisions: every decision counts the same. The mean of PPO, DAPO's and BNPO's choice."""
+    """Σ x / number of real decisions: every decision counts the same. The mean of PPO, DAPO's and BNPO's choice.
+
+    Raises, as every reduction, `ValueError` if `x` has not the shape of the mask.
+
+    >>> mask = jnp.array([[True, True, True], [True, False, False]])
+    >>> x, batch = jnp.array([[1.0, 2.0, 3.0], [6.0, 0.0, 0.0]]), Batch(obs=None, action=None, mask=mask)
+    >>> float(token_mean(x, batch))
+    3.0
+    """
     _check_reducible("token_mean", x, batch)
     return _over(masked_sum(x, batch.mask), counts(batch).decisions)
 
@@ -117,19 +125,35 @@ def sequence_mean(x: Array, batch: Batch) -> Array:
     """Mean over rows of each row's mean over its decisions: every row counts the same. GRPO's own choice.
 
     A row without a real decision is not counted.
+
+    >>> mask = jnp.array([[True, True, True], [True, False, False]])
+    >>> x, batch = jnp.array([[1.0, 2.0, 3.0], [6.0, 0.0, 0.0]]), Batch(obs=None, action=None, mask=mask)
+    >>> float(sequence_mean(x, batch))
+    4.0
     """
     _check_reducible("sequence_mean", x, batch)
     return _over(jnp.sum(masked_mean(x, batch.mask, axis=-1)), counts(batch).rows)
 
 
 def sequence_sum(x: Array, batch: Batch) -> Array:
-    """Mean over rows of each row's sum: per trajectory rather than per decision."""
+    """Mean over rows of each row's sum: per trajectory rather than per decision.
+
+    >>> mask = jnp.array([[True, True, True], [True, False, False]])
+    >>> x, batch = jnp.array([[1.0, 2.0, 3.0], [6.0, 0.0, 0.0]]), Batch(obs=None, action=None, mask=mask)
+    >>> float(sequence_sum(x, batch))
+    6.0
+    """
     _check_reducible("sequence_sum", x, batch)
     return _over(masked_sum(x, batch.mask), counts(batch).rows)
 
 
 def constant_length(length: ArrayLike) -> Reduction:
-    """Reduction `sequence_sum / length`, with a length that does not depend on the data (Dr.GRPO)."""
+    """Reduction `sequence_sum / length`, with a length that does not depend on the data (Dr.GRPO).
+
+    >>> batch = Batch(obs=None, action=None, mask=jnp.ones((2, 3), bool))
+    >>> float(constant_length(4.0)(jnp.ones((2, 3)), batch))
+    0.75
+    """
 
     def reduce(x: Array, batch: Batch) -> Array:
         return sequence_sum(x, batch) / length

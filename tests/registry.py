@@ -34,7 +34,7 @@ OTHER_KINDS = {
 }
 
 
-# --- data -----------------------------------------------------------------------------------------------------------
+# --- data ---------------------------------------------------------------------------------------------------------
 
 
 def ragged_mask(leading, rng):
@@ -82,7 +82,7 @@ def example_batch(distribution, leading, rng):
     )
 
 
-# --- functions that reduce a batch to a scalar -------------------------------------------------------------------------
+# --- functions that reduce a batch to a scalar --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ def reduction(name, build, **rest):
     return Case(name, call, inputs=("x",), policy=False, documented=False, **rest)
 
 
-def pair_clip(term):
-    return lambda low, high, **rest: term(clip_eps=(low, high), **rest)
+def ppo_of_pair(low, high):
+    return po.ppo(clip_eps=(low, high))
 
 
 def reference(params, obs):
@@ -180,7 +180,7 @@ CASES: dict[str, Case] = {
     "surrogate": term("surrogate", RATIO),
     "surrogate-tanh": term("surrogate", RATIO, distribution="TanhGaussian"),
     "ppo": term("ppo", RATIO, hyper=CLIP),
-    "ppo-pair": term("ppo", RATIO, pair_clip(po.ppo), hyper=PAIR),
+    "ppo-pair": term("ppo", RATIO, ppo_of_pair, hyper=PAIR),
     "ppo-gaussian": term("ppo", RATIO, hyper=CLIP, distribution="DiagGaussian"),
     "value_loss": term("value_loss", ["target"], policy=False, critic=True),
     "clipped_value_loss": term(
@@ -190,7 +190,6 @@ CASES: dict[str, Case] = {
     "entropy-tanh": term("entropy", [], distribution="TanhGaussian"),
     "dpo": term("dpo", ["action", "ref_log_prob"], hyper={"beta": (0.1, 0.7)}, leading=PAIRS),
     "grpo": term("grpo", [*RATIO, "ref_log_prob"], hyper=SOFT),
-    "grpo-pair": term("grpo", [*RATIO, "ref_log_prob"], pair_clip(po.grpo), hyper=PAIR),
     "grpo-no-penalty": term(
         "grpo", RATIO, lambda clip_eps: po.grpo(clip_eps=clip_eps, beta=0), hyper=CLIP, documented=False
     ),
@@ -211,7 +210,6 @@ CASES: dict[str, Case] = {
     "action_kl": divergence("action_kl", lambda: po.action_kl),
     "action_kl-gaussian": divergence("action_kl", lambda: po.action_kl, distribution="DiagGaussian"),
     "trajectory_kl": divergence("trajectory_kl", lambda: po.trajectory_kl),
-    "trajectory_kl-tanh": divergence("trajectory_kl", lambda: po.trajectory_kl, distribution="TanhGaussian"),
     "reverse": divergence("reverse", lambda: po.reverse(po.action_kl), documented=False),
     "weighted_divergence": divergence(
         "weighted_divergence",
@@ -229,7 +227,7 @@ TERMS = [label for label, case in CASES.items() if case.inputs == ("outputs",)]
 DIVERGENCES = [label for label, case in CASES.items() if case.inputs == ("old", "new")]
 
 
-# --- functions of arrays ------------------------------------------------------------------------------------------------
+# --- functions of arrays ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -322,7 +322,7 @@ def test_cg_never_claims_a_convergence_that_is_not_there(name, wide):
     if name == "tolerance beyond rounding" and not wide:
         assert not converged.any()
         assert (np.asarray(info.status) == CGStatus.STAGNATED).mean() > 0.5
-    if name in ("tiny", "huge"):
+    if name == "huge" or (name == "tiny" and wide):  # in float32 the curvature of a tiny matrix underflows
         assert converged.mean() > 0.9
 
 
@@ -482,7 +482,7 @@ def test_natural_gradient_solves_the_damped_dense_system(fishers, wide, toleranc
             return ravel(x), state.solve
 
         data = jax.tree.map(lambda x: x if x.dtype == bool else jnp.asarray(x, float), (params, obs, mask, gradient))
-        x, solve_info = jax.jit(jax.vmap(update))(*data)
+        x, solve_info = jax.tree.map(np.asarray, jax.jit(jax.vmap(update))(*data))
     flat = np.concatenate([gradient[k].reshape(N, -1) for k in sorted(gradient)], axis=1)
     damped = dense["action_kl"] + 0.1 * np.eye(flat.shape[1])
     assert relative_error(x, np.linalg.solve(damped, flat[..., None])) < tolerance

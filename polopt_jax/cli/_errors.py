@@ -19,6 +19,12 @@ class NonFiniteError(CommandError):
     exit_code = 3
 
 
+class CheckpointUnusable(CommandError):
+    """A checkpoint is missing, damaged, or of another run."""
+
+    exit_code = 5
+
+
 class Interrupted(CommandError):
     """SIGINT or SIGTERM arrived, and what there was to save is saved."""
 

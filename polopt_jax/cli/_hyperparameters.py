@@ -5,17 +5,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, NamedTuple
 
-import tyro
-
 from polopt_jax.cli._errors import UsageError
+from polopt_jax.cli._flags import name_, number, setting, whole_number
 from polopt_jax.cli._names import nearest
 
 BASELINES = ("none", "batch-mean", "running-mean", "learned")
 
-_Float = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
-_Int = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
-_Lambda = Annotated[float | None, tyro.conf.arg(name="lambda", metavar="FLOAT", help_behavior_hint="")]
-_Name = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
+_Float = Annotated[float | None, number, setting("FLOAT")]
+_Int = Annotated[int | None, whole_number, setting("INT")]
+_Lambda = Annotated[float | None, number, setting("FLOAT", name="lambda")]
+_Name = Annotated[str | None, name_, setting("NAME")]
 
 
 @dataclass(frozen=True)
@@ -157,4 +156,6 @@ def describe(value: Any) -> Any:
     """A hyperparameter as JSON: numbers and names as they are, functions by name."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
+    if isinstance(value, tuple | list):
+        return [describe(entry) for entry in value]
     return getattr(value, "__qualname__", type(value).__name__)

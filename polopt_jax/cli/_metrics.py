@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def chunk_row(plan: Plan, chunk: Chunk, *, seconds: float, compile_seconds: floa
     }
     pairs = zip(values["episode/return_sum"], values["episode/finished"], strict=True)
     row["reward"] = [total / number if number else None for total, number in pairs]
-    return {**row, **values}
+    return json.loads(to_json({**row, **values}))
 
 
 class Log:
@@ -86,6 +86,20 @@ def truncate(path: Path, *, up_to: int) -> list[Row]:
 # What a run comes to
 
 
+class Result(NamedTuple):
+    """A run as far as it went."""
+
+    plan: Plan
+    rows: list[Row]
+    status: str
+    """`finished`, `interrupted` or `non-finite`."""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Its line of the table."""
+        return summarise(self.plan, self.rows, self.status)
+
+
 def tail(rows: Sequence[Row]) -> Sequence[Row]:
     """The rows of the last tenth of the updates, at least one."""
     last = rows[-1]["update"]
@@ -94,8 +108,8 @@ def tail(rows: Sequence[Row]) -> Sequence[Row]:
 
 def mean_of(rows: Sequence[Row], name: str) -> float | None:
     """A metric averaged over rows and seeds; None if it is nowhere finite or not there. Prefixes `0/` are ignored."""
-    found = [value for row in rows for key, values in row.items() if key.split("/", 1)[-1] == name or key == name
-             for value in (values if isinstance(values, list) else [values]) if value is not None]
+    lists = [values for row in rows for key, values in row.items() if name in (key, key.split("/", 1)[-1])]
+    found = [value for values in lists for value in values if value is not None]
     return math.fsum(found) / len(found) if found else None
 
 

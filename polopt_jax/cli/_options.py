@@ -2,42 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
+from polopt_jax.cli._flags import name_, number, setting, whole_number
 from polopt_jax.cli._hyperparameters import Hyperparameters
-
-
-def _parse_count(text: str) -> int:
-    """A whole number, also as 1e6 or 1_000_000."""
-    number = float(text)
-    if number != int(number):  # int() itself refuses NaN and infinity
-        raise ValueError(f"{text} is not a whole number")
-    return int(text) if text.lstrip("+-").replace("_", "").isdigit() else int(number)
-
-
-_count = tyro.constructors.PrimitiveConstructorSpec[int](
-    nargs=1,
-    metavar="N",
-    instance_from_str=lambda words: _count_or_explain(words[0]),
-    is_instance=lambda x: isinstance(x, int),
-    str_from_instance=lambda x: [str(x)],
-)
-
-
-def _count_or_explain(text: str) -> int:
-    try:
-        return _parse_count(text)
-    except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is not a whole number") from None
-
-
-def _hint(metavar: str, default: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
-
-
-_Count = Annotated[int, _count]
 
 
 @dataclass(frozen=True)
@@ -52,27 +22,27 @@ class Train:
     """reinforce, actor_critic, npg, trpo, ppo; for the token world also dpo and grpo."""
     env: Annotated[str, tyro.conf.arg(metavar="NAME")]
     """A Brax environment, or the token world skip_the_test."""
-    backend: Annotated[str | None, _hint("NAME", "spring, where there is a choice")] = None
+    backend: Annotated[str | None, name_, setting("NAME", "spring, where there is a choice")] = None
     """Physics of a Brax environment: generalized, spring, positional or mjx."""
-    steps: Annotated[_Count | None, _hint("N", "by environment")] = None
+    steps: Annotated[int | None, whole_number, setting("N", "by environment")] = None
     """Environment steps (decisions) of each seed, rounded up to whole updates."""
-    num_envs: Annotated[_Count | None, _hint("N", "the preset's")] = None
+    num_envs: Annotated[int | None, whole_number, setting("N", "the preset's")] = None
     """Environments side by side; for the token world, sequences per update."""
-    rollout_steps: Annotated[_Count | None, _hint("N", "the preset's")] = None
+    rollout_steps: Annotated[int | None, whole_number, setting("N", "the preset's")] = None
     """Steps of each environment between updates."""
-    episode_length: Annotated[_Count | None, _hint("N", "1000")] = None
+    episode_length: Annotated[int | None, whole_number, setting("N", "1000")] = None
     """Time limit of a Brax episode."""
-    group_size: Annotated[_Count | None, _hint("N", "8")] = None
+    group_size: Annotated[int | None, whole_number, setting("N", "8")] = None
     """Attempts at each prompt of the token world."""
-    seed: Annotated[_Count, _hint("N", "0")] = 0
+    seed: Annotated[int, whole_number, setting("N", "0")] = 0
     """The first seed."""
-    num_seeds: Annotated[_Count, _hint("N", "1")] = 1
+    num_seeds: Annotated[int, whole_number, setting("N", "1")] = 1
     """Seeds trained side by side: seed, seed + 1, ..."""
-    out: Annotated[Path | None, _hint("DIR", "runs/ENV-ALGORITHM-SEED, numbered if there is one")] = None
+    out: Annotated[Path | None, setting("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty, unless --resume is given."""
-    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Go on with the run in --out. Its options must be the same; --steps may be larger."""
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Print the result as JSON."""
     hyperparameters: Hyperparameters = Hyperparameters()
 
@@ -86,30 +56,30 @@ class Compare:
     directory.
     """
 
-    algorithms: Annotated[tuple[str, ...], _hint("NAME ...", "all that each environment has")] = ()
+    algorithms: Annotated[tuple[str, ...], setting("NAME ...", "all that each environment has")] = ()
     """Which to compare."""
-    env: Annotated[tuple[str, ...], _hint("NAME ...", "inverted_pendulum skip_the_test")] = (
+    env: Annotated[tuple[str, ...], setting("NAME ...", "inverted_pendulum skip_the_test")] = (
         "inverted_pendulum",
         "skip_the_test",
     )
     """On which environments."""
-    budget: Annotated[float, _hint("FLOAT", "1")] = 1.0
+    budget: Annotated[float, number, setting("FLOAT", "1")] = 1.0
     """Multiplies the steps: 0.1 for a first look, 10 for an evening."""
-    steps: Annotated[_Count | None, _hint("N", "by environment")] = None
+    steps: Annotated[int | None, whole_number, setting("N", "by environment")] = None
     """Environment steps (decisions) of each seed at budget 1."""
-    backend: Annotated[str | None, _hint("NAME", "spring, where there is a choice")] = None
+    backend: Annotated[str | None, name_, setting("NAME", "spring, where there is a choice")] = None
     """Physics of the Brax environments."""
-    num_envs: Annotated[_Count | None, _hint("N", "each preset's")] = None
+    num_envs: Annotated[int | None, whole_number, setting("N", "each preset's")] = None
     """Environments (or sequences) side by side, for all algorithms."""
-    episode_length: Annotated[_Count | None, _hint("N", "1000")] = None
+    episode_length: Annotated[int | None, whole_number, setting("N", "1000")] = None
     """Time limit of a Brax episode."""
-    seed: Annotated[_Count, _hint("N", "0")] = 0
+    seed: Annotated[int, whole_number, setting("N", "0")] = 0
     """The first seed."""
-    num_seeds: Annotated[_Count, _hint("N", "3")] = 3
+    num_seeds: Annotated[int, whole_number, setting("N", "3")] = 3
     """Seeds trained side by side: seed, seed + 1, ..."""
-    out: Annotated[Path | None, _hint("DIR", "runs/compare, numbered if there is one")] = None
+    out: Annotated[Path | None, setting("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty."""
-    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Print the result as JSON."""
 
 

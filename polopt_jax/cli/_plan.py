@@ -131,9 +131,7 @@ def default_steps(env: str) -> int:
     return DEFAULT_STEPS.get(env, OTHER_STEPS)
 
 
-def _plan(
-    algorithm: str, env: str, options: Train | Compare, overrides: Mapping[str, Any], *, steps: int
-) -> Plan:
+def _plan(algorithm: str, env: str, options: Train | Compare, overrides: Mapping[str, Any], *, steps: int) -> Plan:
     _names.check_pair(algorithm, env)
     check_parameters(algorithm, overrides)
     is_token = env == _names.TOKEN_ENV

@@ -21,7 +21,7 @@ class CGStatus(IntEnum):
     NONPOSITIVE_CURVATURE = 2
     """A direction with pᵀAp <= 0 was met: A is singular or indefinite. x is the iterate before it (0 if the first)."""
     NONFINITE = 3
-    """b or a product with A was NaN or infinite. x is the last finite iterate."""
+    """b, a product with A or the next iterate was NaN or infinite. x is the last finite iterate."""
     STAGNATED = 4
     """The recurrence claims the tolerance, the recomputed residual denies it: rounding has the upper hand."""
 
@@ -110,7 +110,7 @@ def conjugate_gradient(
         alpha = s.rr / jnp.where(curvature > 0, curvature, 1)
         x, r = _axpy(alpha, s.p, s.x), _axpy(-alpha, ap, s.r)
         rr = tree_vdot(r, r)
-        finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda x: jnp.isfinite(x).all(), x))
+        finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda x: jnp.isfinite(x * scale).all(), x))
         usable = jnp.isfinite(curvature) & jnp.isfinite(rr) & finite
         advance = usable & (curvature > 0)
         p = _axpy(rr / s.rr, s.p, r)

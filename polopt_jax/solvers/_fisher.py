@@ -93,7 +93,7 @@ def policy_parameters(model: Model, params: Params, batch: Batch) -> Params:
     """A tree like `params` of Python bools: does the policy depend on this leaf? (A critic's own leaves: False.)
 
     Read off the program that JAX traces, not off numbers, so it costs nothing at run time. It sees through `jit` and
-    `checkpoint`; a nested function of another kind, as the body of a `scan`, is taken to depend on all that it is given.
+    `checkpoint`; a nested function of another kind, as the body of a `scan`, is taken to depend on all it is given.
 
     >>> import polopt_jax as po
     >>> def model(params, obs):

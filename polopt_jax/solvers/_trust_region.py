@@ -91,6 +91,16 @@ def backtrack(
 
     Raises ValueError if there is no constraint, or an argument of `update` is missing. Source: Schulman et al. 2015,
     appendix C, step 3; the shrink factor and the number of trials are those of Spinning Up and SB3-contrib.
+
+    >>> import polopt_jax as po
+    >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))
+    >>> batch = po.Batch(obs=None, action=jnp.zeros(1, int), mask=jnp.ones(1, bool), advantage=jnp.ones(1),
+    ...                  log_prob=jnp.log(jnp.full(1, 0.5)))
+    >>> search, params = backtrack(model, [(po.action_kl, 0.01)], shrink=0.5), jnp.zeros(2)
+    >>> objective = po.objective(model, po.surrogate())
+    >>> u, state = search.update(jnp.array([0.4, -0.4]), search.init(params), params, batch=batch, objective=objective)
+    >>> [round(x, 3) for x in u.tolist()], float(state.step_size)
+    ([0.1, -0.1], 0.25)
     """
     if not constraints:
         raise ValueError("constraints must hold at least one (divergence, radius)")

@@ -1,0 +1,66 @@
+"""Numbers as the table, the progress and the report show them."""
+
+NONE = "-"
+
+
+def short(x: float | None) -> str:
+    """Three significant digits.
+
+    >>> short(0.0123456), short(123.456), short(None), short(-0.0)
+    ('0.0123', '123', '-', '0')
+    """
+    if x is None:
+        return NONE
+    return f"{x:.3g}" if 1e-3 <= abs(x) < 1e5 else f"{x + 0.0:.1e}" if x else "0"
+
+
+def si(x: float | None) -> str:
+    """A large number with k, M or G.
+
+    >>> si(950), si(312_345), si(1_500_000), si(None)
+    ('950', '312k', '1.5M', '-')
+    """
+    if x is None:
+        return NONE
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(x) >= 0.9995 * factor:
+            return f"{x / factor:.3g}{unit}"
+    return f"{x:.3g}"
+
+
+def reward(mean: float | None, half_width: float | None = None) -> str:
+    """A mean and, if there is one, the half-width of its interval, to the same digits.
+
+    >>> reward(987.123, 12.5), reward(0.91234, 0.0123), reward(3.5), reward(None)
+    ('987.1 ± 12.5', '0.912 ± 0.012', '3.500', '-')
+    """
+    if mean is None:
+        return NONE
+    digits = 0 if abs(mean) >= 1e4 else 1 if abs(mean) >= 100 else 2 if abs(mean) >= 10 else 3
+    text = f"{mean:.{digits}f}"
+    return text if half_width is None else f"{text} ± {half_width:.{digits}f}"
+
+
+def percent(x: float | None) -> str:
+    """A fraction as a percentage.
+
+    >>> percent(0.984), percent(0.004), percent(None)
+    ('98%', '0.4%', '-')
+    """
+    if x is None:
+        return NONE
+    return f"{100 * x:.1f}%" if 0 < x < 0.0995 else f"{100 * x:.0f}%"
+
+
+def seconds(x: float | None) -> str:
+    """Seconds, or minutes and hours.
+
+    >>> seconds(4.21), seconds(83.4), seconds(7322)
+    ('4.2s', '1m23s', '2h02m')
+    """
+    if x is None:
+        return NONE
+    if x < 59.95:
+        return f"{x:.1f}s"
+    whole = round(x)
+    return f"{whole // 60}m{whole % 60:02}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02}m"

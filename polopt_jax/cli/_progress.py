@@ -1,0 +1,111 @@
+"""Progress on stderr: a bar on a terminal, a line now and then in a log."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from polopt_jax.cli import _format
+from polopt_jax.cli._metrics import Row
+from polopt_jax.cli._plan import Plan
+
+LINE_EVERY = 10.0
+"""Seconds between two lines of a log, at least."""
+
+
+class Progress(Protocol):
+    """What a run tells about itself while it runs."""
+
+    def stage(self, text: str) -> None:
+        """What is being done while there is nothing to count."""
+        ...
+
+    def advance(self, row: Row, plan: Plan) -> None:
+        """A chunk is done."""
+        ...
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def progress(label: str) -> Iterator[Progress]:
+    """Shows one run, or a stage of its own, under a label."""
+    if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        yield _Lines(label)
+        return
+    with _make_bar() as bar:
+        task = bar.add_task(label, total=None, state="", reward="", speed="", kl="")
+        try:
+            yield _Bar(bar, task)
+        finally:
+            if bar.tasks[0].total is None:  # stop the animation of a stage that had nothing to count
+                bar.update(task, total=1, completed=1)
+
+
+def _reward(row: Row) -> str:
+    known = [x for x in row["reward"] if x is not None]
+    return f"reward {_format.reward(sum(known) / len(known) if known else None)}"
+
+
+def _speed(row: Row, plan: Plan) -> str:
+    return f"{_format.si(row['steps'] * plan.num_seeds / max(row['seconds'], 1e-9))} steps/s"
+
+
+def _kl(row: Row) -> str:
+    known = [x for x in row["kl_old_new"] if x is not None]
+    return f"KL {_format.short(sum(known) / len(known) if known else None)}"
+
+
+class _Lines:
+    def __init__(self, label: str):
+        self._label, self._next = label, 0.0
+
+    def stage(self, text: str) -> None:
+        say(f"{self._label}: {text}")
+
+    def advance(self, row: Row, plan: Plan) -> None:
+        if time.monotonic() < self._next and row["update"] < plan.updates:
+            return
+        self._next = time.monotonic() + LINE_EVERY
+        done = f"{100 * row['update'] // plan.updates}%, {_format.si(row['steps'])} of {_format.si(plan.steps)} steps"
+        say(f"{self._label}: {done}, {_reward(row)}, {_speed(row, plan)}, {_kl(row)}")
+
+
+class _Bar:
+    def __init__(self, bar: Any, task: Any):
+        self._bar, self._task = bar, task
+
+    def stage(self, text: str) -> None:
+        self._bar.update(self._task, state=text)
+
+    def advance(self, row: Row, plan: Plan) -> None:
+        self._bar.update(
+            self._task,
+            total=plan.updates,
+            completed=row["update"],
+            state=f"{100 * row['update'] // plan.updates}%",
+            reward=_reward(row),
+            speed=_speed(row, plan),
+            kl=_kl(row),
+        )
+
+
+def _make_bar() -> Any:
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    def field(name: str) -> Any:
+        return rich_progress.TextColumn("{task.fields[" + name + "]}")
+
+    return rich_progress.Progress(
+        rich_progress.TextColumn("{task.description:<13}"),
+        rich_progress.BarColumn(bar_width=14),
+        *(field(name) for name in ("state", "reward", "speed", "kl")),
+        rich_progress.TimeElapsedColumn(),
+        console=Console(file=sys.stderr),
+    )
