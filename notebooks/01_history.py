@@ -34,9 +34,9 @@ plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "lege
 BLUE, ORANGE, GREY, LIGHT_GREY, MID_BLUE, DARK_ORANGE = plt.rcParams["axes.prop_cycle"].by_key()["color"][:6]
 
 
-def band(ax, x, runs, *, label, color, **style):
-    """Median over the first axis, with the band from the lower to the upper quartile."""
-    low, middle, high = np.percentile(np.asarray(runs), [25, 50, 75], axis=0)
+def band(ax, x, runs, *, label, color, inner=50, **style):
+    """Median over the first axis, with the band that holds the inner 50% (or more) of the runs."""
+    low, middle, high = np.percentile(np.asarray(runs), [50 - inner / 2, 50, 50 + inner / 2], axis=0)
     ax.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
     ax.plot(x, middle, color=color, label=label, **style)
 
@@ -214,7 +214,7 @@ assert (with_critic["policy"] == JUDGED["policy"]).all()
 
 # %%
 # The gradient from a batch of 8 episodes, again and again, with three baselines on the same episodes.
-BATCHES, EPISODES = (400, 8) if FAST else (2000, 8)
+BATCHES, EPISODES = (400, 8) if FAST else (1500, 8)
 reinforce = po.objective(model, po.reinforce(reduce=po.sequence_sum))  # summed over an episode: its gradient is -∇J
 
 
@@ -398,8 +398,8 @@ shown = RATES.index(1.0)
 path = by_gradient["policy"][shown]
 left.plot(*path.T, color=RATE_COLORS[shown], lw=2.5)
 left.plot(*by_natural["policy"][0].T, "o-", ms=4, lw=1.5, color=BLUE)
-left.text(2.9, 1.7, "gradient, rate 1:\nnumbers are updates", color=RATE_COLORS[shown], fontsize=9)
-left.text(-1.1, 0.9, "natural gradient:\na dot per update", color=BLUE, fontsize=9, ha="right")
+left.text(3.3, -2.75, "gradient, rate 1:\nnumbers are updates", color=RATE_COLORS[shown], fontsize=9)
+left.text(2.4, 0.3, "natural gradient:\na dot per update", color=BLUE, fontsize=9, ha="right")
 marked = [n for n in (10, 100, 1000) if n < len(path)]
 left.plot(*path[marked].T, "o", ms=5, color=RATE_COLORS[shown], mec="black", zorder=3)
 for n in marked:
@@ -411,9 +411,9 @@ for rate, returns, color in zip(RATES, by_gradient["return"], RATE_COLORS, stric
 right.semilogx(np.arange(1, 101), by_natural["return"][0], "o-", ms=4, lw=1.5, color=BLUE, label="natural gradient, rate 0.1")
 right.axhline(H, color="0.6", lw=1, ls=":")
 right.annotate("stay in room 1 for ever", (1, H), (0, 5), textcoords="offset points", color="0.4")
-right.set_ylim(6.5, 20.5)
+right.set_ylim(6.5, 18.5)
 right.set(xlabel="update", ylabel="exact return J")
-right.legend(loc="upper left", fontsize=9)
+right.legend(loc="center", bbox_to_anchor=(0.64, 0.62), fontsize=9)
 fig.suptitle("Natural gradient: the same exact gradient, measured in policies instead of parameters")
 plt.show()
 
@@ -428,7 +428,8 @@ plt.show()
 #
 # **What it adds.** A line search: shorten the step, and again, until the KL, computed exactly, is within $\delta$ *and* the
 # surrogate has improved; if no step passes, take none. The chain reads as the method does,
-# `natural_gradient → scale_to_radius → scale(-1) → backtrack`. Below, the same chain with and without its last link.
+# `natural_gradient → scale_to_radius → scale(-1) → backtrack`. Below, the same chain with and without the check of
+# the KL in its last link.
 #
 # **What it costs.** A few more evaluations of the policy, and batches that are used only once.
 
@@ -445,42 +446,41 @@ def by_critic(lambda_=0.9):
     return estimate
 
 
-def trust_region(last_link):
-    def recipe(radius):
-        proposal = optax.chain(
-            po.natural_gradient(model, po.action_kl, damping=1e-4),
-            po.scale_to_radius(model, po.action_kl, radius=radius),
-            optax.scale(-1.0),
-        )
-        optimizer = optax.chain(proposal, *last_link(radius))
-        step = po.make_step((surrogate, optimizer), (critic, optax.adam(0.3)))
-        step = po.monitored(step, model, kl_old_new=po.action_kl)
-        return algorithm(START, collector(by_critic(), episodes=128), step)
+def trust_region(limit):
+    """Every step is scaled to RADIUS by the quadratic model; `limit` is what the line search accepts. This is TRPO if
+    they are the same (`po.trpo` in one word), and without its check of the KL if the limit is infinite."""
+    optimizer = optax.chain(
+        po.natural_gradient(model, po.action_kl, damping=1e-4),
+        po.scale_to_radius(model, po.action_kl, radius=RADIUS),
+        optax.scale(-1.0),
+        po.backtrack(model, [(po.action_kl, limit)]),
+    )
+    step = po.make_step((surrogate, optimizer), (critic, optax.adam(0.3)))
+    step = po.monitored(step, model, kl_old_new=po.action_kl)
+    return algorithm(START, collector(by_critic(), episodes=128), step)
 
-    return recipe
 
-
-_, checked = learn(trust_region(lambda radius: [po.backtrack(model, [(po.action_kl, radius)])]), updates=UPDATES, settings=[RADIUS], seeds=SEEDS)
-_, unchecked = learn(trust_region(lambda radius: []), updates=UPDATES, settings=[RADIUS], seeds=SEEDS)
-checked, unchecked = (jax.tree.map(lambda x: np.asarray(x)[0], m) for m in (checked, unchecked))
-print(f"asked for KL <= {RADIUS}.   Largest KL of an update: TRPO {checked['kl_old_new'].max():.3f}, without line search {unchecked['kl_old_new'].max():.3f}")
-print(f"updates beyond the radius: TRPO {(checked['kl_old_new'] > RADIUS).mean():.0%}, without line search {(unchecked['kl_old_new'] > RADIUS).mean():.0%}")
-print(f"return at the end, quartiles over seeds: TRPO {np.percentile(checked['return'][:, -1], [25, 50, 75]).round(1)}, without {np.percentile(unchecked['return'][:, -1], [25, 50, 75]).round(1)}")
+_, searched = learn(trust_region, updates=UPDATES, settings=[RADIUS, jnp.inf], seeds=SEEDS)
+checked, unchecked = (jax.tree.map(lambda x, i=i: np.asarray(x)[i], searched) for i in (0, 1))
+for name, runs in (("TRPO", checked), ("KL not checked", unchecked)):
+    kl, last = runs["kl_old_new"], runs["return"][:, -1]
+    print(f"{name:14s}  largest KL of an update {kl.max():6.3f}   updates beyond {RADIUS}: {(kl > RADIUS).mean():3.0%}   "
+          f"return at the end: mean {last.mean():.1f}, worst {last.min():.1f}")
 assert checked["kl_old_new"].max() <= RADIUS < unchecked["kl_old_new"].max()
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
 update = np.arange(UPDATES)
-for runs, color, marker, label in ((unchecked, ORANGE, "x", "quadratic model trusted"), (checked, BLUE, ".", "TRPO: line search")):
+for runs, color, marker, label in ((unchecked, ORANGE, "x", "KL not checked"), (checked, BLUE, ".", "TRPO")):
     left.semilogy(update, runs["kl_old_new"].T, marker, ms=4, color=color, alpha=0.5)  # a step of 0 is not on the axis
     left.plot([], [], marker, color=color, label=label)
-    band(right, update, runs["return"], label=label, color=color)
+    band(right, update, runs["return"], label=label, color=color, inner=80)
 left.axhline(RADIUS, color="black", lw=1.2, ls="--", label="predicted: the radius δ")
 left.set(xlabel="update", ylabel="actual KL(old ‖ new), nats per decision", ylim=(1e-4, None))
 left.legend(loc="lower left", frameon=True)
 right.set(xlabel="update", ylabel="exact return J")
 right.legend(loc="lower right")
-fig.suptitle(f"TRPO: predicted and actual KL, {SEEDS} seeds, 128 episodes per update")
+fig.suptitle(f"TRPO: predicted and actual KL; {SEEDS} seeds (right: median and inner 80%), 128 episodes per update")
 plt.show()
 
 # %% [markdown]
@@ -619,12 +619,13 @@ def from_preferences(num_pairs):
 
 
 PAIRS = [100, 1000, 10_000, 100_000]
-MOST_PAIRS, DPO_UPDATES, SEEDS = max(PAIRS), (300 if FAST else 1000), (3 if FAST else 8)
+MOST_PAIRS, DPO_UPDATES, SEEDS = max(PAIRS), (300 if FAST else 800), (3 if FAST else 8)
 _, preferred = learn(from_preferences, updates=DPO_UPDATES, settings=PAIRS, seeds=SEEDS)
 distance = np.asarray(preferred["tv"])
 at_first, at_last = distance[0, 0, 0], np.median(distance[:, :, -1], axis=1)
 print(f"total variation distance to π*: {at_first:.3f} for the reference;", *(f"{d:.3f} with {n} pairs;" for n, d in zip(PAIRS, at_last, strict=True)))
-assert (np.diff(at_last) < 0).all()
+assert (np.diff(at_last) < 0).all()  # more pairs, closer
+assert at_last[0] > at_first > at_last[-1]  # and few pairs lead away: they are learnt by heart
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[1.5, 1])
@@ -637,10 +638,12 @@ left.set_xticks(place, ["".join("abc"[i] for i in SENTENCES[s]) for s in order],
 left.set(ylabel="probability of the sentence", xlim=(-0.7, V**T - 0.3))
 left.legend()
 DPO_COLORS = plt.colormaps["Blues"](np.linspace(0.4, 0.95, len(PAIRS)))
-for n, runs, color in zip(PAIRS, distance, DPO_COLORS, strict=True):
-    band(right, np.arange(DPO_UPDATES), runs, label=f"{n:,} pairs", color=color)
-right.set(yscale="log", xlabel="update", ylabel="total variation distance to π*")
-right.legend(loc="lower left", fontsize=9)
+for n, each, color in zip(PAIRS, distance, DPO_COLORS, strict=True):
+    band(right, np.arange(DPO_UPDATES), each, label=None, color=color)
+    right.text(DPO_UPDATES * 1.02, np.median(each[:, -1]), f"{n:,} pairs", color=color, va="center")
+right.axhline(at_first, color="black", lw=0.8, ls=":")
+right.text(DPO_UPDATES * 1.02, at_first, "reference", va="center")
+right.set(yscale="log", xlabel="update", ylabel="total variation distance to π*", xlim=(0, DPO_UPDATES))
 fig.suptitle("DPO: preferences alone lead to the KL-regularised optimum, as far as the pairs determine it")
 plt.show()
 
@@ -707,7 +710,7 @@ print("the reference:", {name: f"{float(x):.1%}" for name, x in outcome_law(refe
 
 # %%
 # One batch of 512 sequences, spent on few prompts with many attempts each, or on many prompts with few.
-GROUPS, ROWS, REPEATS = [2, 4, 8, 16, 32, 64], 512, (40 if FAST else 200)
+GROUPS, ROWS, REPEATS = ([2, 8, 64], 512, 100) if FAST else ([2, 4, 8, 16, 32, 64], 512, 150)
 bench = tasks.token_task(network, worlds, reference, num_prompts=ROWS, group_size=1)
 grpo_loss = po.objective(network.apply, po.grpo(beta=0.0))
 exact_direction = jax.grad(lambda params: outcome_law(params)["reward"])(reference)["shift"]
@@ -730,18 +733,25 @@ def cosine_to_exact(batch, advantage):
     return (gradient * exact_direction).sum() / jnp.maximum(norms, 1e-12)
 
 
+group_relative = jax.jit(po.group_relative)
+random = np.random.default_rng(7)
 silent, cosine = [], []
 for size in GROUPS:
-    key = jax.random.fold_in(jax.random.key(7), size)
-    prompts = jax.random.randint(key, (REPEATS, ROWS // size), 0, worlds.num_worlds)
-    batch, reward = attempts(jnp.repeat(prompts, size, axis=1), jax.random.split(key, REPEATS))
-    grouped = reward.reshape(REPEATS, -1, size)
-    silent.append(np.asarray((grouped == grouped[..., :1]).all(-1).mean(-1)))
-    cosine.append(np.asarray(cosine_to_exact(batch, po.group_relative(grouped).reshape(REPEATS, ROWS))))
+    prompts = random.integers(worlds.num_worlds, size=(REPEATS, ROWS // size)).repeat(size, axis=1)
+    batch, reward = attempts(prompts, jax.random.split(jax.random.key(size), REPEATS))
+    grouped = np.asarray(reward).reshape(REPEATS, -1, size)
+    silent.append((grouped == grouped[..., :1]).all(-1).mean(-1))
+    cosine.append(np.asarray(cosine_to_exact(batch, group_relative(grouped).reshape(REPEATS, ROWS))))
 silent, cosine = np.array(silent).T, np.array(cosine).T  # [repeats, group size]
 for size, s, c in zip(GROUPS, silent.mean(0), np.median(cosine, axis=0), strict=True):
     print(f"G = {size:2d}: silent groups {s:4.0%}, cosine between estimate and exact gradient of the reward {c:.2f}")
 assert (np.diff(silent.mean(0)) < 0).all()
+assert abs(np.median(cosine[:, -1]) - np.median(cosine[:, GROUPS.index(8)])) < 0.1  # at equal cost, no gain beyond G = 8
+
+# %% [markdown]
+# So the silence goes as the groups grow, but at equal cost the estimate is hardly better for it: fewer prompts are seen.
+#
+# Now train, and watch the *outcome* beside the reward.
 
 
 # %%
@@ -755,18 +765,22 @@ def watched(algorithm):
     return algorithm._replace(collect=collect)
 
 
-TOKEN_UPDATES, SEEDS = (60 if FAST else 150), (2 if FAST else 4)
+TOKEN_UPDATES, SEEDS, BETAS = (60 if FAST else 150), (2 if FAST else 4), [0.04, 0.0]
 tokens = tasks.token_task(network, worlds, reference, num_prompts=16, group_size=16)
 
 
-def grpo(learning_rate):
-    return watched(algorithms.grpo(tokens, learning_rate=learning_rate))
+def grpo(beta):
+    return watched(algorithms.grpo(tokens, learning_rate=0.03, beta=beta))
 
 
 runs = {}
-_, runs["GRPO"] = learn(grpo, updates=TOKEN_UPDATES, settings=[0.03], seeds=SEEDS)
-end = {name: float(np.median(runs["GRPO"][name][0, :, -1])) for name in ("reward", "skip", "honest")}
-print(f"GRPO after {TOKEN_UPDATES} updates:", {name: f"{x:.0%}" for name, x in end.items()})
+_, runs["GRPO"] = learn(grpo, updates=TOKEN_UPDATES, settings=BETAS, seeds=SEEDS)
+for beta, *law in zip(BETAS, *(np.median(runs["GRPO"][name], axis=1) for name in ("reward", "skip", "honest")), strict=True):
+    reward, skip, honest = law
+    print(f"GRPO, β = {beta:4.2f}, after {TOKEN_UPDATES} updates: reward {reward[-1]:.0%}, skips {skip[-1]:.0%}, does the job {honest[-1]:.0%} (at most {honest.max():.0%}, at update {honest.argmax()})")
+with_penalty, without = np.median(runs["GRPO"]["honest"], axis=1)
+assert with_penalty.max() > 0.5 and with_penalty[-1] < 0.75 * with_penalty.max()  # learnt, and lost again
+assert without[-1] > with_penalty[-1]
 
 # %%
 fig, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.5), width_ratios=[1, 1, 1.3])
@@ -779,10 +793,18 @@ left.set_ylabel("share of groups that say nothing")
 middle.set_ylabel("cosine to the exact gradient")
 for name, color, label in (("reward", "black", "mean reward"), ("skip", ORANGE, "skips the test"), ("honest", BLUE, "does the job")):
     band(right, np.arange(TOKEN_UPDATES), runs["GRPO"][name][0], color=color, label=label)
-right.set(xlabel="update", ylabel="exact probability", ylim=(0, 1))
-right.legend()
+right.plot(np.arange(TOKEN_UPDATES), without, color=BLUE, ls="--", label="same, β = 0")
+right.set(xlabel="update", ylabel="exact probability", ylim=(0, 1.02))
+right.legend(loc="center right", fontsize=9)
 fig.suptitle("GRPO: the group is the baseline; and the reward does not say which way it was earned")
 plt.show()
+
+# %% [markdown]
+# Look at the right-hand picture for a while. The reward curve is as good as they come, and a dashboard shows nothing
+# else. Underneath, the policy first learns to do the job, then finds that skipping pays as well - and then *unlearns*
+# the job: with every reward already earned by the skip, nothing holds the honest tokens, and the penalty draws them
+# back towards the reference. (Dashed: with $\beta = 0$ they stay.) The penalty that was to keep the policy close in
+# tokens decided what it does.
 
 # %% [markdown]
 # ## All seven, one task, one loop
@@ -795,10 +817,10 @@ plt.show()
 RECIPES = {
     "REINFORCE": (lambda rate: algorithms.reinforce(tokens.task, learning_rate=rate, gamma=1.0), 0.06),
     "Actor-Critic": (lambda rate: algorithms.actor_critic(tokens.task, learning_rate=rate, gamma=1.0), 0.06),
-    "NPG": (lambda rate: algorithms.npg(tokens.task, learning_rate=rate, gamma=1.0, value_learning_rate=0.03), 0.1),
+    "NPG": (lambda rate: algorithms.npg(tokens.task, learning_rate=rate, gamma=1.0, value_learning_rate=0.03), 0.5),
     "TRPO": (lambda radius: algorithms.trpo(tokens.task, radius=radius, gamma=1.0, value_learning_rate=0.03), 0.003),
     "PPO": (lambda rate: algorithms.ppo(tokens.task, learning_rate=rate, gamma=1.0), 0.01),
-    "DPO": (lambda rate: algorithms.dpo(tokens, learning_rate=rate), 0.03),
+    "DPO": (lambda rate: algorithms.dpo(tokens, learning_rate=rate), 0.06),
 }
 for name, (recipe, setting) in RECIPES.items():
     _, runs[name] = learn(lambda x, recipe=recipe: watched(recipe(x)), updates=TOKEN_UPDATES, settings=[setting], seeds=SEEDS)
@@ -809,3 +831,47 @@ ORDER = [*RECIPES, "GRPO"]
 for name in ORDER:
     end = {key: float(np.median(runs[name][key][0, :, -1])) for key in ("reward", "skip", "honest")}
     print(f"{name:14s}{end['reward']:8.0%}{end['skip']:8.0%}{end['honest']:8.0%}{float(np.mean(runs[name]['kl_old_new'])):32.5f}")
+
+
+at_end = {key: [float(np.median(runs[name][key][0, :, -1])) for name in ORDER] for key in ("reward", "skip")}
+assert min(at_end["reward"]) > 0.9  # all of them solve it
+assert max(at_end["skip"]) - min(at_end["skip"]) > 0.5  # in different ways
+
+# %%
+fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=[1.1, 1])
+COLORS = dict(zip(ORDER, plt.colormaps["viridis"](np.linspace(0, 0.93, len(ORDER))), strict=True))
+MARKERS = dict(zip(ORDER, "osD^vPX", strict=True))
+every = max(1, TOKEN_UPDATES // 8)
+for row, name in enumerate(ORDER):
+    band(left, np.arange(TOKEN_UPDATES), runs[name]["reward"][0], label=name, color=COLORS[name], marker=MARKERS[name], markevery=every)
+    skip, honest = (np.asarray(runs[name][key][0, :, -1]) for key in ("skip", "honest"))
+    right.plot(honest, np.full(SEEDS, row - 0.12), "o", ms=8, color=BLUE, alpha=0.7, mec="none")
+    right.plot(skip, np.full(SEEDS, row + 0.12), "D", ms=7, color=ORANGE, alpha=0.7, mec="none")
+right.plot([], [], "o", color=BLUE, label="does the job")
+right.plot([], [], "D", color=ORANGE, label="skips the test")
+right.set(xlabel="exact probability at the end (a mark per seed)", xlim=(-0.03, 1.03), ylim=(len(ORDER) - 0.5, -0.5))
+right.set_yticks(range(len(ORDER)), ORDER)
+right.grid(axis="y", color="0.9")
+right.legend(loc="center", bbox_to_anchor=(0.5, 0.5), frameon=True)
+left.set(xlabel="update", ylabel="exact mean reward", ylim=(0, 1.02))
+left.legend(loc="lower right", fontsize=9)
+fig.suptitle("All seven on one task: the reward says little about what was learnt")
+plt.show()
+
+# %% [markdown]
+# ## Where to go from here
+#
+# | | what it added | what it asks for |
+# |---|---|---|
+# | REINFORCE | a gradient of what can only be sampled | many samples |
+# | Actor-Critic | a critic in place of the rest of the return | a critic worth trusting: λ |
+# | NPG | steps measured in policies, not in parameters | a linear solve |
+# | TRPO | a step length with a meaning, checked before it is taken | one batch per step |
+# | PPO | many cheap steps per batch | faith: nothing is bounded |
+# | DPO | no reward model, no sampling | enough pairs, and a reference that covers them |
+# | GRPO | no critic | many attempts per prompt, some of which differ |
+#
+# * `02_natural_gradient` looks closer at chapters 3 and 4.
+# * `polopt compare` trains all seven on larger tasks; `polopt train ppo --env inverted_pendulum` one of them.
+# * The functions behind each chapter: `po.reinforce`, `po.actor_critic`, `po.npg`, `po.trpo`, `po.ppo`, `po.dpo`,
+#   `po.grpo`. Every docstring has the equation, and says how it differs from the paper.

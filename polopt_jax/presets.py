@@ -19,11 +19,11 @@ class Preset(NamedTuple):
 
 
 CONTROL = {
-    "reinforce": Preset(1024, 64, {"learning_rate": 1e-2}),
-    "actor_critic": Preset(1024, 16, {"learning_rate": 3e-3}),
-    "npg": Preset(1024, 16, {"learning_rate": 0.1}),
-    "trpo": Preset(1024, 16, {"radius": 0.01}),
-    "ppo": Preset(1024, 16, {"learning_rate": 3e-4}),
+    "reinforce": Preset(64, 64, {"learning_rate": 1e-2}),
+    "actor_critic": Preset(64, 16, {"learning_rate": 3e-3}),
+    "npg": Preset(64, 16, {"learning_rate": 0.4, "value_epochs": 2}),
+    "trpo": Preset(64, 16, {"radius": 0.01, "value_epochs": 2}),
+    "ppo": Preset(64, 16, {"learning_rate": 1e-3}),
 }
 """For environments (Brax), by algorithm."""
 

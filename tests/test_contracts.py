@@ -308,6 +308,17 @@ def test_garbage_under_the_mask_is_inert(label):
     assert_close((clean.value, clean.metrics), tuple(run(label, inputs, batch)[:2]))
 
 
+def test_half_a_pair_is_no_pair():
+    """A chosen row without its rejected one adds nothing to DPO, neither to the mean nor to the number of pairs."""
+    (outputs,), batch = example("dpo")
+    mask = jnp.ones_like(batch.mask)
+    half = replace(batch, mask=mask.at[1, 0].set(False))
+    without = replace(batch, mask=mask.at[:, 0].set(False))
+    assert_close(run("dpo", (outputs,), half)[0], run("dpo", (outputs,), without)[0])
+    assert_close(run("dpo", (outputs,), half).input_grads, run("dpo", (outputs,), without).input_grads)
+    assert_all_zero(run("dpo", (outputs,), half).input_grads[0].policy.logits[:, 0])
+
+
 @each_case
 def test_batch_is_constant(label):
     """P8: the gradient with respect to every float field of the batch is exactly 0."""

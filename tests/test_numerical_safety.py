@@ -586,7 +586,7 @@ def test_convergence_is_never_claimed_falsely():
     for tol in (1e-4, 1e-7):
         x, info = solve(hilbert, np.ones(n), iters=200, tol=tol)
         residual = np.linalg.norm(np.ones(n) - hilbert @ np.asarray(x, np.float64)) / np.sqrt(n)
-        np.testing.assert_allclose(float(info.residual), residual, rtol=9, atol=1e-5)
+        assert residual / 3 - 1e-6 <= float(info.residual) <= 3 * residual + 1e-6
         assert int(info.status) != CGStatus.CONVERGED or residual <= 10 * tol
     x, info = solve(MATRIX, RHS, iters=1, tol=1e-6)
     assert int(info.status) == CGStatus.ITERATION_LIMIT

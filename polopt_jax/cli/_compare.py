@@ -27,7 +27,8 @@ def compare(options: Compare, plans: Sequence[Plan], arguments: Sequence[str]) -
             write_files(directory, f"Comparison on {names}", results, arguments, notes)
         print_result(directory, results, notes, json=options.json)
     if stop.signal_number is not None and (len(results) < len(plans) or results[-1].status == "interrupted"):
-        raise Interrupted(f"interrupted, after {len(results)} of {len(plans)} runs", stop.signal_number)
+        finished = sum(result.status == "finished" for result in results)
+        raise Interrupted(f"interrupted, with {finished} of {len(plans)} runs finished", stop.signal_number)
     if any(result.status == "non-finite" for result in results):
         raise NonFiniteError("; ".join(note for note in notes if "finite" in note))
     return 0

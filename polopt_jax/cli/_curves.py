@@ -1,5 +1,6 @@
 """Curves: a row per environment, all its algorithms on the same axes; as a PNG, and as SVG for the report."""
 
+import html
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -37,10 +38,10 @@ def panels(result: Result) -> list[Panel]:
     """What is drawn of an environment."""
     shared = [
         Panel("reward", "Reward", log=False),
-        Panel("kl_old_new", "KL(old‖new) per update, nats per decision", log=True),
+        Panel("kl_old_new", "KL(old‖new) per update, nats / decision", log=True),
     ]
     if not result.plan.is_token:
-        return [*shared, Panel("entropy", "Entropy, nats per decision", log=False)]
+        return [*shared, Panel("entropy", "Entropy, nats / decision", log=False)]
     skip = Panel("outcome/skip", "Share that skip the test", log=False, limits=(-0.02, 1.02))
     return [*shared, skip, skip._replace(metric="outcome/honest", title="Share that pass it honestly")]
 
@@ -85,15 +86,16 @@ def _draw(axes: Any, panel: Panel, results: Sequence[Result]) -> None:
     axes.tick_params(labelsize=9)
 
 
-def _figure(rows: Sequence[Sequence[Result]], *, width: float, height: float, titles: Sequence[str]) -> Any:
-    """A figure with a row of panels and a legend for each of `rows`."""
+def _figure(groups: Sequence[Sequence[Result]], *, titles: Sequence[str], lines: int, width: float) -> Any:
+    """A figure with a strip of panels, over so many lines, and a legend for each group of results."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height * len(rows)), layout="constrained")
-    strips = np.atleast_1d(figure.subfigures(len(rows), 1, hspace=0.05))
-    for strip, results, title in zip(strips, rows, titles, strict=True):
+    figure = Figure(figsize=(width, (3.1 * lines + 0.6) * len(groups)), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
+    strips = np.atleast_1d(figure.subfigures(len(groups), 1, hspace=0.05))
+    for strip, results, title in zip(strips, groups, titles, strict=True):
         drawn = panels(results[0])
-        axes = np.atleast_1d(strip.subplots(1, len(drawn)))
+        axes = np.atleast_1d(strip.subplots(lines, len(drawn) // lines)).ravel()
         for ax, panel in zip(axes, drawn, strict=True):
             _draw(ax, panel, results)
         if title:
@@ -121,19 +123,18 @@ def png(results: Sequence[Result]) -> bytes:
     rows = [[results[i] for i in indices] for indices in groups(results).values()]
     titles = [row[0].plan.env if len(row) > 1 else f"{row[0].plan.algorithm} on {row[0].plan.env}" for row in rows]
     width = 4.2 * max(len(panels(row[0])) for row in rows)
-    return _save(lambda: _figure(rows, width=width, height=3.7, titles=titles), "png")
+    return _save(lambda: _figure(rows, titles=titles, lines=1, width=width), "png")
 
 
 def svg(results: Sequence[Result], alt: str) -> str:
     """One environment as an `<svg>` element that takes the colours of the page around it and names nothing outside."""
-    columns = len(panels(results[0]))
     settings = {"svg.fonttype": "none", "svg.hashsalt": results[0].plan.env, "font.sans-serif": ["DejaVu Sans"]}
-    width = 3.6 * columns if columns < 4 else 12.6
-    raw = _save(lambda: _figure([results], width=width, height=3.5, titles=[""]), "svg", **settings).decode()
+    lines = 2 if len(panels(results[0])) == 4 else 1
+    draw = lambda: _figure([results], titles=[""], lines=lines, width=10.8)  # noqa: E731
+    raw = _save(draw, "svg", **settings).decode()
     raw = raw[raw.index("<svg") :]
     raw = re.sub(r"<metadata>.*?</metadata>", "", raw, flags=re.DOTALL)
     raw = re.sub(r'\s(xmlns(:\w+)?)="[^"]*"', "", raw)
-    raw = re.sub(
-        r'<svg[^>]*viewBox="([^"]*)"[^>]*>', f'<svg viewBox="\\1" role="img" aria-label="{alt}">', raw, count=1
-    )
+    opening = re.compile(r'<svg[^>]*viewBox="([^"]*)"[^>]*>')
+    raw = opening.sub(lambda m: f'<svg viewBox="{m[1]}" role="img" aria-label="{html.escape(alt)}">', raw, count=1)
     return raw.replace(INK, "currentColor").replace(FAINT, "currentColor")

@@ -4,14 +4,17 @@ NONE = "-"
 
 
 def short(x: float | None) -> str:
-    """Three significant digits.
+    """Three significant digits, or two and an exponent.
 
-    >>> short(0.0123456), short(123.456), short(None), short(-0.0)
-    ('0.0123', '123', '-', '0')
+    >>> short(0.0123456), short(-123.456), short(0.000123), short(1.26e-6), short(0.0), short(None)
+    ('0.0123', '-123', '1.2e-4', '1.3e-6', '0', '-')
     """
     if x is None:
         return NONE
-    return f"{x:.3g}" if 1e-3 <= abs(x) < 1e5 else f"{x + 0.0:.1e}" if x else "0"
+    if x == 0 or 1e-3 <= abs(x) < 1e5:
+        return f"{x + 0.0:.3g}"
+    digits, exponent = f"{x:.1e}".split("e")
+    return f"{digits}e{int(exponent)}"
 
 
 def si(x: float | None) -> str:

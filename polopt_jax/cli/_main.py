@@ -24,10 +24,10 @@ Policy optimization: REINFORCE, actor-critic, NPG, TRPO, PPO, DPO and GRPO.
 
 usage: polopt COMMAND [OPTIONS]
 
-  polopt compare                         all of them: one table, curves, a report
-  polopt train ALGORITHM --env NAME      one of them, with checkpoints
-  polopt envs                            the environments
-  polopt COMMAND --help                  the options of a command
+  polopt compare                      all of them: one table, curves, a report
+  polopt train ALGORITHM --env NAME   one of them, with checkpoints
+  polopt envs                         the environments
+  polopt COMMAND --help               the options of a command
   polopt --version
 
 examples:

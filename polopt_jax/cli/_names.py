@@ -76,8 +76,8 @@ def check_backend(name: str, env: str) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The entry of `known` most like `name`."""
-    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    """The entry of `known` most like `name`, capitals apart."""
+    return difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
 
 
 def _known(kind: str, name: str, known: Sequence[str]) -> str:

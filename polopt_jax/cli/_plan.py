@@ -11,7 +11,7 @@ from polopt_jax.cli._errors import UsageError
 from polopt_jax.cli._hyperparameters import check_parameters, describe, flag, given, parameters
 from polopt_jax.cli._options import Compare, Train
 
-DEFAULT_STEPS = {"inverted_pendulum": 1_500_000, _names.TOKEN_ENV: 300_000}
+DEFAULT_STEPS = {"inverted_pendulum": 500_000, _names.TOKEN_ENV: 200_000}
 OTHER_STEPS = 5_000_000
 """Steps per seed where nothing is said: enough to see learning, and minutes on two CPU cores."""
 GROUP_SIZE = 8
@@ -62,6 +62,8 @@ class Plan:
     def config(self) -> dict[str, Any]:
         """The plan as JSON, with the recipe's defaults written out: equal configs are equal runs."""
         values = {**parameters(self.algorithm), **self.hyperparameters}
+        if "baseline" in values:
+            values["baseline"] = values["baseline"] or "batch-mean"  # the recipe's, by the command's name
         return {
             "algorithm": self.algorithm,
             "env": self.env,
@@ -80,17 +82,15 @@ class Plan:
 
 
 def split_updates(updates: int) -> tuple[int, int]:
-    """`(chunks, updates per chunk)` covering at least `updates`: near 25 chunks or more, little rounded up.
+    """`(chunks, updates per chunk)` covering at least `updates`: as near to 25 chunks, or more, as whole updates allow.
 
-    >>> split_updates(7), split_updates(100), split_updates(97), split_updates(10_000)
-    ((7, 1), (25, 4), (25, 4), (100, 100))
+    >>> split_updates(7), split_updates(97), split_updates(10_000)
+    ((7, 1), (25, 4), (100, 100))
     """
     wanted = max(WANTED_CHUNKS, math.ceil(updates / CHUNK_UPDATES))
-    if updates <= wanted:
-        return updates, 1
-    candidates = [math.ceil(updates / math.ceil(updates / n)) for n in range(max(1, wanted - 5), wanted + 6)]
-    chunks = min(candidates, key=lambda n: (n * math.ceil(updates / n), abs(n - wanted)))
-    return chunks, math.ceil(updates / chunks)
+    sizes = (max(1, updates // wanted), math.ceil(updates / wanted))
+    size = min(sizes, key=lambda size: abs(math.ceil(updates / size) - wanted))
+    return math.ceil(updates / size), size
 
 
 def plan_train(options: Train) -> Plan:

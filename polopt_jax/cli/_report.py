@@ -40,7 +40,7 @@ th, td { padding: 7px 12px; text-align: right; white-space: nowrap; border-botto
 th:first-child, td:first-child { text-align: left; }
 thead th { color: var(--soft); font-weight: 600; font-size: .85rem; vertical-align: bottom; }
 tr.group th { text-align: left; background: var(--tint); font-size: .95rem; }
-table.wrap td { white-space: normal; text-align: left; vertical-align: top; }
+table.wrap td { text-align: left; vertical-align: top; } table.wrap td:nth-child(n+3) { white-space: normal; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .35em 1.4em; margin: 1em 0; }
 dt { font-weight: 600; } dd { margin: 0; color: var(--soft); max-width: 75ch; }
 figure { margin: 1.2em 0 2em; } figure svg { width: 100%; height: auto; display: block; }
@@ -129,8 +129,7 @@ def _results(results: Sequence[Result]) -> str:
             cells = "".join(f"<td>{text(cell)}</td>" for cell in rest)
             body.append(f"<tr><td>{_swatch(results[i].plan.algorithm)}{text(first)}</td>{cells}</tr>")
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    meanings = {_table.full_name(column): column.meaning for column in columns[1:]}
-    return f'<div class="scroll">{table}</div>{_definitions(meanings)}'
+    return f'<div class="scroll">{table}</div>{_definitions(_table.meanings(results))}'
 
 
 def _definitions(entries: dict[str, str]) -> str:
@@ -150,7 +149,7 @@ def _figure(results: Sequence[Result]) -> str:
         "Reward is that of the episodes that ended since the last point."
     )
     return (
-        f"<figure><h3>{text(plan.env)}</h3>{_curves.svg(results, text(alt)) if all(r.rows for r in results) else ''}"
+        f"<figure><h3>{text(plan.env)}</h3>{_curves.svg(results, alt) if all(r.rows for r in results) else ''}"
         f"<figcaption>{caption}</figcaption></figure>"
     )
 

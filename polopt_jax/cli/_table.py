@@ -82,6 +82,13 @@ def cells(results: Sequence[Result]) -> tuple[list[Column], list[list[str]]]:
     return columns, [[column.cell(summary) for column in columns] for summary in summaries]
 
 
+def meanings(results: Sequence[Result]) -> dict[str, str]:
+    """What the columns say, by name; that of the algorithms where one is starred."""
+    all_finished = all(result.status == "finished" for result in results)
+    columns, _ = cells(results)
+    return {full_name(column): column.meaning for column in (columns[1:] if all_finished else columns)}
+
+
 def groups(results: Sequence[Result]) -> dict[str, list[int]]:
     """Indices of the results of each environment, in order."""
     found: dict[str, list[int]] = {}
@@ -121,5 +128,5 @@ def print_table(results: Sequence[Result]) -> None:
         for i in indices:
             console.print(line(rows[i]), overflow="crop", no_wrap=True)
     console.print()
-    for column in columns[1:]:
-        console.print(f"{full_name(column)}: {column.meaning}", style="dim")
+    for name, meaning in meanings(results).items():
+        console.print(f"{name}: {meaning}", style="dim")
