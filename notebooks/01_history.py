@@ -113,7 +113,9 @@ def exact_return(params):
 
 START = {"policy": jnp.array([1.5, -1.5]), "value": jnp.zeros(2 * H)}
 print(f"probability of staying in room 1 and 2: {np.round(jax.nn.sigmoid(START['policy']), 2)}")
-print(f"return at the start {exact_return(START):.2f}; of always staying in room 1: {H}; of the best plan: {2 * (H - 1)}")
+print(
+    f"return at the start {exact_return(START):.2f}; of always staying in room 1: {H}; of the best plan: {2 * (H - 1)}"
+)
 
 
 # %% [markdown]
@@ -209,7 +211,9 @@ TIME = np.arange(2 * H) // 2  # a state has its own time, so Q of a state is Q a
 exact_value = exact.v[TIME, np.arange(2 * H)]
 visits = envs.visitation(world, policy_table(JUDGED)).sum(0) / H
 rms = jnp.sqrt(visits @ (with_critic["value"] - exact_value) ** 2)
-print(f"values from {exact_value[visits > 0].min():.1f} to {exact_value.max():.1f}; the critic's root mean square error {rms:.2f}")
+print(
+    f"values from {exact_value[visits > 0].min():.1f} to {exact_value.max():.1f}; the critic's root mean square error {rms:.2f}"
+)
 assert (with_critic["policy"] == JUDGED["policy"]).all()
 
 # %%
@@ -224,7 +228,11 @@ def ascent(rollout, advantage):
     return -jax.grad(reinforce, has_aux=True)(JUDGED, batch)[0]["policy"]
 
 
-BASELINES = {"no baseline": baselines.static(0.0), "batch mean": baselines.batch_mean(), "learned value": baselines.learned()}
+BASELINES = {
+    "no baseline": baselines.static(0.0),
+    "batch mean": baselines.batch_mean(),
+    "learned value": baselines.learned(),
+}
 
 
 @jax.jit
@@ -303,7 +311,9 @@ for name, samples in zip(CRITICS, np.asarray(with_gae(keys)).swapaxes(0, 1), str
     bias2 = ((samples.mean(0) - truth) ** 2).sum(-1) - variance / BATCHES  # less what the finite sample adds
     split[name] = bias2.clip(0), variance
     best = lambdas[(bias2 + variance).argmin()]
-    print(f"critic {name:13s}  λ 0 → 1:  bias² {bias2[0]:5.2f} → {bias2[-1]:5.2f}   variance {variance[0]:5.2f} → {variance[-1]:5.2f}   best λ {best:.1f}")
+    print(
+        f"critic {name:13s}  λ 0 → 1:  bias² {bias2[0]:5.2f} → {bias2[-1]:5.2f}   variance {variance[0]:5.2f} → {variance[-1]:5.2f}   best λ {best:.1f}"
+    )
     assert abs(bias2[-1]) < 0.02 * variance[-1]  # λ = 1 is unbiased whatever the critic says
     assert variance[-1] > variance[0]
 
@@ -380,14 +390,18 @@ def updates_to(returns, threshold):
 
 
 for rate, returns in zip(RATES, by_gradient["return"], strict=True):
-    print(f"gradient, rate {rate:3.1f}:         above {H} (all that room 1 can give) after {updates_to(returns, H)} updates")
+    print(
+        f"gradient, rate {rate:3.1f}:         above {H} (all that room 1 can give) after {updates_to(returns, H)} updates"
+    )
 escaped = updates_to(by_natural["return"][0], H)
 print(f"natural gradient, rate 0.1: above {H} after {escaped} updates")
 assert all(n is None or n > 10 * escaped for n in (updates_to(r, H) for r in by_gradient["return"]))
 
 # %%
 axis0, axis1 = np.linspace(-4.5, 7.5, 61), np.linspace(-3, 7.5, 61)
-landscape = jax.jit(jax.vmap(jax.vmap(lambda a, b: exact_return({**START, "policy": jnp.stack([a, b])}), (0, None)), (None, 0)))
+landscape = jax.jit(
+    jax.vmap(jax.vmap(lambda a, b: exact_return({**START, "policy": jnp.stack([a, b])}), (0, None)), (None, 0))
+)
 surface = landscape(axis0, axis1)
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), width_ratios=[1, 1.1])
@@ -405,10 +419,17 @@ left.plot(*path[marked].T, "o", ms=5, color=RATE_COLORS[shown], mec="black", zor
 for n in marked:
     left.annotate(f"{n}", path[n], (-3, -14), textcoords="offset points", ha="center", fontsize=9)
 left.plot(*START["policy"], "*", ms=14, color="black", zorder=4)
-left.set(xlabel="θ₁: logit of staying in room 1", ylabel="θ₂: logit of staying in room 2", xlim=axis0[[0, -1]], ylim=axis1[[0, -1]])
+left.set(
+    xlabel="θ₁: logit of staying in room 1",
+    ylabel="θ₂: logit of staying in room 2",
+    xlim=axis0[[0, -1]],
+    ylim=axis1[[0, -1]],
+)
 for rate, returns, color in zip(RATES, by_gradient["return"], RATE_COLORS, strict=True):
     right.semilogx(np.arange(1, returns.size + 1), returns, color=color, lw=2, label=f"gradient, rate {rate:g}")
-right.semilogx(np.arange(1, 101), by_natural["return"][0], "o-", ms=4, lw=1.5, color=BLUE, label="natural gradient, rate 0.1")
+right.semilogx(
+    np.arange(1, 101), by_natural["return"][0], "o-", ms=4, lw=1.5, color=BLUE, label="natural gradient, rate 0.1"
+)
 right.axhline(H, color="0.6", lw=1, ls=":")
 right.annotate("stay in room 1 for ever", (1, H), (0, 5), textcoords="offset points", color="0.4")
 right.set_ylim(6.5, 18.5)
@@ -464,8 +485,10 @@ _, searched = learn(trust_region, updates=UPDATES, settings=[RADIUS, jnp.inf], s
 checked, unchecked = (jax.tree.map(lambda x, i=i: np.asarray(x)[i], searched) for i in (0, 1))
 for name, runs in (("TRPO", checked), ("KL not checked", unchecked)):
     kl, last = runs["kl_old_new"], runs["return"][:, -1]
-    print(f"{name:14s}  largest KL of an update {kl.max():6.3f}   updates beyond {RADIUS}: {(kl > RADIUS).mean():3.0%}   "
-          f"return at the end: mean {last.mean():.1f}, worst {last.min():.1f}")
+    print(
+        f"{name:14s}  largest KL of an update {kl.max():6.3f}   updates beyond {RADIUS}: {(kl > RADIUS).mean():3.0%}   "
+        f"return at the end: mean {last.mean():.1f}, worst {last.min():.1f}"
+    )
 assert checked["kl_old_new"].max() <= RADIUS < unchecked["kl_old_new"].max()
 
 # %%
@@ -522,7 +545,9 @@ START_VALUE = envs.q_values(world, policy_table(START)).v[TIME, np.arange(2 * H)
 _, epochs = learn(one_batch_many_epochs, updates=EPOCHS, settings=[EPS, jnp.inf], seeds=SEEDS)
 clipped, free = (jax.tree.map(lambda x, i=i: np.asarray(x)[i], epochs) for i in (0, 1))
 for n in (10, EPOCHS - 1):
-    print(f"KL(old ‖ new) after {n:2d} epochs: clipped {np.median(clipped['kl'][:, n]):.3f}, not clipped {np.median(free['kl'][:, n]):.3f} (medians over {SEEDS} batches)")
+    print(
+        f"KL(old ‖ new) after {n:2d} epochs: clipped {np.median(clipped['kl'][:, n]):.3f}, not clipped {np.median(free['kl'][:, n]):.3f} (medians over {SEEDS} batches)"
+    )
 share = clipped["clip_fraction"][:, -1].mean()
 print(f"share of decisions whose gradient the clip has removed at the end: {share:.0%}")
 assert np.median(clipped["kl"][:, -1]) < 0.5 * np.median(free["kl"][:, -1])
@@ -536,7 +561,9 @@ for ax, advantage in zip(axes, (1.0, -1.0), strict=False):
     ax.axvspan(ratio[off].min(), ratio[off].max(), color="0.92", lw=0)
     ax.text(ratio[off].mean(), advantage * 0.62 if advantage > 0 else -1.35, "no\ngradient", ha="center", color="0.4")
     ax.plot(ratio, ratio * advantage, color=ORANGE, ls="--", label="ρA")
-    ax.plot(ratio, surrogates.clipped_surrogate(log_ratio, advantages, clip_eps=EPS), color=BLUE, lw=2.5, label="clipped")
+    ax.plot(
+        ratio, surrogates.clipped_surrogate(log_ratio, advantages, clip_eps=EPS), color=BLUE, lw=2.5, label="clipped"
+    )
     ax.plot(1, advantage, "o", color="black")
     ax.set(title=f"A = {advantage:+.0f}", xlabel="ratio ρ", xlim=(0.4, 1.6))
 axes[0].set_ylabel("surrogate of one decision")
@@ -571,7 +598,9 @@ plt.show()
 V, T, BETA = 3, 3, 0.5
 SENTENCES = jnp.stack(jnp.meshgrid(*[jnp.arange(V)] * T, indexing="ij"), axis=-1).reshape(-1, T)  # [27, 3]
 reference_key, reward_key = jax.random.split(jax.random.key(6))
-REFERENCE = 0.7 * jax.random.normal(reference_key, (1 + V + V**2, V))  # one row of logits for each beginning of a sentence
+REFERENCE = 0.7 * jax.random.normal(
+    reference_key, (1 + V + V**2, V)
+)  # one row of logits for each beginning of a sentence
 QUALITY = 0.7 * jax.random.normal(reward_key, (V**T,))
 
 
@@ -623,7 +652,10 @@ MOST_PAIRS, DPO_UPDATES, SEEDS = max(PAIRS), (300 if FAST else 800), (3 if FAST 
 _, preferred = learn(from_preferences, updates=DPO_UPDATES, settings=PAIRS, seeds=SEEDS)
 distance = np.asarray(preferred["tv"])
 at_first, at_last = distance[0, 0, 0], np.median(distance[:, :, -1], axis=1)
-print(f"total variation distance to π*: {at_first:.3f} for the reference;", *(f"{d:.3f} with {n} pairs;" for n, d in zip(PAIRS, at_last, strict=True)))
+print(
+    f"total variation distance to π*: {at_first:.3f} for the reference;",
+    *(f"{d:.3f} with {n} pairs;" for n, d in zip(PAIRS, at_last, strict=True)),
+)
 assert (np.diff(at_last) < 0).all()  # more pairs, closer
 assert at_last[0] > at_first > at_last[-1]  # and few pairs lead away: they are learnt by heart
 
@@ -634,7 +666,9 @@ place = np.arange(V**T)
 left.bar(place, best_law[order], color=LIGHT_GREY, label="π* ∝ ref · exp(r/β), closed form")
 left.plot(place, reference_law[order], "_", ms=9, mew=2, color="black", label="ref")
 left.plot(place, preferred["law"][-1, 0, -1][order], "o", ms=5, color=BLUE, label=f"DPO, {PAIRS[-1]:,} pairs")
-left.set_xticks(place, ["".join("abc"[i] for i in SENTENCES[s]) for s in order], rotation=90, fontsize=8, family="monospace")
+left.set_xticks(
+    place, ["".join("abc"[i] for i in SENTENCES[s]) for s in order], rotation=90, fontsize=8, family="monospace"
+)
 left.set(ylabel="probability of the sentence", xlim=(-0.7, V**T - 0.3))
 left.legend()
 DPO_COLORS = plt.colormaps["Blues"](np.linspace(0.4, 0.95, len(PAIRS)))
@@ -746,7 +780,9 @@ silent, cosine = np.array(silent).T, np.array(cosine).T  # [repeats, group size]
 for size, s, c in zip(GROUPS, silent.mean(0), np.median(cosine, axis=0), strict=True):
     print(f"G = {size:2d}: silent groups {s:4.0%}, cosine between estimate and exact gradient of the reward {c:.2f}")
 assert (np.diff(silent.mean(0)) < 0).all()
-assert abs(np.median(cosine[:, -1]) - np.median(cosine[:, GROUPS.index(8)])) < 0.1  # at equal cost, no gain beyond G = 8
+assert (
+    abs(np.median(cosine[:, -1]) - np.median(cosine[:, GROUPS.index(8)])) < 0.1
+)  # at equal cost, no gain beyond G = 8
 
 # %% [markdown]
 # So the silence goes as the groups grow, but at equal cost the estimate is hardly better for it: fewer prompts are seen.
@@ -775,9 +811,13 @@ def grpo(beta):
 
 runs = {}
 _, runs["GRPO"] = learn(grpo, updates=TOKEN_UPDATES, settings=BETAS, seeds=SEEDS)
-for beta, *law in zip(BETAS, *(np.median(runs["GRPO"][name], axis=1) for name in ("reward", "skip", "honest")), strict=True):
+for beta, *law in zip(
+    BETAS, *(np.median(runs["GRPO"][name], axis=1) for name in ("reward", "skip", "honest")), strict=True
+):
     reward, skip, honest = law
-    print(f"GRPO, β = {beta:4.2f}, after {TOKEN_UPDATES} updates: reward {reward[-1]:.0%}, skips {skip[-1]:.0%}, does the job {honest[-1]:.0%} (at most {honest.max():.0%}, at update {honest.argmax()})")
+    print(
+        f"GRPO, β = {beta:4.2f}, after {TOKEN_UPDATES} updates: reward {reward[-1]:.0%}, skips {skip[-1]:.0%}, does the job {honest[-1]:.0%} (at most {honest.max():.0%}, at update {honest.argmax()})"
+    )
 with_penalty, without = np.median(runs["GRPO"]["honest"], axis=1)
 assert with_penalty.max() > 0.5 and with_penalty[-1] < 0.75 * with_penalty.max()  # learnt, and lost again
 assert without[-1] > with_penalty[-1]
@@ -791,7 +831,11 @@ for ax, y, color in ((left, silent, ORANGE), (middle, cosine, BLUE)):
     ax.set(xlabel=f"group size G ({ROWS} sequences in all)", ylim=(0, 1))
 left.set_ylabel("share of groups that say nothing")
 middle.set_ylabel("cosine to the exact gradient")
-for name, color, label in (("reward", "black", "mean reward"), ("skip", ORANGE, "skips the test"), ("honest", BLUE, "does the job")):
+for name, color, label in (
+    ("reward", "black", "mean reward"),
+    ("skip", ORANGE, "skips the test"),
+    ("honest", BLUE, "does the job"),
+):
     band(right, np.arange(TOKEN_UPDATES), runs["GRPO"][name][0], color=color, label=label)
 right.plot(np.arange(TOKEN_UPDATES), without, color=BLUE, ls="--", label="same, β = 0")
 right.set(xlabel="update", ylabel="exact probability", ylim=(0, 1.02))
@@ -823,14 +867,20 @@ RECIPES = {
     "DPO": (lambda rate: algorithms.dpo(tokens, learning_rate=rate), 0.06),
 }
 for name, (recipe, setting) in RECIPES.items():
-    _, runs[name] = learn(lambda x, recipe=recipe: watched(recipe(x)), updates=TOKEN_UPDATES, settings=[setting], seeds=SEEDS)
+    _, runs[name] = learn(
+        lambda x, recipe=recipe: watched(recipe(x)), updates=TOKEN_UPDATES, settings=[setting], seeds=SEEDS
+    )
 
-print(f"exact, median of {SEEDS} seeds after {TOKEN_UPDATES} updates; the reference earns {float(outcome_law(reference)['reward']):.1%}\n")
+print(
+    f"exact, median of {SEEDS} seeds after {TOKEN_UPDATES} updates; the reference earns {float(outcome_law(reference)['reward']):.1%}\n"
+)
 print(f"{'':14s}{'reward':>8s}{'skips':>8s}{'honest':>8s}{'mean KL(old ‖ new) per update':>32s}")
 ORDER = [*RECIPES, "GRPO"]
 for name in ORDER:
     end = {key: float(np.median(runs[name][key][0, :, -1])) for key in ("reward", "skip", "honest")}
-    print(f"{name:14s}{end['reward']:8.0%}{end['skip']:8.0%}{end['honest']:8.0%}{float(np.mean(runs[name]['kl_old_new'])):32.5f}")
+    print(
+        f"{name:14s}{end['reward']:8.0%}{end['skip']:8.0%}{end['honest']:8.0%}{float(np.mean(runs[name]['kl_old_new'])):32.5f}"
+    )
 
 
 at_end = {key: [float(np.median(runs[name][key][0, :, -1])) for name in ORDER] for key in ("reward", "skip")}
@@ -843,7 +893,15 @@ COLORS = dict(zip(ORDER, plt.colormaps["viridis"](np.linspace(0, 0.93, len(ORDER
 MARKERS = dict(zip(ORDER, "osD^vPX", strict=True))
 every = max(1, TOKEN_UPDATES // 8)
 for row, name in enumerate(ORDER):
-    band(left, np.arange(TOKEN_UPDATES), runs[name]["reward"][0], label=name, color=COLORS[name], marker=MARKERS[name], markevery=every)
+    band(
+        left,
+        np.arange(TOKEN_UPDATES),
+        runs[name]["reward"][0],
+        label=name,
+        color=COLORS[name],
+        marker=MARKERS[name],
+        markevery=every,
+    )
     skip, honest = (np.asarray(runs[name][key][0, :, -1]) for key in ("skip", "honest"))
     right.plot(honest, np.full(SEEDS, row - 0.12), "o", ms=8, color=BLUE, alpha=0.7, mec="none")
     right.plot(skip, np.full(SEEDS, row + 0.12), "D", ms=7, color=ORANGE, alpha=0.7, mec="none")

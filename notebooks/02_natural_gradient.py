@@ -74,8 +74,10 @@ policies = [{"mean": jnp.zeros(()), "log_std": jnp.log(jnp.array(sigma))} for si
 step_mean, step_log_std = ({"mean": jnp.array(a), "log_std": jnp.array(b)} for a, b in ((STEP, 0.0), (0.0, STEP)))
 moved = {sigma: float(kl(params, step_mean)) for sigma, params in zip(SIGMAS, policies, strict=True)}
 for sigma, params in zip(SIGMAS, policies, strict=True):
-    print(f"σ = {sigma:4.1f}: mean + {STEP} changes the policy by {moved[sigma]:.2e} nats (Fisher's forecast {forecast(params, step_mean):.2e});"
-          f"  log σ + {STEP} by {kl(params, step_log_std):.2e}")
+    print(
+        f"σ = {sigma:4.1f}: mean + {STEP} changes the policy by {moved[sigma]:.2e} nats (Fisher's forecast {forecast(params, step_mean):.2e});"
+        f"  log σ + {STEP} by {kl(params, step_log_std):.2e}"
+    )
 print(f"the same step in the mean: a factor of {moved[0.1] / moved[10.0]:,.0f}")
 assert np.isclose(moved[0.1] / moved[10.0], (10.0 / 0.1) ** 2, rtol=1e-3)  # KL = step² / 2σ²
 
@@ -86,7 +88,12 @@ for ax, sigma in zip(axes[:2], (0.1, 10.0), strict=True):
     density = lambda mean, x=x, sigma=sigma: np.exp(-0.5 * ((x - mean) / sigma) ** 2) / sigma / np.sqrt(2 * np.pi)
     ax.fill_between(x, density(0.0), color=LIGHT_GREY, alpha=0.35, lw=0, label="before")
     ax.plot(x, density(STEP), color=BLUE, lw=2, label=f"mean + {STEP}")
-    ax.set(title=f"σ = {sigma:g}: KL = {moved[sigma]:.1g} nats", xlabel="action", yticks=[], ylim=(0, 1.35 * density(0.0).max()))
+    ax.set(
+        title=f"σ = {sigma:g}: KL = {moved[sigma]:.1g} nats",
+        xlabel="action",
+        yticks=[],
+        ylim=(0, 1.35 * density(0.0).max()),
+    )
 axes[0].set_ylabel("probability density")
 axes[0].legend(loc="upper left", fontsize=9)
 lengths = np.logspace(-3, 0.5, 12 if FAST else 24)
@@ -141,11 +148,19 @@ for log_std in np.linspace(-1.8, 0.6, 5):
         ax.fill(mean + x[0], log_std + x[1], color=BLUE, alpha=0.25, lw=0)
         ax.plot(mean + x[0], log_std + x[1], color=BLUE, lw=1.2)
         ax.plot(mean, log_std, ".", color="black", ms=4)
-ax.set(xlabel="mean μ", ylabel="log σ", title=f"Every ellipse is the same change of policy: KL = {KL_RING} nats by Fisher's ruler")
+ax.set(
+    xlabel="mean μ",
+    ylabel="log σ",
+    title=f"Every ellipse is the same change of policy: KL = {KL_RING} nats by Fisher's ruler",
+)
 plt.show()
 sigma, half_width, half_height = np.array(widths).T
-assert np.allclose(half_width / sigma, half_width[0] / sigma[0], rtol=1e-4) and np.allclose(half_height, half_height[0], rtol=1e-4)
-print(f"widths {2 * half_width.min():.2f} to {2 * half_width.max():.2f}, proportional to σ; heights {2 * half_height.min():.2f} everywhere")
+assert np.allclose(half_width / sigma, half_width[0] / sigma[0], rtol=1e-4) and np.allclose(
+    half_height, half_height[0], rtol=1e-4
+)
+print(
+    f"widths {2 * half_width.min():.2f} to {2 * half_width.max():.2f}, proportional to σ; heights {2 * half_height.min():.2f} everywhere"
+)
 
 # %% [markdown]
 # ## 3. What the natural gradient does not depend on
@@ -222,7 +237,9 @@ assert np.allclose(strides, 0.1 * (REWARDS[:2] - REWARDS[2]), atol=1e-5)
 
 # %%
 axis0, axis1 = np.linspace(-2, 5.5, 81), np.linspace(-1, 4, 81)
-on_grid = jax.jit(jax.vmap(jax.vmap(lambda a, b: expected_reward(plain(jnp.stack([a, b]), None)), (0, None)), (None, 0)))
+on_grid = jax.jit(
+    jax.vmap(jax.vmap(lambda a, b: expected_reward(plain(jnp.stack([a, b]), None)), (0, None)), (None, 0))
+)
 surface = on_grid(axis0, axis1)
 fig, axes = plt.subplots(1, 2, figsize=(10, 4), sharex=True, sharey=True)
 for ax, kind in zip(axes, ("gradient", "natural"), strict=True):
@@ -253,7 +270,9 @@ HIDDEN, STATES, ACTIONS = (8, 64, 4) if FAST else (16, 256, 4)
 network = networks.mlp_actor_critic((6,), envs.Discrete(ACTIONS), hidden=(HIDDEN,))
 obs_key, init_key, advantage_key, perturb_key = jax.random.split(jax.random.key(4), 4)
 params = jax.jit(network.init)(init_key)
-params["policy"]["kernel"] = 30.0 * params["policy"]["kernel"]  # as after some training: no longer the same in every state
+params["policy"]["kernel"] = (
+    30.0 * params["policy"]["kernel"]
+)  # as after some training: no longer the same in every state
 observations = jax.random.normal(obs_key, (STATES, 1, 6))
 policy = network.apply(params, observations).policy
 action = policy.sample(seed=advantage_key)
@@ -307,7 +326,9 @@ def solve(damping, iterations):
 
 
 info = jax.jit(jax.vmap(jax.vmap(solve, (None, 0)), (0, None)))(jnp.array(DAMPINGS), ITERATIONS)
-for damping, iterations, residual, status in zip(DAMPINGS, *(np.asarray(x)[:, -1] for x in (info.iterations, info.residual, info.status)), strict=True):
+for damping, iterations, residual, status in zip(
+    DAMPINGS, *(np.asarray(x)[:, -1] for x in (info.iterations, info.residual, info.status)), strict=True
+):
     print(f"damping {damping:6g}: {iterations:2d} iterations, residual {residual:.1e}, {CGStatus(status).name}")
 
 one = jnp.ones(2)
@@ -322,7 +343,7 @@ for name, (matvec, b, options) in CASES.items():
     print(f"{name:26s} {CGStatus(int(told.status)).name:22s} residual {told.residual:.1e}, x = {x}")
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.7))
+fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.7))
 eigenvalues = np.linalg.eigvalsh(dense)[::-1]
 left.semilogy(np.arange(1, flat.size + 1), eigenvalues.clip(1e-12), ".", ms=4, color="black", label="eigenvalues of F")
 CG_COLORS = [ORANGE, GREY, MID_BLUE, BLUE]
@@ -338,7 +359,7 @@ for i, (damping, color) in enumerate(zip(DAMPINGS, CG_COLORS, strict=True)):
     right.semilogy(last, residual[last - 1], "o", ms=7, color=color)
 right.set(xlabel="iterations", ylabel="‖g - (F + εI)x‖ / ‖g‖", title="conjugate gradients, and why they stopped")
 right.set_xlim(0, 30.5)
-right.legend(fontsize=8.5, loc="lower center", bbox_to_anchor=(0.52, 0.3))
+right.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 plt.show()
 
 # %% [markdown]
@@ -364,7 +385,11 @@ def update_of(optimizer):
 
 
 SHRINK = 0.8
-full_step, _ = update_of(optax.chain(po.natural_gradient(plain, damping=0.0, cg_iters=2), po.scale_to_radius(plain, radius=RADIUS), optax.scale(-1.0)))
+full_step, _ = update_of(
+    optax.chain(
+        po.natural_gradient(plain, damping=0.0, cg_iters=2), po.scale_to_radius(plain, radius=RADIUS), optax.scale(-1.0)
+    )
+)
 safe_step, states = update_of(po.trpo(plain, radius=RADIUS, damping=0.0, cg_iters=2, shrink=SHRINK))
 gradient_step, _ = update_of(optax.chain(po.scale_to_radius(plain, radius=RADIUS), optax.scale(-1.0)))
 search = states[-1]
@@ -378,10 +403,14 @@ def reward_after(step):
     return float(expected_reward(plain(OLD + step, None)))
 
 
-print(f"expected reward {reward_after(0 * OLD):.3f} before; all steps are sized to KL = {RADIUS} by the quadratic model")
+print(
+    f"expected reward {reward_after(0 * OLD):.3f} before; all steps are sized to KL = {RADIUS} by the quadratic model"
+)
 for name, step in (("gradient", gradient_step), ("natural, full", full_step), ("natural, backtracked", safe_step)):
     print(f"{name:21s} exact KL {exact_kl(step):.3f}   expected reward {reward_after(step):.3f}")
-print(f"line search: {int(search.trials)} candidates, kept {float(search.step_size):.2f} of the step, accepted: {bool(search.accepted)}")
+print(
+    f"line search: {int(search.trials)} candidates, kept {float(search.step_size):.2f} of the step, accepted: {bool(search.accepted)}"
+)
 assert exact_kl(safe_step) <= RADIUS < exact_kl(full_step)
 
 # %%
@@ -393,9 +422,9 @@ rewards = on_grid(float(OLD[0]) + x0, float(OLD[1]) + x1)
 operator = po.fisher_operator(plain, po.action_kl, OLD, ONE_CHOICE)
 ring = ellipse(jnp.stack([operator(e) for e in jnp.eye(2)]), RADIUS)
 
-fig, ax = plt.subplots(figsize=(8.4, 5.2))
+fig, ax = plt.subplots(figsize=(9, 4.8))
 filled = ax.contourf(x0, x1, rewards, levels=14, cmap="Greys", alpha=0.45)
-fig.colorbar(filled, ax=ax, label="expected reward J")
+fig.colorbar(filled, ax=ax, label="expected reward J", shrink=0.85)
 ax.contour(x0, x1, forward, levels=[RADIUS], colors=[BLUE], linewidths=2.5)
 ax.contour(x0, x1, backward, levels=[RADIUS], colors=[MID_BLUE], linewidths=1.8, linestyles="--")
 ax.plot(*ring, color="black", lw=1.8, ls=":", zorder=3)
@@ -411,7 +440,7 @@ ax.plot(0, 0, "*", ms=15, color="black", zorder=4)
 ax.annotate("gradient", gradient_step, (6, 4), textcoords="offset points", color="0.35")
 ax.annotate("natural gradient", full_step, (8, -4), textcoords="offset points", color=DARK_ORANGE)
 ax.set(xlabel="change of θ₁", ylabel="change of θ₂", aspect="equal")
-ax.legend(loc="upper left", fontsize=9, frameon=True)
+ax.legend(loc="lower right", fontsize=8.5, frameon=True)
 ax.set_title("TRPO: to the edge of the ellipse, then back into the region")
 plt.show()
 
@@ -419,8 +448,10 @@ plt.show()
 unlikely = float(jax.nn.softmax(logits_of(OLD))[0])
 for fall in (10.0, 20.0, 40.0):
     step = jnp.array([-fall, 0.0])
-    print(f"action 1, of probability {unlikely:.3f}, given up by a fall of its logit by {fall:.0f}: "
-          f"KL(old ‖ new) = {exact_kl(step):.3f}, KL(new ‖ old) = {swapped(step):.3f} nats")
+    print(
+        f"action 1, of probability {unlikely:.3f}, given up by a fall of its logit by {fall:.0f}: "
+        f"KL(old ‖ new) = {exact_kl(step):.3f}, KL(new ‖ old) = {swapped(step):.3f} nats"
+    )
 assert swapped(step) < RADIUS < exact_kl(step)
 
 # %% [markdown]
@@ -457,9 +488,14 @@ assert to_natural[0] < 1 and to_gradient[-1] < 1
 SHIFTED = [0.0, 1e-3, 1e-2, 1e-1, 1.0]
 broken = []
 for damping in SHIFTED:
-    pair = [np.asarray(path(model, natural(model, damping), start)["params"] @ back.T) for model, start, back in ((plain, THETA, jnp.eye(2)), (twisted, PHI, M))]
+    pair = [
+        np.asarray(path(model, natural(model, damping), start)["params"] @ back.T)
+        for model, start, back in ((plain, THETA, jnp.eye(2)), (twisted, PHI, M))
+    ]
     broken.append(np.abs(pair[0] - pair[1]).max())
-print(f"angle between natural and plain gradient here: {angle_between(directions[0], np.asarray(descent, np.float64)):.0f}°")
+print(
+    f"angle between natural and plain gradient here: {angle_between(directions[0], np.asarray(descent, np.float64)):.0f}°"
+)
 for damping, distance in zip(SHIFTED, broken, strict=True):
     print(f"damping {damping:5g}: the paths of θ and of Mφ are at most {distance:.1e} apart")
 assert (np.diff(broken[:-1]) > 0).all()

@@ -19,7 +19,7 @@ class Preset(NamedTuple):
 
 
 CONTROL = {
-    "reinforce": Preset(64, 64, {"learning_rate": 1e-2}),
+    "reinforce": Preset(64, 32, {"learning_rate": 3e-3}),
     "actor_critic": Preset(64, 16, {"learning_rate": 3e-3}),
     "npg": Preset(64, 16, {"learning_rate": 0.4, "value_epochs": 2}),
     "trpo": Preset(64, 16, {"radius": 0.01, "value_epochs": 2}),

@@ -80,7 +80,7 @@ def backtrack(
     A candidate θ + shrinkⁱ·u, i = 0 .. max_trials-1, is accepted if the objective is *strictly* lower than at θ and
     every constraint holds, D(old ‖ new) <= radius, exactly on the whole batch. If none is, or if anything is NaN or
     infinite, the update is -0.0 everywhere, so that the parameters stay bit-identical (adding +0.0 would turn -0.0
-    into +0.0).
+    into +0.0; denormal parameters, below 1e-38 in float32, are flushed to 0 by XLA on a CPU whatever is added).
 
     Use `update(u, state, params, batch=batch, objective=objective)`, last in a chain. The old policy is that of
     `params`. Under `vmap` each lane keeps what it accepted. State: `BacktrackState`.

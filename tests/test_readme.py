@@ -1,0 +1,50 @@
+"""The README's Python is run as it stands, in order, with the few names that it leaves to its reader."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+import polopt_jax as po
+from polopt_jax.envs import Discrete
+from polopt_jax.networks import mlp_actor_critic
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_readme_runs():
+    network = mlp_actor_critic((3,), Discrete(4), hidden=(8,))
+    params = network.init(jax.random.key(0))
+    obs = jax.random.normal(jax.random.key(1), (8, 2, 3))
+    outputs = network.apply(params, obs)
+    action = outputs.policy.sample(seed=jax.random.key(2))
+    advantage = jax.random.normal(jax.random.key(3), (8, 2))
+    names = {
+        "model": network.apply,
+        "params": params,
+        "key": jax.random.key(4),
+        "batch": po.Batch(
+            obs=obs,
+            action=action,
+            mask=jnp.ones((8, 2), bool),
+            log_prob=outputs.policy.log_prob(action),
+            advantage=advantage,
+            target=advantage,
+        ),
+    }
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    assert len(blocks) == 4
+    for i, block in enumerate(blocks):
+        code = block.replace("updates=100", "updates=2").replace("num_envs=256", "num_envs=32")
+        if i == 0:
+            code = code.replace(
+                "params, opt_state, metrics = step", "opt_state = step.init(params)\nparams, opt_state, metrics = step"
+            )
+        exec(compile(code, f"README block {i}", "exec"), names)
+        if i == 1:
+            step = names["step"]
+            new, _, metrics = jax.jit(step.update)(params, step.init(params), names["batch"], names["key"])
+            assert metrics["0/line_search_accepted"] == 1
+            assert not jnp.array_equal(new["policy"]["kernel"], params["policy"]["kernel"])
+    assert names["metrics"]["kl_old_new"].shape == (4, 2)
