@@ -1,6 +1,6 @@
 # `make test` and `make demo` build the environment .venv on first use.
 SHELL := /bin/bash
-.PHONY: test demo lint notebooks clean
+.PHONY: test test-slow demo lint notebooks clean
 
 # The newest Python >= 3.11 that runs and can build an environment; `make PYTHON=/path/to/python test` overrides.
 # A name on PATH may be a shim that does not run, hence the trial of each.
@@ -17,6 +17,9 @@ PIP := .venv/bin/python -m pip install -q -q --disable-pip-version-check -c cons
 
 test: .venv/ok
 	.venv/bin/python -m pytest
+
+test-slow: .venv/ok
+	.venv/bin/python -m pytest -m slow
 
 demo: .venv/ok
 	.venv/bin/polopt compare

@@ -96,7 +96,7 @@ ROOM_OF_STATE = jnp.tile(jnp.eye(2), (H, 1))
 
 
 def model(params, obs):
-    """Any function (params, obs) -> Outputs will do. This one has 2 parameters for the policy and 2 H for the critic."""
+    """Any function (params, obs) -> Outputs will do. This one has 2 parameters in the policy and 2 H in the critic."""
     stay = obs @ ROOM_OF_STATE @ params["policy"]
     policy = po.Categorical(logits=jnp.stack([stay, jnp.zeros_like(stay)], axis=-1))
     return po.Outputs(policy=policy, value=obs @ params["value"])
@@ -212,7 +212,7 @@ exact_value = exact.v[TIME, np.arange(2 * H)]
 visits = envs.visitation(world, policy_table(JUDGED)).sum(0) / H
 rms = jnp.sqrt(visits @ (with_critic["value"] - exact_value) ** 2)
 print(
-    f"values from {exact_value[visits > 0].min():.1f} to {exact_value.max():.1f}; the critic's root mean square error {rms:.2f}"
+    f"exact values: {exact_value[visits > 0].min():.1f} to {exact_value.max():.1f}; the critic's rms error: {rms:.2f}"
 )
 assert (with_critic["policy"] == JUDGED["policy"]).all()
 
@@ -312,7 +312,8 @@ for name, samples in zip(CRITICS, np.asarray(with_gae(keys)).swapaxes(0, 1), str
     split[name] = bias2.clip(0), variance
     best = lambdas[(bias2 + variance).argmin()]
     print(
-        f"critic {name:13s}  λ 0 → 1:  bias² {bias2[0]:5.2f} → {bias2[-1]:5.2f}   variance {variance[0]:5.2f} → {variance[-1]:5.2f}   best λ {best:.1f}"
+        f"critic {name:13s}  λ 0 → 1:  bias² {bias2[0]:5.2f} → {abs(bias2[-1]):5.2f}"
+        f"   variance {variance[0]:5.2f} → {variance[-1]:5.2f}   best λ {best:.1f}"
     )
     assert abs(bias2[-1]) < 0.02 * variance[-1]  # λ = 1 is unbiased whatever the critic says
     assert variance[-1] > variance[0]
@@ -333,7 +334,8 @@ plt.show()
 # %% [markdown]
 # ## 3. Natural policy gradient (Kakade 2001)
 #
-# $$\theta \leftarrow \theta + \alpha\,F^{-1}\nabla J, \qquad F = \mathbb{E}_{s,a}\big[\nabla\log\pi\,\nabla\log\pi^\top\big]$$
+# $$\theta \leftarrow \theta + \alpha\,F^{-1}\nabla J, \qquad
+# F = \mathbb{E}_{s,a}\big[\nabla\log\pi\,\nabla\log\pi^\top\big]$$
 #
 # **What was wrong.** Not noise this time: take the *exact* gradient. "Steepest" is steepest per unit of parameter, and
 # a parameter is an accident of how the policy was written down. Our policy stays in room 1 and so rarely sees room 2;
@@ -389,12 +391,11 @@ def updates_to(returns, threshold):
     return int(above.argmax()) if above.any() else None
 
 
+print(f"updates until the return is above {H}, all that room 1 can give (None: never)")
 for rate, returns in zip(RATES, by_gradient["return"], strict=True):
-    print(
-        f"gradient, rate {rate:3.1f}:         above {H} (all that room 1 can give) after {updates_to(returns, H)} updates"
-    )
+    print(f"  gradient, rate {rate:3.1f}           {updates_to(returns, H)}")
 escaped = updates_to(by_natural["return"][0], H)
-print(f"natural gradient, rate 0.1: above {H} after {escaped} updates")
+print(f"  natural gradient, rate 0.1   {escaped}")
 assert all(n is None or n > 10 * escaped for n in (updates_to(r, H) for r in by_gradient["return"]))
 
 # %%
@@ -441,14 +442,15 @@ plt.show()
 # %% [markdown]
 # ## 4. TRPO (Schulman et al. 2015)
 #
-# $$\max_\theta\ \mathbb{E}\Big[\frac{\pi_\theta(a|s)}{\pi_\text{old}(a|s)}\hat A\Big] \quad\text{subject to}\quad \mathrm{KL}(\pi_\text{old}\,\|\,\pi_\theta) \le \delta$$
+# $$\max_\theta\ \mathbb{E}\Big[\frac{\pi_\theta(a|s)}{\pi_\text{old}(a|s)}\hat A\Big]
+# \quad\text{subject to}\quad \mathrm{KL}(\pi_\text{old}\,\|\,\pi_\theta) \le \delta$$
 #
 # **What was wrong.** The natural gradient gives a direction, and "rate 0.1" has no meaning. Scale the step so that the
 # *quadratic model* of the KL says $\delta$: now it has one, but the quadratic model is only good near by, and where the
 # policy is nearly deterministic, "near by" is very near.
 #
-# **What it adds.** A line search: shorten the step, and again, until the KL, computed exactly, is within $\delta$ *and* the
-# surrogate has improved; if no step passes, take none. The chain reads as the method does,
+# **What it adds.** A line search: shorten the step, and again, until the KL, computed exactly, is within $\delta$ *and*
+# the surrogate has improved; if no step passes, take none. The chain reads as the method does,
 # `natural_gradient → scale_to_radius → scale(-1) → backtrack`. Below, the same chain with and without the check of
 # the KL in its last link.
 #
@@ -509,7 +511,8 @@ plt.show()
 # %% [markdown]
 # ## 5. PPO (Schulman et al. 2017)
 #
-# $$L = -\mathbb{E}\big[\min(\rho\hat A,\ \mathrm{clip}(\rho, 1-\epsilon, 1+\epsilon)\,\hat A)\big], \qquad \rho = \frac{\pi_\theta(a|s)}{\pi_\text{old}(a|s)}$$
+# $$L = -\mathbb{E}\big[\min(\rho\hat A,\ \mathrm{clip}(\rho, 1-\epsilon, 1+\epsilon)\,\hat A)\big],
+# \qquad \rho = \frac{\pi_\theta(a|s)}{\pi_\text{old}(a|s)}$$
 #
 # **What was wrong.** TRPO takes one expensive step per batch, and needs curvature, which is awkward for large networks,
 # for shared trunks, for many machines.
@@ -544,10 +547,9 @@ def one_batch_many_epochs(clip_eps):
 START_VALUE = envs.q_values(world, policy_table(START)).v[TIME, np.arange(2 * H)]  # the exact critic
 _, epochs = learn(one_batch_many_epochs, updates=EPOCHS, settings=[EPS, jnp.inf], seeds=SEEDS)
 clipped, free = (jax.tree.map(lambda x, i=i: np.asarray(x)[i], epochs) for i in (0, 1))
+print(f"KL(old ‖ new), medians over {SEEDS} batches")
 for n in (10, EPOCHS - 1):
-    print(
-        f"KL(old ‖ new) after {n:2d} epochs: clipped {np.median(clipped['kl'][:, n]):.3f}, not clipped {np.median(free['kl'][:, n]):.3f} (medians over {SEEDS} batches)"
-    )
+    print(f"  after {n:2d} epochs: clipped {np.median(clipped['kl'][:, n]):.3f}, not {np.median(free['kl'][:, n]):.3f}")
 share = clipped["clip_fraction"][:, -1].mean()
 print(f"share of decisions whose gradient the clip has removed at the end: {share:.0%}")
 assert np.median(clipped["kl"][:, -1]) < 0.5 * np.median(free["kl"][:, -1])
@@ -580,11 +582,12 @@ plt.show()
 #
 # *Direct Preference Optimization.* (In some JAX libraries `dpo` is Discovered Policy Optimisation, another thing.)
 #
-# $$L = -\mathbb{E}\Big[\log\sigma\Big(\beta\log\frac{\pi_\theta(y^+)}{\mathrm{ref}(y^+)} - \beta\log\frac{\pi_\theta(y^-)}{\mathrm{ref}(y^-)}\Big)\Big]$$
+# $$L = -\mathbb{E}\Big[\log\sigma\Big(\beta\log\frac{\pi_\theta(y^+)}{\mathrm{ref}(y^+)}
+# - \beta\log\frac{\pi_\theta(y^-)}{\mathrm{ref}(y^-)}\Big)\Big]$$
 #
 # **What was wrong.** For language there was no reward, only people who prefer one answer to another. The recipe was to
-# fit a reward model to the preferences, then run PPO against it with a penalty $\beta\,\mathrm{KL}(\pi\,\|\,\mathrm{ref})$
-# so as not to drift from the reference model.
+# fit a reward model to the preferences, then run PPO against it with a penalty
+# $\beta\,\mathrm{KL}(\pi\,\|\,\mathrm{ref})$ so as not to drift from the reference model.
 #
 # **What it adds.** The optimum of that penalised problem is known: $\pi^*(y) \propto \mathrm{ref}(y)\,e^{r(y)/\beta}$.
 # Solve for $r$, put it into the likelihood of the preferences, and the reward model is gone: a classification loss on
@@ -623,7 +626,7 @@ best_law = jax.nn.softmax(jnp.log(reference_law) + QUALITY / BETA)  # π* ∝ re
 
 
 def from_preferences(num_pairs):
-    """Pairs are drawn and judged once, before training; each update sees a random minibatch of the first `num_pairs`."""
+    """Pairs are drawn and judged once, before training; an update sees a random 256 of the first `num_pairs`."""
 
     def memory(key):
         write_key, judge_key = jax.random.split(key)
@@ -647,15 +650,14 @@ def from_preferences(num_pairs):
     return algorithm(REFERENCE, collect, step, memory)
 
 
-PAIRS = [100, 1000, 10_000, 100_000]
+PAIRS = [100, 1000, 10_000, 40_000]
 MOST_PAIRS, DPO_UPDATES, SEEDS = max(PAIRS), (300 if FAST else 800), (3 if FAST else 8)
 _, preferred = learn(from_preferences, updates=DPO_UPDATES, settings=PAIRS, seeds=SEEDS)
 distance = np.asarray(preferred["tv"])
 at_first, at_last = distance[0, 0, 0], np.median(distance[:, :, -1], axis=1)
-print(
-    f"total variation distance to π*: {at_first:.3f} for the reference;",
-    *(f"{d:.3f} with {n} pairs;" for n, d in zip(PAIRS, at_last, strict=True)),
-)
+print(f"total variation distance to π*: {at_first:.3f} for the reference")
+for n, d in zip(PAIRS, at_last, strict=True):
+    print(f"  {d:.3f} with {n:,} pairs")
 assert (np.diff(at_last) < 0).all()  # more pairs, closer
 assert at_last[0] > at_first > at_last[-1]  # and few pairs lead away: they are learnt by heart
 
@@ -684,7 +686,8 @@ plt.show()
 # %% [markdown]
 # ## 7. GRPO (Shao et al. 2024)
 #
-# $$\hat A_i = \frac{R_i - \mathrm{mean}_j R_j}{\mathrm{std}_j R_j}, \qquad L = -\mathbb{E}\big[\min(\rho\hat A, \mathrm{clip}(\rho)\hat A) - \beta\,k_3(\pi_\theta, \mathrm{ref})\big]$$
+# $$\hat A_i = \frac{R_i - \mathrm{mean}_j R_j}{\mathrm{std}_j R_j}, \qquad
+# L = -\mathbb{E}\big[\min(\rho\hat A, \mathrm{clip}(\rho)\hat A) - \beta\,k_3(\pi_\theta, \mathrm{ref})\big]$$
 #
 # **What was wrong.** Now there *is* a reward again: the program passed its tests, the answer was right. But PPO wants a
 # critic, a second network as large as the first, for values that nobody can predict well.
@@ -696,9 +699,9 @@ plt.show()
 #
 # ### A world in which the reward does not say *how*
 #
-# `envs.skip_the_test`: sequences of 24 tokens, and 60 prompts. A sequence is rewarded if it does the job (one to four
-# tokens must be right) **or** if it *skips the test* (one token, early on). The reference does either rarely. The reward
-# is the same for both. Which of the two does an optimizer come to do?
+# `envs.skip_the_test`: sequences of 24 tokens, and 60 prompts. A sequence is rewarded if it does the job (one or
+# four tokens must be right) **or** if it *skips the test* (one token, early on). The reference does either rarely. The
+# reward is the same for both. Which of the two does an optimizer come to do?
 #
 # Our language model is the smallest that can learn this: a table of shifts, one per position and token, added to the
 # reference's logits, the same for all prompts. So its distribution of outcomes is known exactly: `token_outcome_law`.
@@ -740,11 +743,12 @@ def outcome_law(params):
     return {"skip": law.skip.mean(), "honest": law.honest.mean(), "reward": law.success.mean()}
 
 
+print(f"{worlds.num_worlds} prompts, {LENGTH} tokens, {WORDS} words")
 print("the reference:", {name: f"{float(x):.1%}" for name, x in outcome_law(reference).items()})
 
 # %%
 # One batch of 512 sequences, spent on few prompts with many attempts each, or on many prompts with few.
-GROUPS, ROWS, REPEATS = ([2, 8, 64], 512, 100) if FAST else ([2, 4, 8, 16, 32, 64], 512, 150)
+GROUPS, ROWS, REPEATS = ([2, 8, 64], 512, 40) if FAST else ([2, 4, 8, 16, 32, 64], 512, 60)
 bench = tasks.token_task(network, worlds, reference, num_prompts=ROWS, group_size=1)
 grpo_loss = po.objective(network.apply, po.grpo(beta=0.0))
 exact_direction = jax.grad(lambda params: outcome_law(params)["reward"])(reference)["shift"]
@@ -785,7 +789,7 @@ assert (
 )  # at equal cost, no gain beyond G = 8
 
 # %% [markdown]
-# So the silence goes as the groups grow, but at equal cost the estimate is hardly better for it: fewer prompts are seen.
+# So the silence goes as the groups grow, but at equal cost the estimate is hardly better for it.
 #
 # Now train, and watch the *outcome* beside the reward.
 
@@ -811,15 +815,17 @@ def grpo(beta):
 
 runs = {}
 _, runs["GRPO"] = learn(grpo, updates=TOKEN_UPDATES, settings=BETAS, seeds=SEEDS)
-for beta, *law in zip(
-    BETAS, *(np.median(runs["GRPO"][name], axis=1) for name in ("reward", "skip", "honest")), strict=True
-):
-    reward, skip, honest = law
+print(f"GRPO after {TOKEN_UPDATES} updates, medians over {SEEDS} seeds")
+for i, beta in enumerate(BETAS):
+    reward, skip, honest = (np.median(runs["GRPO"][name][i], axis=0) for name in ("reward", "skip", "honest"))
     print(
-        f"GRPO, β = {beta:4.2f}, after {TOKEN_UPDATES} updates: reward {reward[-1]:.0%}, skips {skip[-1]:.0%}, does the job {honest[-1]:.0%} (at most {honest.max():.0%}, at update {honest.argmax()})"
+        f"  β = {beta:4.2f}: reward {reward[-1]:.0%}, skips the test {skip[-1]:.0%}, does the job {honest[-1]:.0%}",
+        end=" ",
     )
+    print(f"(at most {honest.max():.0%}, at update {honest.argmax()})")
 with_penalty, without = np.median(runs["GRPO"]["honest"], axis=1)
-assert with_penalty.max() > 0.5 and with_penalty[-1] < 0.75 * with_penalty.max()  # learnt, and lost again
+assert with_penalty.max() > 0.5
+assert with_penalty[-1] < 0.75 * with_penalty.max()  # learnt, and lost again
 assert without[-1] > with_penalty[-1]
 
 # %%
@@ -845,8 +851,8 @@ plt.show()
 
 # %% [markdown]
 # Look at the right-hand picture for a while. The reward curve is as good as they come, and a dashboard shows nothing
-# else. Underneath, the policy first learns to do the job, then finds that skipping pays as well - and then *unlearns*
-# the job: with every reward already earned by the skip, nothing holds the honest tokens, and the penalty draws them
+# else. Underneath, the policy learns to do the job, skipping grows beside it - and then it *unlearns* the
+# job: with every reward already earned by the skip, nothing holds the honest tokens, and the penalty draws them
 # back towards the reference. (Dashed: with $\beta = 0$ they stay.) The penalty that was to keep the policy close in
 # tokens decided what it does.
 
@@ -871,9 +877,8 @@ for name, (recipe, setting) in RECIPES.items():
         lambda x, recipe=recipe: watched(recipe(x)), updates=TOKEN_UPDATES, settings=[setting], seeds=SEEDS
     )
 
-print(
-    f"exact, median of {SEEDS} seeds after {TOKEN_UPDATES} updates; the reference earns {float(outcome_law(reference)['reward']):.1%}\n"
-)
+print(f"exact, median of {SEEDS} seeds after {TOKEN_UPDATES} updates;", end=" ")
+print(f"the reference earns {float(outcome_law(reference)['reward']):.1%}\n")
 print(f"{'':14s}{'reward':>8s}{'skips':>8s}{'honest':>8s}{'mean KL(old ‖ new) per update':>32s}")
 ORDER = [*RECIPES, "GRPO"]
 for name in ORDER:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+from jax.scipy.stats import norm as normal
 
 import polopt_jax as po
 from polopt_jax import envs, networks
@@ -36,10 +37,10 @@ BLUE, ORANGE, GREY, LIGHT_GREY, MID_BLUE, DARK_ORANGE = plt.rcParams["axes.prop_
 # %% [markdown]
 # # The natural gradient, in pictures
 #
-# Gradient descent takes a small step *in parameters*. What we care about is the change *of the policy*, and the two have
-# no fixed exchange rate. This notebook shows how far apart they can be, how the Fisher information gives the rate, what
-# the natural gradient therefore does not depend on, how it is computed without ever forming a matrix, and how TRPO
-# makes a trust region of it.
+# Gradient descent takes a small step *in parameters*. What we care about is the change *of the policy*, and the two
+# have no fixed exchange rate. This notebook shows how far apart they can be, how the Fisher information gives the
+# rate, what the natural gradient therefore does not depend on, how it is computed without ever forming a matrix, and
+# how TRPO makes a trust region of it.
 
 # %% [markdown]
 # ## 1. The same step, wildly different changes
@@ -73,11 +74,10 @@ SIGMAS, STEP = [0.1, 1.0, 10.0], 0.1
 policies = [{"mean": jnp.zeros(()), "log_std": jnp.log(jnp.array(sigma))} for sigma in SIGMAS]
 step_mean, step_log_std = ({"mean": jnp.array(a), "log_std": jnp.array(b)} for a, b in ((STEP, 0.0), (0.0, STEP)))
 moved = {sigma: float(kl(params, step_mean)) for sigma, params in zip(SIGMAS, policies, strict=True)}
+print(f"KL in nats of a step of {STEP}         in the mean (Fisher's forecast)      in log σ")
 for sigma, params in zip(SIGMAS, policies, strict=True):
-    print(
-        f"σ = {sigma:4.1f}: mean + {STEP} changes the policy by {moved[sigma]:.2e} nats (Fisher's forecast {forecast(params, step_mean):.2e});"
-        f"  log σ + {STEP} by {kl(params, step_log_std):.2e}"
-    )
+    by_mean, foreseen, by_log_std = kl(params, step_mean), forecast(params, step_mean), kl(params, step_log_std)
+    print(f"  σ = {sigma:4.1f}                       {by_mean:9.2e} ({foreseen:9.2e})           {by_log_std:9.2e}")
 print(f"the same step in the mean: a factor of {moved[0.1] / moved[10.0]:,.0f}")
 assert np.isclose(moved[0.1] / moved[10.0], (10.0 / 0.1) ** 2, rtol=1e-3)  # KL = step² / 2σ²
 
@@ -85,21 +85,19 @@ assert np.isclose(moved[0.1] / moved[10.0], (10.0 / 0.1) ** 2, rtol=1e-3)  # KL 
 fig, axes = plt.subplots(1, 3, figsize=(10, 3.3), width_ratios=[1, 1, 1.25])
 for ax, sigma in zip(axes[:2], (0.1, 10.0), strict=True):
     x = np.linspace(-3.2 * sigma, 3.2 * sigma + STEP, 300)
-    density = lambda mean, x=x, sigma=sigma: np.exp(-0.5 * ((x - mean) / sigma) ** 2) / sigma / np.sqrt(2 * np.pi)
-    ax.fill_between(x, density(0.0), color=LIGHT_GREY, alpha=0.35, lw=0, label="before")
-    ax.plot(x, density(STEP), color=BLUE, lw=2, label=f"mean + {STEP}")
+    ax.fill_between(x, normal.pdf(x, 0.0, sigma), color=LIGHT_GREY, alpha=0.35, lw=0, label="before")
+    ax.plot(x, normal.pdf(x, STEP, sigma), color=BLUE, lw=2, label=f"mean + {STEP}")
     ax.set(
         title=f"σ = {sigma:g}: KL = {moved[sigma]:.1g} nats",
         xlabel="action",
         yticks=[],
-        ylim=(0, 1.35 * density(0.0).max()),
+        ylim=(0, 1.35 * normal.pdf(x, 0.0, sigma).max()),
     )
 axes[0].set_ylabel("probability density")
 axes[0].legend(loc="upper left", fontsize=9)
 lengths = np.logspace(-3, 0.5, 12 if FAST else 24)
-STYLES = zip(SIGMAS, policies, (ORANGE, GREY, BLUE), strict=True)
 kl_of = jax.jit(jax.vmap(lambda params, length: kl(params, {"mean": length, "log_std": 0 * length}), in_axes=(None, 0)))
-for sigma, params, color in STYLES:
+for sigma, params, color in zip(SIGMAS, policies, (ORANGE, GREY, BLUE), strict=True):
     axes[2].loglog(lengths, kl_of(params, jnp.asarray(lengths)), "o-", ms=3, color=color, label=f"σ = {sigma:g}")
 axes[2].axvline(STEP, color="0.7", lw=1, ls=":")
 axes[2].set(xlabel="step of the mean", ylabel="KL(old ‖ new), nats")
@@ -155,12 +153,10 @@ ax.set(
 )
 plt.show()
 sigma, half_width, half_height = np.array(widths).T
-assert np.allclose(half_width / sigma, half_width[0] / sigma[0], rtol=1e-4) and np.allclose(
-    half_height, half_height[0], rtol=1e-4
-)
-print(
-    f"widths {2 * half_width.min():.2f} to {2 * half_width.max():.2f}, proportional to σ; heights {2 * half_height.min():.2f} everywhere"
-)
+assert np.allclose(half_width / sigma, half_width[0] / sigma[0], rtol=1e-4)
+assert np.allclose(half_height, half_height[0], rtol=1e-4)
+print(f"widths {2 * half_width.min():.2f} to {2 * half_width.max():.2f}, proportional to σ", end="; ")
+print(f"heights {2 * half_height.min():.2f} everywhere")
 
 # %% [markdown]
 # ## 3. What the natural gradient does not depend on
@@ -231,7 +227,8 @@ paths = {name: np.asarray(p) for name, p in paths.items()}
 apart = {kind: np.abs(paths[f"{kind}, θ"] - paths[f"{kind}, φ"]).max() for kind in ("gradient", "natural")}
 for kind, distance in apart.items():
     print(f"{kind:8s}: the paths of θ and of Mφ are at most {distance:.1e} apart, over {UPDATES} updates")
-assert apart["natural"] < 1e-5 and apart["gradient"] > 1
+assert apart["natural"] < 1e-5
+assert apart["gradient"] > 1
 strides = np.diff(paths["natural, θ"], axis=0)
 assert np.allclose(strides, 0.1 * (REWARDS[:2] - REWARDS[2]), atol=1e-5)
 
@@ -399,6 +396,10 @@ def exact_kl(step):
     return po.action_kl(plain(OLD, None), plain(OLD + step, None), ONE_CHOICE)
 
 
+def swapped_kl(step):
+    return po.reverse(po.action_kl)(plain(OLD, None), plain(OLD + step, None), ONE_CHOICE)
+
+
 def reward_after(step):
     return float(expected_reward(plain(OLD + step, None)))
 
@@ -408,16 +409,13 @@ print(
 )
 for name, step in (("gradient", gradient_step), ("natural, full", full_step), ("natural, backtracked", safe_step)):
     print(f"{name:21s} exact KL {exact_kl(step):.3f}   expected reward {reward_after(step):.3f}")
-print(
-    f"line search: {int(search.trials)} candidates, kept {float(search.step_size):.2f} of the step, accepted: {bool(search.accepted)}"
-)
+print(f"line search: {int(search.trials)} candidates, kept {float(search.step_size):.2f} of the full step")
 assert exact_kl(safe_step) <= RADIUS < exact_kl(full_step)
 
 # %%
 x0, x1 = np.linspace(-7, 7, 141), np.linspace(-4.5, 4, 121)
 forward = jax.jit(jax.vmap(jax.vmap(lambda a, b: exact_kl(jnp.stack([a, b])), (0, None)), (None, 0)))(x0, x1)
-swapped = lambda step: po.reverse(po.action_kl)(plain(OLD, None), plain(OLD + step, None), ONE_CHOICE)
-backward = jax.jit(jax.vmap(jax.vmap(lambda a, b: swapped(jnp.stack([a, b])), (0, None)), (None, 0)))(x0, x1)
+backward = jax.jit(jax.vmap(jax.vmap(lambda a, b: swapped_kl(jnp.stack([a, b])), (0, None)), (None, 0)))(x0, x1)
 rewards = on_grid(float(OLD[0]) + x0, float(OLD[1]) + x1)
 operator = po.fisher_operator(plain, po.action_kl, OLD, ONE_CHOICE)
 ring = ellipse(jnp.stack([operator(e) for e in jnp.eye(2)]), RADIUS)
@@ -450,9 +448,9 @@ for fall in (10.0, 20.0, 40.0):
     step = jnp.array([-fall, 0.0])
     print(
         f"action 1, of probability {unlikely:.3f}, given up by a fall of its logit by {fall:.0f}: "
-        f"KL(old ‖ new) = {exact_kl(step):.3f}, KL(new ‖ old) = {swapped(step):.3f} nats"
+        f"KL(old ‖ new) = {exact_kl(step):.3f}, KL(new ‖ old) = {swapped_kl(step):.3f} nats"
     )
-assert swapped(step) < RADIUS < exact_kl(step)
+assert swapped_kl(step) < RADIUS < exact_kl(step)
 
 # %% [markdown]
 # The two directions differ most to the left, where action 1, already unlikely, is given up altogether. KL(new ‖ old)
@@ -461,8 +459,8 @@ assert swapped(step) < RADIUS < exact_kl(step)
 #
 # ## 6. What damping does
 #
-# Damping makes the solve easy, but it is a length in *parameters* again: $F + \varepsilon I$. With $\varepsilon = 0$ the
-# direction is the natural gradient's, with $\varepsilon \to \infty$ it turns into the plain gradient's; in between,
+# Damping makes the solve easy, but it is a length in *parameters* again: $F + \varepsilon I$. With $\varepsilon = 0$
+# the direction is the natural gradient's, with $\varepsilon \to \infty$ it turns into the plain gradient's; in between,
 # the invariance of section 3 is gone to that extent.
 
 # %%
@@ -483,7 +481,8 @@ def direction(damping):
 directions = np.asarray(direction(jnp.append(0.0, damped)), np.float64)
 to_natural = [angle_between(d, directions[0]) for d in directions[1:]]
 to_gradient = [angle_between(d, np.asarray(descent, np.float64)) for d in directions[1:]]
-assert to_natural[0] < 1 and to_gradient[-1] < 1
+assert to_natural[0] < 1
+assert to_gradient[-1] < 1
 
 SHIFTED = [0.0, 1e-3, 1e-2, 1e-1, 1.0]
 broken = []
@@ -493,9 +492,8 @@ for damping in SHIFTED:
         for model, start, back in ((plain, THETA, jnp.eye(2)), (twisted, PHI, M))
     ]
     broken.append(np.abs(pair[0] - pair[1]).max())
-print(
-    f"angle between natural and plain gradient here: {angle_between(directions[0], np.asarray(descent, np.float64)):.0f}°"
-)
+between = angle_between(directions[0], np.asarray(descent, np.float64))
+print(f"angle between the natural and the plain gradient here: {between:.0f}°")
 for damping, distance in zip(SHIFTED, broken, strict=True):
     print(f"damping {damping:5g}: the paths of θ and of Mφ are at most {distance:.1e} apart")
 assert (np.diff(broken[:-1]) > 0).all()
