@@ -12,7 +12,6 @@ import statistics
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from benchmarks.record import interleaved, median_ratio, save
 from polopt_jax import algorithms

@@ -144,6 +144,14 @@ def unroll(
     Returns:
       `(loop, rollout)`: the state to go on from, whose `stats` tell of this call alone, and a `[T, B]` `Rollout`
       with the true final observations in `next_obs`.
+
+    >>> import polopt_jax as po
+    >>> from polopt_jax.envs import TimeLimit
+    >>> act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 1))))
+    >>> loop = start(TimeLimit(limit=5), jax.random.key(0), num_envs=3)
+    >>> loop, rollout = unroll(TimeLimit(limit=5), act, loop, jax.random.key(1), num_steps=10)
+    >>> rollout.reward.shape, float(loop.stats.finished)
+    ((10, 3), 6.0)
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1; it is {num_steps}")
@@ -167,11 +175,19 @@ def unroll(
 def to_batch(rollout: Rollout, *, advantage: Array, target: Array | None = None) -> Batch:
     """A time-major rollout `[T, B]` as a batch `[B, T]`, with the advantage that some estimator gave it.
 
-    Decisions whose observation, log-probability, advantage or target is not finite are masked out, and their
+    Decisions whose observation, action, log-probability, advantage or target is not finite are masked out, and their
     observations replaced by zeros: a NaN *observation* would poison a network whatever a term does with the result.
     `(~batch.mask).sum()` counts them. `advantage` and `target` are `[T, B]`.
 
     Raises ValueError if they are not.
+
+    >>> import polopt_jax as po
+    >>> from polopt_jax.envs import ActionReward
+    >>> act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 2))))
+    >>> loop = start(ActionReward(), jax.random.key(0), num_envs=3)
+    >>> _, rollout = unroll(ActionReward(), act, loop, jax.random.key(1), num_steps=5)
+    >>> to_batch(rollout, advantage=rollout.reward).mask.shape
+    (3, 5)
     """
     shape = rollout.reward.shape
     for name, x in (("advantage", advantage), ("target", target)):
@@ -184,7 +200,11 @@ def to_batch(rollout: Rollout, *, advantage: Array, target: Array | None = None)
         return _rows_finite(floats).reshape(shape) if floats else jnp.ones(shape, bool)
 
     obs_finite = finite(rollout.obs)
-    mask = rollout.mask & obs_finite & finite([rollout.log_prob, advantage] + [x for x in [target] if x is not None])
+    mask = (
+        rollout.mask
+        & obs_finite
+        & finite([rollout.action, rollout.log_prob, advantage] + [x for x in [target] if x is not None])
+    )
     obs = jax.tree.map(lambda x: zero_where_masked(x, obs_finite), rollout.obs)
     batch = Batch(
         obs=obs,
@@ -207,6 +227,15 @@ def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[R
     terms and trajectory divergences need such rows.
 
     Raises ValueError if a size is not positive.
+
+    >>> import polopt_jax as po
+    >>> from polopt_jax.envs import TimeLimit
+    >>> act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 1))))
+    >>> loop = start(TimeLimit(limit=5), jax.random.key(0), num_envs=3)
+    >>> _, rollout = unroll(TimeLimit(limit=5), act, loop, jax.random.key(1), num_steps=8)
+    >>> whole, dropped = episodes(rollout, max_length=6, num_episodes=4)
+    >>> whole.mask.sum(0).tolist(), int(dropped)       # three of 5 steps, one column left over, three cut short
+    ([5, 5, 5, 0], 3)
     """
     if max_length < 1 or num_episodes < 1:
         raise ValueError(f"max_length and num_episodes must be positive; they are {max_length} and {num_episodes}")

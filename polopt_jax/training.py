@@ -122,6 +122,11 @@ def sequential(*steps: Step) -> Step:
 
     Metrics are prefixed by the step's number, `0/`, `1/`, ...; so TRPO with ten passes of its critic is
     `sequential(make_step((surrogate, trpo)), epochs(make_step((value, adam)), 10, 1))`.
+
+    >>> import polopt_jax as po
+    >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
+    >>> policy = po.make_step((po.objective(model, po.surrogate()), po.trpo(model)))
+    >>> step = sequential(policy, epochs(po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4))), 10, 1))
     """
 
     def update(params: Params, opt_states: tuple[Any, ...], batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
@@ -185,6 +190,11 @@ def monitored(step: Step, model: Model, *, rows: int | None = None, **divergence
     batch's states, and `entropy`, the mean entropy afterwards in nats per decision. On the batch's first `rows` rows
     only, if given: environments are exchangeable, so that is an unbiased sample at a fraction of the price. Costs two
     evaluations of the policy.
+
+    >>> import polopt_jax as po
+    >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
+    >>> step = po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4)))
+    >>> step = monitored(step, model, kl_old_new=po.action_kl, kl_new_old=po.reverse(po.action_kl))
     """
 
     def update(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:

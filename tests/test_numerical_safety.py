@@ -522,7 +522,6 @@ def test_one_poisoned_environment_leaves_the_others(field, bad):
         assert lost.sum() == STEPS
 
 
-@pytest.mark.xfail(reason="to_batch does not look at actions yet")
 @pytest.mark.parametrize("bad", [math.nan, INF])
 def test_a_poisoned_action_is_masked_out(bad):
     rollout, params = make_rollout(), jnp.array([[0.3], [-0.2]])

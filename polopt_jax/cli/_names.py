@@ -20,18 +20,18 @@ class About(NamedTuple):
 
 
 ABOUT = {
-    "ant": About("27", "box 8", "running forward, staying upright"),
+    "ant": About("27", "box 8", "running, staying up"),
     "halfcheetah": About("17", "box 6", "running forward"),
-    "hopper": About("11", "box 3", "hopping forward, staying upright"),
-    "humanoid": About("244", "box 17", "running forward, staying upright"),
+    "hopper": About("11", "box 3", "hopping, staying up"),
+    "humanoid": About("244", "box 17", "running, staying up"),
     "humanoidstandup": About("244", "box 17", "raising the torso"),
     "inverted_double_pendulum": About("8", "box 1", "balancing two poles"),
-    "inverted_pendulum": About("4", "box 1", "balancing a pole, 1 per step"),
-    "pusher": About("23", "box 7", "pushing an object to its goal"),
-    "reacher": About("11", "box 2", "bringing a fingertip to a target"),
+    "inverted_pendulum": About("4", "box 1", "balancing a pole"),
+    "pusher": About("23", "box 7", "pushing an object home"),
+    "reacher": About("11", "box 2", "reaching a target"),
     "swimmer": About("8", "box 2", "swimming forward"),
-    "walker2d": About("17", "box 6", "walking forward, staying upright"),
-    TOKEN_ENV: About("24 tokens", "6 tokens", "skipping the test, or passing it honestly"),
+    "walker2d": About("17", "box 6", "walking, staying up"),
+    TOKEN_ENV: About("24 tokens", "6 tokens", "skip or pass the test"),
 }
 """By name, in the order of the table. A test holds the sizes against Brax."""
 
