@@ -65,7 +65,7 @@ def band(ax, x, runs, *, label, color, inner=50, **style):
 # The policy has just **two parameters**: the logit of staying in room 1 and that of staying in room 2. So a policy is
 # a point in the plane, and its exact return $J(\theta)$ - by dynamic programming, `envs.expected_return` - is a
 # landscape over it. We start at a policy with a bad habit: it mostly stays in room 1, and whenever it does get to
-# room 2, it mostly leaves at once. (The world is Kakade's, from the paper that introduced the natural policy gradient.)
+# room 2, it mostly leaves at once. (The world is after Kakade 2001, who brought the natural policy gradient.)
 
 # %%
 H = 10
@@ -112,7 +112,8 @@ def exact_return(params):
 
 
 START = {"policy": jnp.array([1.5, -1.5]), "value": jnp.zeros(2 * H)}
-print(f"probability of staying in room 1 and 2: {np.round(jax.nn.sigmoid(START['policy']), 2)}")
+stay_1, stay_2 = jax.nn.sigmoid(START["policy"])
+print(f"at the start: stays in room 1 with probability {stay_1:.2f}, in room 2 with {stay_2:.2f}")
 print(
     f"return at the start {exact_return(START):.2f}; of always staying in room 1: {H}; of the best plan: {2 * (H - 1)}"
 )
@@ -268,8 +269,9 @@ fig.suptitle(f"REINFORCE: {BATCHES} gradients of {EPISODES} episodes each; the a
 plt.show()
 
 # %% [markdown]
-# The arrow is short against the clouds: this is the problem that all later chapters live with. A baseline shrinks the
-# cloud and leaves its centre alone.
+# The arrow is short against the first cloud: this is the problem that all later chapters live with. A baseline shrinks
+# the cloud and leaves its centre alone - the batch mean not quite: an episode is an eighth of its own baseline, which
+# shortens the mean by an eighth.
 
 # %% [markdown]
 # ## 2. Actor-Critic (Konda & Tsitsiklis 2000; GAE: Schulman et al. 2016)
@@ -413,7 +415,7 @@ shown = RATES.index(1.0)
 path = by_gradient["policy"][shown]
 left.plot(*path.T, color=RATE_COLORS[shown], lw=2.5)
 left.plot(*by_natural["policy"][0].T, "o-", ms=4, lw=1.5, color=BLUE)
-left.text(3.3, -2.75, "gradient, rate 1:\nnumbers are updates", color=RATE_COLORS[shown], fontsize=9)
+left.text(2.8, -2.75, "gradient, rate 1:\nnumbers are updates", color=RATE_COLORS[shown], fontsize=9)
 left.text(2.4, 0.3, "natural gradient:\na dot per update", color=BLUE, fontsize=9, ha="right")
 marked = [n for n in (10, 100, 1000) if n < len(path)]
 left.plot(*path[marked].T, "o", ms=5, color=RATE_COLORS[shown], mec="black", zorder=3)
@@ -427,15 +429,14 @@ left.set(
     ylim=axis1[[0, -1]],
 )
 for rate, returns, color in zip(RATES, by_gradient["return"], RATE_COLORS, strict=True):
-    right.semilogx(np.arange(1, returns.size + 1), returns, color=color, lw=2, label=f"gradient, rate {rate:g}")
-right.semilogx(
-    np.arange(1, 101), by_natural["return"][0], "o-", ms=4, lw=1.5, color=BLUE, label="natural gradient, rate 0.1"
-)
+    right.semilogx(np.arange(1, returns.size + 1), returns, color=color, lw=2, label=f"rate {rate:g}")
+right.semilogx(np.arange(1, 101), by_natural["return"][0], "o-", ms=4, lw=1.5, color=BLUE)
+right.text(33, 14, "natural gradient,\nrate 0.1", color=BLUE, fontsize=9)
 right.axhline(H, color="0.6", lw=1, ls=":")
 right.annotate("stay in room 1 for ever", (1, H), (0, 5), textcoords="offset points", color="0.4")
 right.set_ylim(6.5, 18.5)
 right.set(xlabel="update", ylabel="exact return J")
-right.legend(loc="center", bbox_to_anchor=(0.64, 0.62), fontsize=9)
+right.legend(loc="upper left", title="gradient", fontsize=9)
 fig.suptitle("Natural gradient: the same exact gradient, measured in policies instead of parameters")
 plt.show()
 
@@ -673,7 +674,7 @@ left.set_xticks(
 )
 left.set(ylabel="probability of the sentence", xlim=(-0.7, V**T - 0.3))
 left.legend()
-DPO_COLORS = plt.colormaps["Blues"](np.linspace(0.4, 0.95, len(PAIRS)))
+DPO_COLORS = plt.colormaps["Blues"](np.linspace(0.5, 0.95, len(PAIRS)))
 for n, each, color in zip(PAIRS, distance, DPO_COLORS, strict=True):
     band(right, np.arange(DPO_UPDATES), each, label=None, color=color)
     right.text(DPO_UPDATES * 1.02, np.median(each[:, -1]), f"{n:,} pairs", color=color, va="center")

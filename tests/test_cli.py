@@ -173,12 +173,12 @@ def test_envs_tells_the_sizes_that_the_environments_have():
 # --- plans ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("updates", [*range(1, 400), 997, 1009, 2500, 12_345, 10**6])
-def test_chunks_cover_the_updates(updates):
-    chunks, size = _plan.split_updates(updates)
-    assert updates <= chunks * size < updates + size
-    assert size <= 100
-    assert min(updates, 17) <= chunks <= max(37, updates / 90)
+def test_chunks_cover_the_updates():
+    for updates in (*range(1, 400), 997, 1009, 2500, 12_345, 10**6):
+        chunks, size = _plan.split_updates(updates)
+        assert updates <= chunks * size < updates + size
+        assert size <= 100
+        assert min(updates, 17) <= chunks <= max(37, updates / 90)
 
 
 def test_steps_are_rounded_up_to_whole_updates():

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 NAMES = [script.stem for script in SCRIPTS]
+SLOW = {"01_history"}  # more than a minute with nothing compiled yet, even at the small sizes
 
 
 def code_cells(path):
@@ -21,8 +22,10 @@ def test_there_are_notebooks():
     assert NAMES[:2] == ["01_history", "02_natural_gradient"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(s, id=s.stem, marks=[pytest.mark.slow] if s.stem in SLOW else []) for s in SCRIPTS],
+)
 def test_script_runs_and_its_own_checks_hold(script):
     """At the small sizes. What a notebook claims, it asserts."""
     environment = {
@@ -55,4 +58,4 @@ def test_notebook_holds_outputs_and_no_errors(script):
     drawn = sum(cell.source.count("plt.show()") for cell in cells)
     assert len(pictures) == drawn > 0
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
-    assert script.with_suffix(".ipynb").stat().st_size < 600_000
+    assert script.with_suffix(".ipynb").stat().st_size < 1_000_000

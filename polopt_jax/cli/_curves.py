@@ -91,7 +91,7 @@ def _figure(groups: Sequence[Sequence[Result]], *, titles: Sequence[str], lines:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, (3.1 * lines + 0.6) * len(groups)), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.1)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
+    figure.get_layout_engine().set(h_pad=0.06)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
     strips = np.atleast_1d(figure.subfigures(len(groups), 1, hspace=0.05))
     for strip, results, title in zip(strips, groups, titles, strict=True):
         drawn = panels(results[0])
