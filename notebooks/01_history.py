@@ -393,7 +393,7 @@ def updates_to(returns, threshold):
     return int(above.argmax()) if above.any() else None
 
 
-print(f"updates until the return is above {H}, all that room 1 can give (None: never)")
+print(f"updates until the return is above {H}, all that room 1 can give (None: not in 3000)")
 for rate, returns in zip(RATES, by_gradient["return"], strict=True):
     print(f"  gradient, rate {rate:3.1f}           {updates_to(returns, H)}")
 escaped = updates_to(by_natural["return"][0], H)

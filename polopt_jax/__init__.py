@@ -40,7 +40,7 @@ from polopt_jax.solvers import (
     trpo,
 )
 from polopt_jax.surrogates import k1, k2, k3
-from polopt_jax.training import Step, TrainState, epochs, make_step, monitored, sequential, train
+from polopt_jax.training import Step, TrainState, epochs, init_state, make_step, monitored, sequential, train
 from polopt_jax.types import Batch, Divergence, Model, Objective, Outputs, Rollout, Term
 
 __version__ = "0.1.0"
@@ -77,6 +77,7 @@ __all__ = [
     "group_centred",
     "group_relative",
     "grpo",
+    "init_state",
     "k1",
     "k2",
     "k3",

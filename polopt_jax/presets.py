@@ -30,8 +30,8 @@ CONTROL = {
 TOKENS = {
     "reinforce": Preset(256, 24, {"learning_rate": 3e-3, "gamma": 1.0}),
     "actor_critic": Preset(256, 24, {"learning_rate": 3e-3, "gamma": 1.0}),
-    "npg": Preset(256, 24, {"learning_rate": 0.1, "gamma": 1.0}),
-    "trpo": Preset(256, 24, {"radius": 0.01, "gamma": 1.0}),
+    "npg": Preset(256, 24, {"learning_rate": 0.3, "gamma": 1.0, "fisher_every": 4, "value_epochs": 2}),
+    "trpo": Preset(256, 24, {"radius": 0.02, "gamma": 1.0, "fisher_every": 4, "value_epochs": 2}),
     "ppo": Preset(256, 24, {"learning_rate": 1e-3, "gamma": 1.0}),
     "dpo": Preset(256, 24, {"learning_rate": 1e-3}),
     "grpo": Preset(256, 24, {"learning_rate": 1e-3}),

@@ -48,6 +48,22 @@ class TrainState:
     """int32 `[]`: updates done."""
 
 
+def init_state(step: Step, params: Params, key: Array, *, collect_state: Any = ()) -> TrainState:
+    """The state of a run that has not begun: fresh optimizer state, no update done.
+
+    >>> step = make_step((lambda params, batch: (params**2, {}), optax.sgd(0.1)))
+    >>> int(init_state(step, jnp.ones(()), jax.random.key(0)).update)
+    0
+    """
+    return TrainState(
+        params=params,
+        opt_state=step.init(params),
+        collect_state=collect_state,
+        key=key,
+        update=jnp.zeros((), jnp.int32),
+    )
+
+
 def solver_metrics(opt_state: Any) -> Metrics:
     """The diagnostics that natural-gradient and trust-region states in an optimizer state hold, as float32 scalars."""
     kinds = (NaturalGradientState, ScaleToRadiusState, BacktrackState)
@@ -225,9 +241,7 @@ def train(collect: Collect, step: Step, state: TrainState, *, updates: int) -> t
     ...     batch = po.Batch(obs=jnp.zeros((1, 1)), action=action, mask=jnp.ones((1, 1), bool),
     ...                      advantage=action.astype(float))
     ...     return state, batch, {"reward": action.mean()}
-    >>> params = jnp.zeros(2)
-    >>> state = po.TrainState(params=params, opt_state=step.init(params), collect_state=(), key=jax.random.key(0),
-    ...                       update=jnp.zeros((), jnp.int32))
+    >>> state = po.init_state(step, jnp.zeros(2), jax.random.key(0))
     >>> state, metrics = jax.jit(lambda s: train(collect, step, s, updates=50))(state)
     >>> metrics["reward"].shape, bool(state.params[1] > state.params[0])
     ((50,), True)

@@ -10,15 +10,18 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from polopt_jax import presets
 from polopt_jax.cli import _loop, _metrics, _plan, _report, _run_directory, _table, main
 from polopt_jax.cli._errors import NonFiniteError, UsageError, one_line
-from polopt_jax.cli._names import ABOUT, environments
+from polopt_jax.cli._hyperparameters import Hyperparameters, flag, parameters
+from polopt_jax.cli._names import ABOUT, algorithms, environments
 from polopt_jax.cli._options import Compare, Train
 from polopt_jax.driver import Chunk
 from polopt_jax.envs import brax_backends, brax_env, brax_names
@@ -168,6 +171,16 @@ def test_envs_tells_the_sizes_that_the_environments_have():
     for name in brax_names():
         env = brax_env(name, backend=brax_backends(name)[0])
         assert (ABOUT[name].observation, ABOUT[name].action) == (f"{env.obs_shape[0]}", f"box {env.action_space.size}")
+
+
+@pytest.mark.parametrize("algorithm", algorithms("skip_the_test"))
+def test_every_hyperparameter_has_a_flag(algorithm, capsys):
+    main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert set(parameters(algorithm)) <= {field.name for field in fields(Hyperparameters)}
+    for preset in (presets.CONTROL.get(algorithm), presets.TOKENS[algorithm]):
+        assert preset is None or set(preset.hyperparameters) <= set(parameters(algorithm))
+    assert all(f"{flag(name)} " in said for name in parameters(algorithm))
 
 
 # --- plans ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from polopt_jax import solvers
@@ -14,7 +13,7 @@ from polopt_jax.divergences import action_kl
 from polopt_jax.masking import standardize
 from polopt_jax.rollout import to_batch
 from polopt_jax.tasks import Task
-from polopt_jax.training import Collect, Step, TrainState, monitored
+from polopt_jax.training import Collect, Step, TrainState, init_state, monitored
 from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Params, Rollout
 
 MONITORED_ROWS = 256
@@ -41,13 +40,7 @@ def assemble(task: Task, step: Step, estimate: Estimate, init_estimate: Callable
     def init(key: Array) -> TrainState:
         params_key, task_key, key = jax.random.split(key, 3)
         params = task.init_params(params_key)
-        return TrainState(
-            params=params,
-            opt_state=step.init(params),
-            collect_state=(task.init(task_key), init_estimate()),
-            key=key,
-            update=jnp.zeros((), jnp.int32),
-        )
+        return init_state(step, params, key, collect_state=(task.init(task_key), init_estimate()))
 
     def collect(params: Params, state: Any, key: Array) -> tuple[Any, Batch, Metrics]:
         task_state, estimate_state = state

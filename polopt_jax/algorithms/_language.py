@@ -15,7 +15,7 @@ from polopt_jax.preferences import PreferenceData, draw_preferences, preference_
 from polopt_jax.rollout import to_batch
 from polopt_jax.surrogates import ClipRange
 from polopt_jax.tasks import TokenTask
-from polopt_jax.training import TrainState, epochs, make_step, monitored
+from polopt_jax.training import TrainState, epochs, init_state, make_step, monitored
 from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Params, Rollout
 
 
@@ -33,7 +33,10 @@ def dpo(
 
     A pair is redrawn until its two rewards differ, at most `max_redraws` times; pairs that never did are masked out.
     Each update takes a random minibatch of the pairs. The rollout that is sampled beside it is there to report the
-    policy's reward; the update does not see it. Source: Rafailov et al. 2023.
+    policy's reward; the update does not see it.
+
+    Differs from the paper: the better attempt always wins (no Bradley-Terry noise), so the loss has no finite minimum
+    and training stops where the updates do. Source: Rafailov et al. 2023.
     """
     task = tokens.task
     step = make_step((objective(task.model, objectives.dpo(beta=beta)), adam(learning_rate, max_grad_norm)))
@@ -42,13 +45,7 @@ def dpo(
     def init(key: Array) -> TrainState:
         data_key, key = jax.random.split(key)
         data = draw_preferences(tokens, data_key, num_pairs=num_pairs, max_redraws=max_redraws)
-        return TrainState(
-            params=tokens.reference,
-            opt_state=step.init(tokens.reference),
-            collect_state=data,
-            key=key,
-            update=jnp.zeros((), jnp.int32),
-        )
+        return init_state(step, tokens.reference, key, collect_state=data)
 
     def collect(params: Params, data: PreferenceData, key: Array) -> tuple[PreferenceData, Batch, Metrics]:
         rollout_key, pair_key = jax.random.split(key)

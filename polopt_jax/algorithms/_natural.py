@@ -34,7 +34,7 @@ def npg(
     learning_rate: ArrayLike = 0.1,
     damping: ArrayLike = 1e-2,
     cg_iters: ArrayLike = 10,
-    fisher_batch: solvers.Subsample = solvers.whole,
+    fisher_every: int = 1,
     gamma: ArrayLike = 0.99,
     lambda_: ArrayLike = 0.95,
     value_learning_rate: ArrayLike = 1e-3,
@@ -44,10 +44,15 @@ def npg(
     """Natural policy gradient with a critic: one preconditioned step on the surrogate, then Adam on the critic.
 
     Needs a critic that shares no parameters with the policy (or stops its gradient), as both networks of
-    `polopt_jax.networks` named `mlp_actor_critic` and `transformer` do. Source: Kakade 2001.
+    `polopt_jax.networks` named `mlp_actor_critic` and `transformer` do. `fisher_every=k` estimates the Fisher
+    information on every k-th row, while the gradient stays on all. Source: Kakade 2001.
     """
     optimizer = solvers.npg(
-        task.model, learning_rate=learning_rate, damping=damping, cg_iters=cg_iters, fisher_batch=fisher_batch
+        task.model,
+        learning_rate=learning_rate,
+        damping=damping,
+        cg_iters=cg_iters,
+        fisher_batch=solvers.every(fisher_every),
     )
     return _policy_then_critic(
         task,
@@ -66,7 +71,7 @@ def trpo(
     radius: ArrayLike = 0.01,
     damping: ArrayLike = 1e-2,
     cg_iters: ArrayLike = 10,
-    fisher_batch: solvers.Subsample = solvers.whole,
+    fisher_every: int = 1,
     gamma: ArrayLike = 0.99,
     lambda_: ArrayLike = 0.95,
     value_learning_rate: ArrayLike = 1e-3,
@@ -77,7 +82,9 @@ def trpo(
 
     The radius 0.01 is the paper's; the damping 1e-2 that of OpenAI baselines. Source: Schulman et al. 2015.
     """
-    optimizer = solvers.trpo(task.model, radius=radius, damping=damping, cg_iters=cg_iters, fisher_batch=fisher_batch)
+    optimizer = solvers.trpo(
+        task.model, radius=radius, damping=damping, cg_iters=cg_iters, fisher_batch=solvers.every(fisher_every)
+    )
     return _policy_then_critic(
         task,
         optimizer,

@@ -30,7 +30,8 @@ def reinforce(
     learned. The return is what is seen in the rollout; nothing is bootstrapped where the window or a time limit cuts
     an episode, so T should not be much shorter than an episode or than 1/(1-γ).
 
-    Differs from the paper: Adam and a standardised advantage instead of a plain step. Source: Williams 1992.
+    Differs from the paper: Adam instead of a plain step, and the advantages are standardised over the batch after the
+    baseline is subtracted (so a constant baseline changes nothing here). Source: Williams 1992.
     """
     chosen = batch_mean() if baseline is None else baseline
     term = weighted_sum(

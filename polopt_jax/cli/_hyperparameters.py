@@ -45,6 +45,8 @@ class Hyperparameters:
     """Added to the diagonal of the Fisher matrix; npg, trpo."""
     cg_iters: _Int = None
     """Most iterations of conjugate gradients; npg, trpo."""
+    fisher_every: _Int = None
+    """The Fisher matrix is estimated on every so many-th row; npg, trpo."""
     value_learning_rate: _Float = None
     """Step size of the critic; npg, trpo."""
     value_epochs: _Int = None

@@ -11,7 +11,7 @@ from polopt_jax.cli._errors import UsageError
 from polopt_jax.cli._hyperparameters import check_parameters, describe, flag, given, parameters
 from polopt_jax.cli._options import Compare, Train
 
-DEFAULT_STEPS = {"inverted_pendulum": 500_000, _names.TOKEN_ENV: 200_000}
+DEFAULT_STEPS = {"inverted_pendulum": 400_000, _names.TOKEN_ENV: 200_000}
 OTHER_STEPS = 5_000_000
 """Steps per seed where nothing is said: enough to see learning, and minutes on two CPU cores."""
 GROUP_SIZE = 8
