@@ -16,7 +16,7 @@ from polopt_jax.tasks import control_task, imitate, token_task
 from polopt_jax.types import Params
 
 NUM_WORLDS = 8
-WIDTH, DEPTH = 32, 2
+WIDTH, DEPTH = 32, 1
 IMITATION_UPDATES = 300
 
 _BASELINES = {

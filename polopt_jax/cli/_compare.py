@@ -47,6 +47,7 @@ def _run_all(plans: Sequence[Plan], directory: Path, stop: Stop) -> tuple[list[R
             with progress("reference") as shown:
                 shown.stage("imitating the reference...")
                 reference = imitate_reference()
+                shown.stage("reference learnt")
                 notes.append(about_reference(reference))
         result, note = _run_one(plan, directory, reference if plan.is_token else None, stop)
         results.append(result)

@@ -6,6 +6,7 @@ import importlib.metadata
 import inspect
 import os
 import platform
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ dt { font-weight: 600; } dd { margin: 0; color: var(--soft); max-width: 75ch; }
 figure { margin: 1.2em 0 2em; } figure svg { width: 100%; height: auto; display: block; }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: .5em; }
 .swatch { display: inline-block; width: .75em; height: .75em; border-radius: 2px; margin-right: .55em; }
+.whole { white-space: nowrap; }
 .note { border-left: 3px solid var(--accent); padding-left: 12px; color: var(--soft); }
 @media print { main { max-width: none; padding: 0; } h2 { break-after: avoid; } figure { break-inside: avoid; } }
 """
@@ -161,11 +163,11 @@ def _hyperparameters(results: Sequence[Result]) -> str:
         sizes = {
             name: config[name] for name in ("num_envs", "rollout_steps", "group_size", "episode_length", "updates")
         }
-        given = ", ".join(f"{name} {value}" for name, value in sizes.items() if value is not None)
-        values = ", ".join(f"{flag(name)[2:]} {value}" for name, value in config["hyperparameters"].items())
+        given = _settings({name: value for name, value in sizes.items() if value is not None})
+        values = _settings(config["hyperparameters"])
         rows.append(
             f"<tr><td>{_swatch(result.plan.algorithm)}{text(result.plan.algorithm)}</td><td>{text(result.plan.env)}</td>"
-            f"<td>{text(given)}</td><td>{text(values)}</td></tr>"
+            f"<td>{given}</td><td>{values}</td></tr>"
         )
     head = "".join(
         f'<th scope="col" style="text-align:left">{name}</th>'
@@ -175,8 +177,16 @@ def _hyperparameters(results: Sequence[Result]) -> str:
     return f'<div class="scroll">{table}</div>'
 
 
+def _settings(values: dict[str, Any]) -> str:
+    """Names, as the flags have them, with their values; no line breaks within one."""
+    return ", ".join(
+        f'<span class="whole">{text(flag(name)[2:])} {text(value)}</span>' for name, value in values.items()
+    )
+
+
 def _about(result: Result) -> str:
     """What the recipe says of itself: its method, how it differs from the paper, the source."""
     name = result.plan.algorithm
     paragraphs = (inspect.getdoc(recipe(name)) or "").split("\n\n")
-    return f"<h3>{_swatch(name)}{text(name)}</h3>" + "".join(f"<p>{text(p)}</p>" for p in paragraphs)
+    marked = [re.sub(r"`([^`]+)`", r"<code>\1</code>", text(paragraph)) for paragraph in paragraphs]
+    return f"<h3>{_swatch(name)}{text(name)}</h3>" + "".join(f"<p>{paragraph}</p>" for paragraph in marked)

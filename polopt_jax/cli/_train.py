@@ -147,6 +147,7 @@ def _reference(directory: Path, shown: Progress) -> Reference:
         return restore_reference(directory / REFERENCE)
     shown.stage("imitating the reference...")
     reference = imitate_reference()
+    shown.stage("reference learnt")
     checkpoint.save(directory / REFERENCE, 0, reference)
     return reference
 
