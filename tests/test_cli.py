@@ -58,7 +58,7 @@ WRONG = [
     ("train grpo --env skip_the_test --num-envs 100", "not a multiple of"),
     ("train ppo --env skip_the_test --group-size 7", "not a multiple of --group-size 7"),
     ("train grpo --env skip_the_test --group-size 1", "at least 2"),
-    ("train dpo --env skip_the_test --pairs-per-update 5000", "more than --num-pairs 1024"),
+    ("train dpo --env skip_the_test --pairs-per-update 5000", "more than --num-pairs 512"),
     ("train ppo --env ant --num-envs 1048576 --num-seeds 4096", "fewer --num-envs"),
     ("train ppo --env ant --num-seeds 0", "--num-seeds must be from 1"),
     ("train ppo --env ant --seed -1", "--seed must be from 0"),

@@ -1032,3 +1032,14 @@ def test_the_norm_clip_keeps_the_direction_of_any_finite_gradient(length):
 def test_the_norm_clip_leaves_a_broken_gradient_broken(bad):
     clip = po.clip_by_global_norm(1.0)
     assert not np.all(np.isfinite(clip.update(jnp.array([1.0, bad]), clip.init(None))[0]))
+
+
+def test_a_vanishing_direction_is_scaled_without_an_infinite_diagnostic():
+    """A direction of 1e-35 reaches the radius all the same; its factor saturates, so that the guard sees no infinity."""
+    model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))  # noqa: E731
+    batch = po.Batch(obs=None, action=jnp.zeros(1, int), mask=jnp.ones(1, bool))
+    transform = po.scale_to_radius(model, radius=1e6)
+    direction = jnp.array([1e-36, -1e-36], jnp.float32)
+    scaled, state = transform.update(direction, transform.init(jnp.zeros(2)), jnp.zeros(2), batch=batch)
+    assert np.isfinite(state.factor)
+    assert (np.abs(scaled) > 100).all()

@@ -17,7 +17,7 @@ Constraint = tuple[Divergence, ArrayLike]
 
 
 class ScaleToRadiusState(NamedTuple):
-    """The factor that the last direction was multiplied by, `[]`."""
+    """The factor that the last direction was multiplied by, `[]`; the largest float32 where it would overflow."""
 
     factor: Array
 
@@ -66,8 +66,8 @@ def scale_to_radius(
         usable = (curvature > 0) & jnp.isfinite(curvature) & jnp.isfinite(norm)
         length = jnp.where(usable, jnp.sqrt(2 * radius / jnp.where(usable, curvature, 1)), 0)
         scaled = jax.tree.map(lambda u: jnp.where(usable, length * u, 0).astype(u.dtype), unit)
-        factor = jnp.where(usable, length / jnp.where(usable, norm, 1), 0)
-        return scaled, ScaleToRadiusState(factor.astype(jnp.float32))
+        factor = jnp.where(usable, length / jnp.where(usable, norm, 1), 0).astype(jnp.float32)
+        return scaled, ScaleToRadiusState(jnp.minimum(factor, jnp.finfo(jnp.float32).max))
 
     return optax.GradientTransformationExtraArgs(lambda params: ScaleToRadiusState(jnp.zeros(())), update)
 
