@@ -1035,7 +1035,7 @@ def test_the_norm_clip_leaves_a_broken_gradient_broken(bad):
 
 
 def test_a_vanishing_direction_is_scaled_without_an_infinite_diagnostic():
-    """A direction of 1e-35 reaches the radius all the same; its factor saturates, so that the guard sees no infinity."""
+    """A direction of 1e-36 reaches the radius all the same; its factor saturates, and the guard sees no infinity."""
     model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))  # noqa: E731
     batch = po.Batch(obs=None, action=jnp.zeros(1, int), mask=jnp.ones(1, bool))
     transform = po.scale_to_radius(model, radius=1e6)
