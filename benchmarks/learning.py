@@ -31,18 +31,25 @@ def learn(name: str, env_name: str, steps: int, num_seeds: int) -> dict[str, Any
     counts = np.stack([c.metrics["episode/finished"].sum(1) for c in done])
     kl = np.concatenate([c.metrics["kl_old_new"] for c in done], axis=1)
 
-    def reward(part: slice) -> list[float]:
-        return [round(float(x), 1) for x in sums[part].sum(0) / np.maximum(counts[part].sum(0), 1)]
+    def reward(part: slice) -> list[float] | None:
+        """Per seed; None if a seed finished no episode (those of 1000 steps end together, so a tenth may hold none)."""
+        if (counts[part].sum(0) == 0).any():
+            return None
+        return [round(float(x), 1) for x in sums[part].sum(0) / counts[part].sum(0)]
 
-    last = reward(slice(-2, None))
+    def mean(part: slice) -> float | None:
+        rewards = reward(part)
+        return None if rewards is None else round(float(np.mean(rewards)), 1)
+
     spent = sum(c.seconds for c in done)
     return {
         "steps_per_seed": done[-1].update * task.decisions,
         "num_envs": preset.num_rows,
         "hyperparameters": preset.hyperparameters,
-        "reward_last_tenth_mean": round(float(np.mean(last)), 1),
-        "reward_last_tenth_per_seed": last,
-        "reward_by_quarter_mean": [round(float(np.mean(reward(slice(q, q + 5)))), 1) for q in (0, 5, 10, 15)],
+        "reward_last_tenth_mean": mean(slice(-2, None)),
+        "reward_last_tenth_per_seed": reward(slice(-2, None)),
+        "reward_last_quarter_per_seed": reward(slice(-5, None)),
+        "reward_by_quarter_mean": [mean(slice(q, q + 5)) for q in (0, 5, 10, 15)],
         "mean_kl_old_new_per_update": float(f"{kl.mean():.3g}"),
         "train_seconds": round(spent, 1),
         "steps_per_second_all_seeds": round(done[-1].update * task.decisions * num_seeds / spent),
