@@ -615,3 +615,14 @@ def test_deterministic_policy_has_no_fisher_information(make):
     params, state, metrics = jax.jit(step.update)(jnp.ones(2), step.init(jnp.ones(2)), batch, None)
     assert finite((params, state, metrics))
     np.testing.assert_array_equal(params, jnp.ones(2))
+
+
+@pytest.mark.parametrize("step", [1e-1, 1e-2, 1e-3, 1e-4])
+def test_the_kl_of_nearly_equal_policies_keeps_its_digits(step):
+    """A float32 sum of p log(p/q) is all rounding at a step of 1e-4; the truth is taken in float64."""
+    logits = np.array([0.3, -1.0, 0.7, 0.1])
+    other = logits + step * np.array([1.0, -1.0, 0.5, 0.0])
+    log_p, log_q = (x - np.log(np.exp(x).sum()) for x in (logits, other))
+    truth = (np.exp(log_p) * (log_p - log_q)).sum()
+    old, new = (po.Categorical(logits=jnp.asarray(x, jnp.float32)[None]) for x in (logits, other))
+    np.testing.assert_allclose(float(old.kl_divergence(new)[0]), truth, rtol=1e-5 / step)
