@@ -32,7 +32,7 @@ class CGInfo(NamedTuple):
     iterations: Array
     """int32: products with A that entered the solution."""
     residual: Array
-    """‖b - A x‖ / ‖b‖, recomputed from x rather than carried along; 0 if b is 0."""
+    """‖b - A x‖ / ‖b‖, recomputed from x rather than carried along; 0 if b is 0 or not finite (see `status`)."""
     curvature: Array
     """xᵀ A x at the solution (with the damping that A contains); saturates at the largest float."""
     status: Array
