@@ -45,7 +45,8 @@ def compiler_options() -> dict[str, str] | None:
     """What to pass as `jax.jit(..., compiler_options=)` to a loop vmapped over seeds.
 
     On jax 0.10's CPU backend a vmapped training loop never returns under XLA's default, concurrency-optimised
-    scheduler: all threads wait for each other. The memory-optimised scheduler cures it, at no cost that was measured.
+    scheduler: all threads wait for each other. The memory-optimised scheduler cures it (what it costs a run of one seed
+    was not measured).
     jax 0.11 and later do not hang, and other backends have no such option: None.
 
     >>> compiler_options() is None or "xla_cpu_scheduler_type" in compiler_options()
@@ -60,15 +61,6 @@ def compiler_options() -> dict[str, str] | None:
 def seed_keys(seed: int, num_seeds: int) -> Array:
     """One key per seed, `[num_seeds]`; key i depends on `seed + i` alone, so runs of few and many seeds overlap."""
     return jax.vmap(jax.random.key)(jnp.arange(seed, seed + num_seeds))
-
-
-def num_chunks_for(updates: int, wanted: int) -> int:
-    """The largest number of equal chunks, at most `wanted`, that `updates` divides into.
-
-    >>> num_chunks_for(100, 30), num_chunks_for(97, 30)
-    (25, 1)
-    """
-    return max(n for n in range(1, min(updates, wanted) + 1) if updates % n == 0)
 
 
 def prepare(algorithm: Algorithm, keys: Array, *, chunk_updates: int, state: TrainState | None = None) -> Run:
