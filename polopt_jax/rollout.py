@@ -65,9 +65,13 @@ def start(env: Environment, key: Array, *, num_envs: int) -> LoopState:
 
 
 def _rows_finite(tree: Any) -> Array:
-    """`[B]` bool: every float of the row is finite, over all leaves `[B, ...]`."""
+    """`[B]` bool: every float of the row is finite, over all leaves `[B, ...]`.
+
+    One test of the leaves side by side: a test of each leaf made a step of small physics 5% slower on a CPU.
+    """
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.stack([jnp.isfinite(x).reshape(x.shape[0], -1).all(-1) for x in leaves]).all(0)
+    widest = jnp.float64 if any(x.dtype == jnp.float64 for x in leaves) else jnp.float32
+    return jnp.isfinite(jnp.concatenate([x.astype(widest).reshape(x.shape[0], -1) for x in leaves], axis=-1)).all(-1)
 
 
 def _select_rows(condition: Array, new: Any, old: Any) -> Any:
@@ -89,7 +93,6 @@ def _step(
     done = step.terminated | step.truncated | ~finite
     next_obs = _select_rows(finite, step.obs, loop.obs)
     reward = jnp.where(finite, step.reward, 0)
-    next_value = None if outputs.value is None else act(next_obs).value
     rollout = Rollout(
         obs=loop.obs,
         action=action,
@@ -100,7 +103,6 @@ def _step(
         next_obs=next_obs,
         mask=finite,
         value=outputs.value,
-        next_value=next_value,
         outcome=jax.tree.map(lambda x: jnp.where(finite, x, 0), step.outcome),
     )
     episode_return, episode_length = loop.episode_return + reward, loop.episode_length + 1
@@ -111,7 +113,7 @@ def _step(
         length_sum=loop.stats.length_sum + (ended * episode_length.astype(jnp.float32)).sum(),
         nonfinite=loop.stats.nonfinite + (~finite).sum().astype(jnp.float32),
     )
-    fresh = jax.tree.map(lambda x: x[(jnp.arange(num_envs) + shift) % num_envs], pool)
+    fresh = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, shift % num_envs, num_envs), pool)
     state, obs = _select_rows(done, fresh, (step.state, next_obs))
     return LoopState(
         env=state,
@@ -162,6 +164,7 @@ def unroll(
     def segment(loop: LoopState, key: Array) -> tuple[LoopState, Rollout]:
         pool_key, steps_key = jax.random.split(key)
         pool = jax.vmap(env.reset)(jax.random.split(pool_key, num_envs))
+        pool = jax.tree.map(lambda x: jnp.concatenate([x, x]), pool)
         steps = (jax.random.split(steps_key, length), stride * jnp.arange(length))
         return jax.lax.scan(lambda loop, step: _step(env, act, pool, loop, *step), loop, steps)
 
@@ -169,7 +172,26 @@ def unroll(
     loop, rollout = jax.lax.scan(segment, loop, jax.random.split(key, num_steps // length))
     rollout = jax.tree.map(lambda x: x.reshape(num_steps, *x.shape[2:]), rollout)
     broken_next = jnp.concatenate([~rollout.mask[1:], jnp.zeros_like(rollout.mask[:1])])
-    return loop, replace(rollout, truncated=rollout.truncated | (broken_next & ~rollout.terminated))
+    rollout = replace(rollout, truncated=rollout.truncated | (broken_next & ~rollout.terminated))
+    if rollout.value is None:
+        return loop, rollout
+    return loop, replace(rollout, next_value=_next_value(act, loop.obs, rollout.value, rollout))
+
+
+def _next_value(act: Callable[[Obs], Any], obs: Obs, value: Array, rollout: Rollout) -> Array:
+    """`Rollout.next_value` `[T, B]`; `obs` are the observations that the next rollout will begin with.
+
+    Where the episode goes on, the next observation is the one that the next decision was taken on, and its value is
+    known. The critic is asked again only for the last step and for the steps in which some episode was cut short.
+    """
+
+    def at_cuts(step: tuple[Array, Obs]) -> Array:
+        cut, next_obs = step
+        return jax.lax.cond(cut.any(), lambda: act(next_obs).value, lambda: jnp.zeros_like(value[0]))
+
+    following = jnp.concatenate([value[1:], act(obs).value[None]])
+    cut_value = jax.lax.map(at_cuts, (rollout.truncated, rollout.next_obs))
+    return jnp.where(rollout.terminated, 0, jnp.where(rollout.truncated, cut_value, following))
 
 
 def to_batch(rollout: Rollout, *, advantage: Array, target: Array | None = None) -> Batch:

@@ -140,7 +140,7 @@ class Rollout:
     value: Array | None = None
     """The critic's value of `obs`."""
     next_value: Array | None = None
-    """The critic's value of `next_obs`."""
+    """The critic's value of `next_obs`; 0 where the step terminated the episode: nothing can follow."""
     outcome: Any = None
     """Outcome features declared by the environment, per step."""
 

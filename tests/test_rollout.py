@@ -69,13 +69,14 @@ def run(env, act, num_envs=64, num_steps=24, seed=0):
 
 
 def test_bootstrap_values_are_those_of_the_true_final_observation():
-    """V(s) = the observation: next_value must be the observation after the step, not the one after the reset."""
+    """V(s) = the observation: next_value must be the observation after the step, not the one after the reset; 0 after
+    an end."""
     loop, rollout = run(Walk(), gaussian)
     done = np.asarray(rollout.terminated | rollout.truncated)
     assert done.any(0).all()
     assert rollout.terminated.any()
     assert rollout.truncated.any()
-    np.testing.assert_array_equal(rollout.next_value, rollout.next_obs[..., 0])
+    np.testing.assert_array_equal(rollout.next_value, np.where(rollout.terminated, 0, rollout.next_obs[..., 0]))
     continues = ~done[:-1]
     np.testing.assert_array_equal(np.asarray(rollout.obs)[1:][continues], np.asarray(rollout.next_obs)[:-1][continues])
     ended = done[:-1]
