@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -50,16 +51,19 @@ def seconds(run: Callable[[], Any]) -> float:
 
 
 def interleaved(runs: dict[str, Callable[[], Any]], *, repeats: int) -> dict[str, list[float]]:
-    """Wall times of several functions, run in turn `repeats` times after one warm-up of each.
+    """Wall times of several functions, each run once in each of `repeats` rounds after one warm-up of each.
 
-    Machines drift; a ratio is only worth something between runs that took turns.
+    Machines drift, so a ratio is only worth something between runs of the same round; and what ran just before leaves
+    caches and clock rates behind, so the order within a round is drawn anew (from a fixed seed).
     """
     for run in runs.values():
         seconds(run)
     times: dict[str, list[float]] = {name: [] for name in runs}
+    order, draw = list(runs), random.Random(0)
     for _ in range(repeats):
-        for name, run in runs.items():
-            times[name].append(seconds(run))
+        draw.shuffle(order)
+        for name in order:
+            times[name].append(seconds(runs[name]))
     return times
 
 
