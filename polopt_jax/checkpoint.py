@@ -79,7 +79,7 @@ def restore(directory: str | Path, like: Any, *, step: int | None = None) -> tup
 
     `like` is a state of the same run (its values do not matter). Raises CheckpointError if there is no such step, if
     a leaf is missing, additional, or of another shape or dtype than in `like`, or if its digest differs from the one
-    that was saved.
+    that was saved; the message then names the older step, if there is one, and what to delete to go back to it.
     """
     import orbax.checkpoint as ocp
 
@@ -89,8 +89,11 @@ def restore(directory: str | Path, like: Any, *, step: int | None = None) -> tup
         raise CheckpointError(f"there is no checkpoint in {directory}")
     wanted = _leaves(like)
     with _manager(Path(directory)) as manager:
-        if step not in manager.all_steps():
-            raise CheckpointError(f"there is no step {step} in {directory}; there are {sorted(manager.all_steps())}")
+        steps = sorted(manager.all_steps())
+        if step not in steps:
+            raise CheckpointError(f"there is no step {step} in {directory}; there are {steps}")
+        older = [other for other in steps if other < step]
+        way_out = f"; delete {Path(directory) / str(step)} to go back to step {older[-1]}" if older else ""
         try:
             manifest = manager.restore(step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())).manifest
             _check_structure(manifest, wanted)
@@ -99,11 +102,12 @@ def restore(directory: str | Path, like: Any, *, step: int | None = None) -> tup
         except CheckpointError:
             raise
         except Exception as error:  # orbax and tensorstore raise many kinds
-            raise CheckpointError(f"step {step} in {directory} cannot be read: {str(error).splitlines()[0]}") from error
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"step {step} in {directory} cannot be read: {why}{way_out}") from error
     found = {name: np.asarray(restored[f"{i:05d}"]) for i, name in enumerate(manifest)}
     for name, entry in _manifest(found).items():
         if entry != manifest[name]:
-            raise CheckpointError(f"step {step} in {directory} is corrupt: {name} is not what was saved")
+            raise CheckpointError(f"step {step} in {directory} is corrupt: {name} is not what was saved{way_out}")
     return _rebuild(found, like), step
 
 

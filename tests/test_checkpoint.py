@@ -1,5 +1,6 @@
 """Checkpoints: bit-exact, verified leaf by leaf, and refused with a name when something is off."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -107,12 +108,16 @@ def test_no_flipped_bit_in_the_arrays_is_loaded_silently(tmp_path):
 
 
 def test_a_changed_manifest_is_noticed(tmp_path):
-    checkpoint.save(tmp_path, 1, {"x": jnp.ones(2)})
+    checkpoint.save(tmp_path, 1, {"x": jnp.zeros(2)})
+    checkpoint.save(tmp_path, 2, {"x": jnp.ones(2)})
     (manifest,) = [
-        p for p in Path(tmp_path / "1" / "manifest").rglob("*") if p.is_file() and b"sha256" in p.read_bytes()
+        p for p in Path(tmp_path / "2" / "manifest").rglob("*") if p.is_file() and b"sha256" in p.read_bytes()
     ]
     text = manifest.read_text()
     digest = text.split('"sha256":')[1].split('"')[1]
     manifest.write_text(text.replace(digest, "0" * 64))
-    with pytest.raises(CheckpointError, match=r"corrupt: \['x'\]"):
+    with pytest.raises(CheckpointError, match=r"corrupt: \['x'\] .*; delete .*/2 to go back to step 1$"):
         checkpoint.restore(tmp_path, {"x": jnp.ones(2)})
+    shutil.rmtree(tmp_path / "2")
+    restored, step = checkpoint.restore(tmp_path, {"x": jnp.ones(2)})
+    assert (restored["x"].tolist(), step) == ([0.0, 0.0], 1)

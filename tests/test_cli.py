@@ -349,6 +349,16 @@ def test_summary():
     assert (summary["cg_residual"], summary["line_search_accepted"]) == (0.01, 1.0)
 
 
+def test_the_final_reward_is_that_of_the_episodes_that_ended_last():
+    """Where the last tenth holds none, as on reacher, whose episodes all end at the same step."""
+    result = fake_result()
+    for i, row in enumerate(result.rows):
+        ended = [float(i in (3, 5)), float(i == 4)]
+        row.update({"episode/finished": ended, "episode/return_sum": [10.0 * i * ended[0], -7.0 * ended[1]]})
+    assert len(result.rows) > 10
+    assert result.summary["reward_by_seed"] == [50.0, -7.0]
+
+
 def test_a_run_in_which_no_episode_finished_has_no_reward():
     result = fake_result()
     for row in result.rows:

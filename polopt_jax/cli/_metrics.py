@@ -114,13 +114,19 @@ def mean_of(rows: Sequence[Row], name: str) -> float | None:
 
 
 def final_rewards(rows: Sequence[Row]) -> list[float | None]:
-    """For each seed the mean return of the episodes that ended in the last tenth of the updates; None without any."""
+    """For each seed the mean return of the episodes that ended last; None where none ever ended.
 
-    def total(name: str) -> list[float]:
-        return [math.fsum(x or 0.0 for x in values) for values in zip(*(row[name] for row in tail(rows)), strict=True)]
+    Those of the last tenth of the updates, or where that holds none (episodes of one length begun together end
+    together, far apart) those of the last chunk in which any ended.
+    """
 
-    pairs = zip(total("episode/return_sum"), total("episode/finished"), strict=True)
-    return [returns / number if number else None for returns, number in pairs]
+    def of_seed(seed: int) -> float | None:
+        ended = [(row["episode/return_sum"][seed] or 0.0, row["episode/finished"][seed] or 0.0) for row in rows]
+        recent = [pair for pair in ended[-len(tail(rows)) :] if pair[1]]
+        returns, numbers = zip(*(recent or [pair for pair in ended if pair[1]][-1:] or [(0.0, 0.0)]), strict=True)
+        return math.fsum(returns) / math.fsum(numbers) if any(numbers) else None
+
+    return [of_seed(seed) for seed in range(len(rows[-1]["episode/finished"]))]
 
 
 def interval(values: Sequence[float | None]) -> tuple[float | None, float | None]:

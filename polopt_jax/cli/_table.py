@@ -42,8 +42,8 @@ COLUMNS = (
     Column(
         ("final", "reward"),
         lambda s: _format.reward(s.get("reward"), s.get("reward_interval")),
-        "Mean return of the episodes that ended in the last tenth of the updates: mean over seeds ± half-width of "
-        "its 95% t-interval (none with one seed).",
+        "Mean return of the episodes that ended in the last tenth of the updates (if none did, of those that ended "
+        "last): mean over seeds ± half-width of its 95% t-interval (none with one seed).",
     ),
     Column(("steps", "/s"), lambda s: _format.si(s.get("steps_per_second")), "All seeds together, no compilation."),
     Column(("wall", "time"), lambda s: _format.seconds(s.get("wall_seconds")), "With compilation."),
