@@ -26,7 +26,7 @@ from polopt_jax.objectives import (
     surrogate,
     value_loss,
 )
-from polopt_jax.rollout import episodes, to_batch, unroll
+from polopt_jax.rollout import episodes, start, to_batch, unroll
 from polopt_jax.solvers import (
     backtrack,
     clip_by_global_norm,
@@ -97,6 +97,7 @@ __all__ = [
     "sequence_sum",
     "sequential",
     "standardize",
+    "start",
     "surrogate",
     "to_batch",
     "token_mean",

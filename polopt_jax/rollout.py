@@ -51,7 +51,14 @@ def _no_stats() -> EpisodeStats:
 
 
 def start(env: Environment, key: Array, *, num_envs: int) -> LoopState:
-    """`num_envs` environments, each at a fresh initial state."""
+    """`num_envs` environments, each at a fresh initial state: what the first `unroll` goes on from.
+
+    Raises ValueError if `num_envs` is not positive.
+
+    >>> from polopt_jax.envs import TimeLimit
+    >>> start(TimeLimit(limit=5), jax.random.key(0), num_envs=3).episode_length.tolist()
+    [0, 0, 0]
+    """
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1; it is {num_envs}")
     state, obs = jax.vmap(env.reset)(jax.random.split(key, num_envs))
@@ -139,7 +146,7 @@ def unroll(
     it is recorded as truncated at the state that broke, so that nothing is bootstrapped through it.
 
     Args:
-      env: an unbatched `Environment`. loop: from `start` or an earlier `unroll`.
+      env: an unbatched `Environment`. loop: from `po.start` or an earlier `unroll`.
       key: randomness of actions, dynamics and restarts.
       num_steps: T.
 
@@ -150,7 +157,7 @@ def unroll(
     >>> import polopt_jax as po
     >>> from polopt_jax.envs import TimeLimit
     >>> act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 1))))
-    >>> loop = start(TimeLimit(limit=5), jax.random.key(0), num_envs=3)
+    >>> loop = po.start(TimeLimit(limit=5), jax.random.key(0), num_envs=3)
     >>> loop, rollout = unroll(TimeLimit(limit=5), act, loop, jax.random.key(1), num_steps=10)
     >>> rollout.reward.shape, float(loop.stats.finished)
     ((10, 3), 6.0)

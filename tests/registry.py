@@ -28,7 +28,8 @@ OTHER_KINDS = {
     *("backtrack", "clip_by_global_norm", "conjugate_gradient", "every", "fisher_operator", "natural_gradient"),
     *("npg", "quadratic_form", "scale_to_radius", "trpo"),
     # from an environment to a batch, and the loop
-    *("episodes", "epochs", "init_state", "make_step", "monitored", "sequential", "to_batch", "train", "unroll"),
+    *("episodes", "epochs", "init_state", "make_step", "monitored", "sequential", "start", "to_batch", "train"),
+    "unroll",
     # what makes objectives of terms and objectives
     *("accumulate_gradients", "objective"),
 }

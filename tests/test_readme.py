@@ -34,9 +34,13 @@ def test_the_readme_runs():
         ),
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for i, block in enumerate(blocks):
-        code = block.replace("updates=100", "updates=2").replace("num_envs=256", "num_envs=32")
+        code = (
+            block.replace("updates=100", "updates=2")
+            .replace("num_envs=256", "num_envs=32")
+            .replace("range(100)", "range(2)")
+        )
         if i == 0:
             code = code.replace(
                 "params, opt_state, metrics = step", "opt_state = step.init(params)\nparams, opt_state, metrics = step"
@@ -47,4 +51,7 @@ def test_the_readme_runs():
             new, _, metrics = jax.jit(step.update)(params, step.init(params), names["batch"], names["key"])
             assert metrics["0/line_search_accepted"] == 1
             assert not jnp.array_equal(new["policy"]["kernel"], params["policy"]["kernel"])
-    assert names["metrics"]["kl_old_new"].shape == (4, 2)
+        if i == 3:
+            assert names["metrics"]["kl_old_new"].shape == (4, 2)
+    assert names["metrics"]["skipped"] == 0
+    assert names["loop"].obs.shape == (32, 4)
