@@ -86,6 +86,20 @@ def test_bootstrap_values_are_those_of_the_true_final_observation():
     np.testing.assert_allclose(rollout.log_prob, gaussian(rollout.obs).policy.log_prob(rollout.action), rtol=1e-5)
 
 
+def test_each_environment_may_have_a_model_of_its_own():
+    """`act` is only ever sent [B, ...], row b of which is environment b."""
+    own = jnp.arange(64.0)
+
+    def act(obs):
+        return replace(gaussian(obs), value=obs[..., 0] + own)
+
+    _, rollout = run(Walk(), act)
+    assert rollout.truncated.any()
+    np.testing.assert_array_equal(rollout.value, rollout.obs[..., 0] + own)
+    expected = np.where(rollout.terminated, 0, rollout.next_obs[..., 0] + own)
+    np.testing.assert_array_equal(rollout.next_value, expected)
+
+
 def test_episodes_restart_from_fresh_states():
     _, rollout = run(ObsReward(), uniform(2), num_envs=8, num_steps=64)
     assert len(np.unique(np.asarray(rollout.obs)[:, 0])) >= 2
