@@ -352,6 +352,7 @@ def test_cg_on_degenerate_systems_is_finite_and_says_why():
     assert [CGStatus(int(s)).name for s in info.status] == [s.name for s in status]
     np.testing.assert_array_equal(x, 0.0)
     assert float(info.residual[0]) == 0.0
+    np.testing.assert_array_equal(info.residual[6:8], 1.0, "of a right-hand side that is not finite nothing is solved")
 
 
 def test_cg_is_equivariant_to_the_scale_of_the_right_hand_side():

@@ -32,7 +32,7 @@ class CGInfo(NamedTuple):
     iterations: Array
     """int32: products with A that entered the solution."""
     residual: Array
-    """‖b - A x‖ / ‖b‖, recomputed from x rather than carried along; 0 if b is 0 or not finite (see `status`)."""
+    """‖b - A x‖ / ‖b‖, recomputed from x rather than carried along; 0 if b is 0, 1 if it is not finite."""
     curvature: Array
     """xᵀ A x at the solution (with the damping that A contains); saturates at the largest float."""
     status: Array
@@ -123,7 +123,7 @@ def conjugate_gradient(
     running = lambda s: (s.status == _RUNNING) & (s.iterations < iters)  # noqa: E731
     end = jax.lax.while_loop(running, step, state)
     ax = matvec(end.x)
-    residual = tree_norm(jax.tree.map(jnp.subtract, unit, ax))
+    residual = jnp.where(solvable, tree_norm(jax.tree.map(jnp.subtract, unit, ax)), 1)
     curvature = tree_vdot(end.x, ax)
     denied = (end.status == CGStatus.CONVERGED) & ~(residual <= tol) & (rr > 0)
     status = jnp.where(end.status == _RUNNING, CGStatus.ITERATION_LIMIT, end.status)
