@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     figures = {name: learn(name, arguments.env, arguments.steps, arguments.seeds) for name in arguments.algorithms}
-    save(f"learning-{arguments.env}", {"env": arguments.env, "seeds": arguments.seeds, **figures})
+    save(f"learning-{arguments.env}-{arguments.steps}", {"env": arguments.env, "seeds": arguments.seeds, **figures})
 
 
 if __name__ == "__main__":

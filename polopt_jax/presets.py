@@ -23,9 +23,10 @@ CONTROL = {
     "actor_critic": Preset(64, 16, {"learning_rate": 3e-3}),
     "npg": Preset(64, 16, {"learning_rate": 0.4, "value_epochs": 2}),
     "trpo": Preset(64, 16, {"radius": 0.01, "value_epochs": 2}),
-    "ppo": Preset(64, 16, {"learning_rate": 1e-3}),
+    "ppo": Preset(64, 16, {"learning_rate": 5e-4}),
 }
-"""For environments (Brax), by algorithm."""
+"""For environments (Brax), by algorithm. PPO at 1e-3 is ahead for 0.6M steps on inverted_pendulum, but by 2M its five
+seeds have fallen to 220: the KL of an update grows as the policy narrows. At 5e-4 they stay up."""
 
 TOKENS = {
     "reinforce": Preset(256, 24, {"learning_rate": 3e-3, "gamma": 1.0}),
