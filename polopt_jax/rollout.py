@@ -189,14 +189,15 @@ def _next_value(act: Callable[[Obs], Any], obs: Obs, value: Array, rollout: Roll
     """`Rollout.next_value` `[T, B]`; `obs` are the observations that the next rollout will begin with.
 
     Where the episode goes on, the next observation is the one that the next decision was taken on, and its value is
-    known. The critic is asked again only for the last step, and if any episode was cut short.
+    known. The critic is asked again only for the last step and for the steps in which some episode was cut short.
     """
+
+    def at_cuts(step: tuple[Array, Obs]) -> Array:
+        cut, next_obs = step
+        return jax.lax.cond(cut.any(), lambda: act(next_obs).value, lambda: jnp.zeros_like(value[0]))
+
     following = jnp.concatenate([value[1:], act(obs).value[None]])
-    cut_value = jax.lax.cond(
-        rollout.truncated.any(),
-        lambda: jax.lax.map(lambda next_obs: act(next_obs).value, rollout.next_obs),
-        lambda: jnp.zeros_like(value),
-    )
+    cut_value = jax.lax.map(at_cuts, (rollout.truncated, rollout.next_obs))
     return jnp.where(rollout.terminated, 0, jnp.where(rollout.truncated, cut_value, following))
 
 
