@@ -70,7 +70,7 @@ COLUMNS = (
     Column(
         ("skip/", "honest"),
         _rates,
-        "Share of sequences that skip the test and that pass it honestly, in the last tenth.",
+        "Share of sequences that skip the test and that pass it honestly (one may do both), in the last tenth.",
     ),
 )
 
