@@ -3,8 +3,8 @@
     collect(params, collect_state, key) -> (collect_state, batch, metrics)
     step.update(params, opt_state, batch, key) -> (params, opt_state, metrics)
 
-An algorithm is such a pair (`polopt_jax.algorithms`). The host's part - progress, logs, checkpoints between compiled
-chunks - is `polopt_jax.driver`.
+An algorithm is such a pair and a way to begin (`polopt_jax.algorithms`). The host's part - progress, logs, checkpoints
+between compiled chunks - is `polopt_jax.driver`.
 """
 
 from collections.abc import Callable

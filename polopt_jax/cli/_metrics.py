@@ -120,11 +120,15 @@ def final_rewards(rows: Sequence[Row]) -> list[float | None]:
     together, far apart) those of the last chunk in which any ended.
     """
 
+    first_of_tail = tail(rows)[0]["update"]
+
     def of_seed(seed: int) -> float | None:
-        ended = [(row["episode/return_sum"][seed] or 0.0, row["episode/finished"][seed] or 0.0) for row in rows]
-        recent = [pair for pair in ended[-len(tail(rows)) :] if pair[1]]
-        returns, numbers = zip(*(recent or [pair for pair in ended if pair[1]][-1:] or [(0.0, 0.0)]), strict=True)
-        return math.fsum(returns) / math.fsum(numbers) if any(numbers) else None
+        with_ends = [row for row in rows if row["episode/finished"][seed]]
+        last = [row for row in with_ends if row["update"] >= first_of_tail] or with_ends[-1:]
+        returns, number = (
+            math.fsum(row[name][seed] or 0.0 for row in last) for name in ("episode/return_sum", "episode/finished")
+        )
+        return returns / number if number else None
 
     return [of_seed(seed) for seed in range(len(rows[-1]["episode/finished"]))]
 
