@@ -209,8 +209,8 @@ def _check_division(plan: Plan) -> None:
             raise UsageError(f"--num-envs {plan.num_envs} is not a multiple of {flag(name)} {divisor}")
         if plan.group_size is not None and name != "group_size" and plan.num_envs // plan.group_size % divisor:
             raise UsageError(
-                f"--num-envs {plan.num_envs} in groups of {plan.group_size} is not a multiple of {flag(name)} {divisor} "
-                "groups: groups stay whole"
+                f"--num-envs {plan.num_envs} in groups of {plan.group_size} is not a multiple of {flag(name)} "
+                f"{divisor} groups: groups stay whole"
             )
     if plan.algorithm == "grpo" and plan.group_size == 1:
         raise UsageError("grpo compares attempts at a prompt, so --group-size must be at least 2; it is 1")
