@@ -9,6 +9,10 @@ from polopt_jax.surrogates._ratio import LOG_RATIO_LIMIT
 from polopt_jax.types import Array
 
 
+IMPOSSIBLE = 1e4
+"""Nats beyond which a log-ratio is one of an action that has no probability."""
+
+
 def k1(log_ratio: Array) -> Array:
     """log π(a) - log ref(a) itself: the naive sample of KL(π ‖ ref) for a ~ π; unbiased, of either sign.
 
@@ -39,13 +43,14 @@ def k3(log_ratio: Array) -> Array:
 
     Gradient: as a loss on samples of π its expected gradient is ∇KL(ref ‖ π), the *other* direction. Multiplied by
     the differentiable ratio π/μ (μ: the sampler) it becomes ∇KL(π ‖ ref), on- and off-policy. GRPO uses it as it is.
-    Where π is more than e^20 times less probable than ref it goes on along its tangent, so that value and gradient
-    stay finite and the gradient never vanishes; everywhere else it is exact. Source: as `k1`.
+    Where the action is more than e^20 times less probable under π than under ref it goes on along its tangent, so that
+    the gradient stays finite and does not vanish; everywhere else it is exact. Beyond ±1e4 nats, where one of the two
+    has no probability left, it is constant. Source: as `k1`.
 
     >>> k3(jnp.array([0.0, 30.0])).tolist()
     [0.0, 29.0]
     """
-    log_ratio = accumulate(log_ratio)
+    log_ratio = jnp.clip(accumulate(log_ratio), -IMPOSSIBLE, IMPOSSIBLE)
     surplus = -log_ratio  # log ref/π, of which the exponential is taken
     beyond = math.exp(LOG_RATIO_LIMIT) * jnp.maximum(surplus - LOG_RATIO_LIMIT, 0)
     return jnp.expm1(jnp.minimum(surplus, LOG_RATIO_LIMIT)) + beyond + log_ratio
