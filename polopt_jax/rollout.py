@@ -307,7 +307,8 @@ def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[R
     if rollout.reward.ndim != 2:
         raise ValueError(f"episodes needs a rollout [T, B]; its reward has shape {rollout.reward.shape}")
     done, broke = rollout.terminated | rollout.truncated, ~rollout.mask
-    cut_by_break = jnp.concatenate([broke[1:], jnp.zeros_like(broke[:1])]) & rollout.truncated & ~rollout.terminated
+    followed_by_break = jnp.concatenate([broke[1:], jnp.zeros_like(broke[:1])])
+    cut_by_break = followed_by_break & rollout.truncated & ~rollout.terminated & ~broke
     number_before = jnp.cumsum(done, axis=0) - done
     per_env = done.sum(0)
     first_id = jnp.cumsum(per_env) - per_env

@@ -115,8 +115,12 @@ def _one_phase(objective: Objective, optimizer: optax.GradientTransformation) ->
     def update(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
         del key
         (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(params, batch)
-        extra = dict(value=loss, grad=grads, value_fn=lambda p: objective(p, batch)[0])
-        updates, new_state = optimizer.update(grads, opt_state, params, batch=batch, objective=objective, **extra)
+
+        def value_fn(params: Params, batch: Batch = batch, objective: Objective = objective) -> Array:
+            return objective(params, batch)[0]  # optax hands a value_fn those extra arguments that it names
+
+        extra = dict(batch=batch, objective=objective, value=loss, grad=grads, value_fn=value_fn)
+        updates, new_state = optimizer.update(grads, opt_state, params, **extra)
         new_params = optax.apply_updates(params, updates)
         sound = all_finite((loss, grads, updates, new_params)) & no_nan(new_state)
         metrics = {

@@ -8,7 +8,6 @@ from polopt_jax.masking import accumulate
 from polopt_jax.surrogates._ratio import LOG_RATIO_LIMIT
 from polopt_jax.types import Array
 
-
 IMPOSSIBLE = 1e4
 """Nats beyond which a log-ratio is one of an action that has no probability."""
 
