@@ -85,9 +85,8 @@ def couples_rows(part: Coupled) -> Coupled:
     @functools.wraps(part)
     def guarded(*args: Any) -> Any:
         if args[-1].counts is not None:
-            raise ValueError(
-                f"{part.__name__} couples rows, so it cannot be evaluated on shares of a batch (accumulate_gradients)"
-            )
+            name = getattr(part, "__name__", repr(part))
+            raise ValueError(f"{name} couples rows: it cannot be evaluated on shares of a batch (accumulate_gradients)")
         return part(*args)
 
     return guarded  # type: ignore[return-value]

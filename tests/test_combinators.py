@@ -11,7 +11,8 @@ import pytest
 from registry import CASES, TERMS, A, cast
 
 import polopt_jax as po
-from polopt_jax.combinators import split_rows
+from polopt_jax.reductions import count
+from polopt_jax.rows import split_rows
 
 CLOSE = dict(rtol=1e-5, atol=1e-6)
 ROWS, STEPS = 6, 3
@@ -220,6 +221,42 @@ def test_accumulated_equals_whole_for_every_reduction(name):
         assert_close(value_and_grad(po.accumulate_gradients(whole, parts, axis=axis), PARAMS, batch), expected)
     own = jax.jit(jax.vmap(lambda share: whole(PARAMS, share)[0]))(split_rows(batch, 3))
     assert abs(own.mean() - expected[0][0]) > 1e-3 * abs(expected[0][0])
+
+
+@po.couples_rows
+def batch_wide_baseline(outputs, batch):
+    """A user's own coupled term: log π (A - mean of A over the *batch*), as a plain jnp.mean has it."""
+    policy = outputs.policy.where(batch.mask)
+    log_prob = policy.log_prob(jnp.where(batch.mask, batch.action, 0))
+    centred = batch.advantage - po.token_mean(batch.advantage, batch)
+    return -po.token_mean(log_prob * centred, batch), {}
+
+
+def test_a_coupled_term_is_right_on_a_batch_and_raises_by_name_on_shares_of_one():
+    batch = replace(example(), mask=jnp.ones((ROWS, STEPS), bool))
+    for objective in (
+        po.objective(model, batch_wide_baseline),
+        po.objective(model, po.weighted_sum(policy=(1.0, po.ppo()), mine=(0.5, batch_wide_baseline))),
+    ):
+        value, gradient = value_and_grad(objective, PARAMS, batch)
+        assert np.isfinite(value[0])
+        with pytest.raises(ValueError, match="batch_wide_baseline couples rows"):
+            po.accumulate_gradients(objective, 2)(PARAMS, batch)
+    # What the marker prevents: on shares, with the counts of the whole, the baseline is another one.
+    unmarked = po.objective(model, batch_wide_baseline.__wrapped__)
+    whole = value_and_grad(unmarked, PARAMS, batch)[1]
+    wrong = value_and_grad(po.accumulate_gradients(unmarked, 2), PARAMS, batch)[1]
+    difference = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (whole, wrong)), strict=True))
+    assert difference > 1e-3
+
+
+def test_a_coupled_divergence_raises_too():
+    pooled = po.couples_rows(lambda old, new, batch: jnp.max(old.policy.kl_divergence(new.policy)))
+    batch = example()
+    old = model(PARAMS, batch.obs)
+    assert pooled(old, old, batch) == 0
+    with pytest.raises(ValueError, match="couples rows"):
+        pooled(old, old, replace(batch, counts=count(batch.mask)))
 
 
 @pytest.mark.parametrize(("label", "name"), [("ppo", "clip_eps"), ("grpo", "beta"), ("dpo", "beta")])
