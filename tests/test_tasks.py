@@ -1,0 +1,271 @@
+"""Tasks: any world is a token task, its reward comes with the last token; control scales rewards as recipes ask."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import polopt_jax as po
+from polopt_jax import advantages, algorithms, driver, tasks
+from polopt_jax.envs import TimeLimit
+from polopt_jax.language import draw_preferences, imitate, transformer
+from polopt_jax.networks import mlp_actor_critic
+from polopt_jax.worlds import skip_the_test
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A world of a user's own: three tokens, the prompt is a pair of numbers, and repeating their sum mod 3 pays.
+
+    A sequence whose first token is 2 cannot be scored.
+    """
+
+    length: int = 4
+    vocabulary: int = 3
+    input_vocabulary: int = 6
+
+    def prompts(self, key, num):
+        return {"a": jax.random.randint(key, (num,), 0, 3), "b": jnp.ones(num, jnp.int32)}
+
+    def wanted(self, prompt):
+        return (prompt["a"] + prompt["b"]) % 3
+
+    def context(self, prompt):
+        return self.vocabulary + self.wanted(prompt)
+
+    def reward(self, prompt, tokens):
+        share = (tokens == self.wanted(prompt)[..., None]).mean(-1)
+        return jnp.where(tokens[..., 0] == 2, jnp.nan, share)
+
+    def outcome(self, prompt, tokens):
+        return {"first": tokens[..., 0] == self.wanted(prompt), "mean": tokens.mean(-1)}
+
+    def reference(self, prompt, tokens):
+        wanted = jax.nn.one_hot(self.wanted(prompt), self.vocabulary)
+        return po.Categorical(logits=jnp.broadcast_to(wanted[..., None, :], (*tokens.shape, self.vocabulary)))
+
+    def speak(self, prompt, key):
+        logits = jax.nn.one_hot(self.wanted(prompt), self.vocabulary)
+        return jax.random.categorical(key, logits[..., None, :], shape=(*logits.shape[:-1], self.length))
+
+
+def network_for(world):
+    return transformer(
+        vocab_size=world.input_vocabulary,
+        num_outputs=world.vocabulary,
+        max_length=world.length,
+        width=8,
+        depth=1,
+        heads=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def echo():
+    network = network_for(Echo())
+    params = jax.jit(network.init)(jax.random.key(0))
+    return tasks.token_task(network, Echo(), params, num_prompts=5, group_size=6)
+
+
+def test_a_token_task_takes_any_world_and_judges_each_answer_by_its_own_prompt(echo):
+    task = echo.task
+    assert task.row_shape == (5, 6)
+    assert task.decisions == 5 * 6 * 4
+    _, rollout, metrics = jax.jit(task.rollout)(echo.reference, (), jax.random.key(1), 1.0)
+    tokens, wanted = np.asarray(rollout.action), np.asarray(rollout.obs)[0] - 3
+    assert tokens.shape == (4, 5, 6)
+    assert (wanted == wanted[:, :1]).all(), "a group answers one prompt"
+    assert len(np.unique(wanted)) > 1
+    share = (tokens == wanted).mean(0)
+    unscored = tokens[0] == 2
+    assert 0 < unscored.sum() < 30
+    np.testing.assert_allclose(np.asarray(rollout.reward)[-1], np.where(unscored, np.nan, share))
+    assert not np.any(np.asarray(rollout.reward)[:-1]), "nothing is earned before the last token"
+    np.testing.assert_array_equal(rollout.outcome["first"][-1], tokens[0] == wanted)
+    np.testing.assert_allclose(rollout.outcome["mean"][-1], tokens.mean(0), rtol=1e-6)
+    expected = {
+        "episode/finished": (~unscored).sum(),
+        "episode/unscored": unscored.sum(),
+        "episode/return_sum": share[~unscored].sum(),
+        "episode/length_sum": 4 * (~unscored).sum(),
+        "nonfinite_steps": 0,
+        "outcome/first": (tokens[0] == wanted)[~unscored].mean(),
+        "outcome/mean": tokens.mean(0)[~unscored].mean(),
+    }
+    assert set(metrics) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("recipe", ["grpo", "ppo", "reinforce", "dpo"])
+def test_unscorable_answers_are_masked_and_training_goes_on(echo, recipe):
+    sizes = {"num_minibatches": 1} if recipe in ("grpo", "ppo") else {"num_pairs": 20} if recipe == "dpo" else {}
+    task = echo if recipe in ("grpo", "dpo") else echo.task
+    algorithm = getattr(algorithms, recipe)(task, **sizes)
+    state = jax.jit(algorithm.init)(jax.random.key(3))
+    state, metrics = jax.jit(lambda s: po.train(algorithm.collect, algorithm.step, s, updates=3))(state)
+    assert metrics["skipped"].max() == 0
+    for leaf in jax.tree.leaves(state.params):
+        assert np.isfinite(leaf).all()
+    if recipe == "dpo":
+        assert "episode/return_sum" not in metrics, "no rollout is made for an update"
+        measured = jax.jit(algorithm.measure)(state.params, jax.random.key(0))
+        assert measured["episode/finished"] + measured["episode/unscored"] == 30
+    else:
+        assert metrics["episode/unscored"].max() > 0
+
+
+def test_imitation_learns_any_worlds_language():
+    world = Echo()
+    network = network_for(world)
+    params, kl = jax.jit(lambda key: imitate(network, world, key, updates=120, rows=32))(jax.random.key(0))
+    assert kl[0] > 0.05
+    assert kl[-10:].mean() < 0.005
+    prompt = {"a": jnp.array([0, 1, 2]), "b": jnp.ones(3, jnp.int32)}
+    tokens = world.speak(prompt, jax.random.key(1))
+    inputs = jnp.concatenate([world.context(prompt)[:, None], tokens[:, :-1]], axis=-1)
+    apart = world.reference(prompt, tokens).kl_divergence(network.apply(params, inputs).policy)
+    assert apart.max() < 0.05
+
+
+def test_the_worlds_of_the_library_keep_the_protocol():
+    world = skip_the_test(jax.random.key(0), num_worlds=3)
+    prompt = world.prompts(jax.random.key(1), 40)
+    assert prompt.shape == (40,)
+    assert set(np.unique(prompt)) == {0, 1, 2}
+    tokens = world.speak(prompt, jax.random.key(2))
+    assert tokens.shape == (40, world.length)
+    assert world.context(prompt).min() >= world.vocabulary
+    assert world.context(prompt).max() < world.input_vocabulary
+    for rows in ((), (40,), (4, 10)):
+        p, t = (prompt[0], tokens[0]) if rows == () else (prompt.reshape(rows), tokens.reshape(*rows, -1))
+        assert world.reward(p, t).shape == rows
+        assert {name: x.shape for name, x in world.outcome(p, t).items()} == {"skip": rows, "honest": rows}
+        law = world.reference(p, t)
+        assert law.batch_shape == (*rows, world.length)
+    log_prob = world.reference(prompt, tokens).log_prob(tokens)
+    expected = jax.nn.log_softmax(world.logits)[prompt[:, None], jnp.arange(world.length), tokens]
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
+
+
+# --- preferences -----------------------------------------------------------------------------------------------------
+
+
+def test_dpo_trains_on_its_pairs_and_on_nothing_else(echo):
+    """The rows of an update are whole pairs of the data, drawn without replacement; the update is DPO's, by hand."""
+    algorithm = algorithms.dpo(echo, num_pairs=40, beta=0.3, learning_rate=0.01, max_grad_norm=0.001, max_redraws=50)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    data = state.collect_state
+    _, batch, metrics = jax.jit(algorithm.collect)(state.params, data, jax.random.key(1))
+    assert batch.mask.shape == (2, 15, 4), "15 pairs are the 30 rows of the task's rollouts"
+    pairs = [np.concatenate([x.ravel(), y.ravel()]) for x, y in zip(*np.asarray(data.batch.action), strict=True)]
+    drawn = [np.concatenate([x.ravel(), y.ravel()]) for x, y in zip(*np.asarray(batch.action), strict=True)]
+    prompts = np.asarray(data.batch.obs)[..., 0]
+    np.testing.assert_array_equal(prompts[0], prompts[1])
+    for row in drawn:
+        assert any(np.array_equal(row, pair) for pair in pairs)
+    assert float(metrics["usable_pairs"]) == np.asarray(data.batch.mask).any((0, 2)).mean()
+    np.testing.assert_allclose(metrics["redraws"], np.asarray(data.redraws).mean())
+    model = echo.task.model
+
+    def loss(params):
+        log_ratio = model(params, batch.obs).policy.log_prob(batch.action) - batch.ref_log_prob
+        chosen, rejected = log_ratio.sum(-1)
+        usable = batch.mask.any(-1).all(0)
+        return jnp.where(usable, jnp.log1p(jnp.exp(-0.3 * (chosen - rejected))), 0).sum() / usable.sum()
+
+    grads = jax.grad(loss)(state.params)
+    norm = np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(grads)))
+    assert norm > 0.001
+    clipped = jax.tree.map(lambda g: g * 0.001 / norm, grads)
+    expected = jax.tree.map(lambda x, g: x - 0.01 * g / (jnp.abs(g) + 1e-5), state.params, clipped)
+    found, _, step_metrics = jax.jit(algorithm.step.update)(state.params, state.opt_state, batch, jax.random.key(2))
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-5)
+    np.testing.assert_allclose(step_metrics["loss"], np.log(2), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("num_prompts", "group_size", "num_pairs"), [(1, 3, 64), (5, 6, 14)], ids=["odd rows", "more rows than pairs"]
+)
+def test_dpo_refuses_rows_that_make_no_pairs(echo, num_prompts, group_size, num_pairs):
+    task = tasks.token_task(echo.network, echo.world, echo.reference, num_prompts=num_prompts, group_size=group_size)
+    with pytest.raises(ValueError, match="dpo: an update takes pairs of the task's"):
+        algorithms.dpo(task, num_pairs=num_pairs)
+
+
+def test_measuring_takes_no_randomness_from_training(echo):
+    """The chunk's measurement has a key of its own: chunks of any length train the same."""
+    algorithm = algorithms.dpo(echo, num_pairs=20)
+    silent = algorithm._replace(measure=None)
+    ends = []
+    for one, size, number in ((algorithm, 4, 1), (algorithm, 2, 2), (silent, 4, 1)):
+        run = driver.prepare(one, driver.seed_keys(0, 1), chunk_updates=size)
+        *_, last = driver.chunks(run, number)
+        ends.append(last)
+    for other in ends[1:]:
+        for ours, theirs in zip(
+            jax.tree.leaves(ends[0].state.params), jax.tree.leaves(other.state.params), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+    assert ends[0].metrics["episode/finished"].shape == (1, 1)
+    assert "episode/finished" not in ends[2].metrics
+
+
+def test_draw_preferences_checks_its_numbers(echo):
+    for numbers in ({"num_pairs": 0, "max_redraws": 1}, {"num_pairs": 1, "max_redraws": -1}):
+        with pytest.raises(ValueError, match="num_pairs must be positive"):
+            draw_preferences(echo.network, echo.reference, echo.world, jax.random.key(0), **numbers)
+
+
+# --- control ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given"),
+    [*((recipe, None) for recipe in ("reinforce", "actor_critic", "npg", "trpo", "ppo")), ("ppo", 0.25)],
+)
+def test_rewards_are_scaled_with_the_recipes_discount_unless_another_is_given(recipe, given):
+    """Reward 1 in every step: after n steps the running discounted sum is (1 - γⁿ) / (1 - γ)."""
+    env = TimeLimit(limit=50)
+    task = tasks.control_task(
+        env, mlp_actor_critic(env.obs_shape, env.action_space, hidden=(4,)), num_envs=8, num_steps=4, reward_gamma=given
+    )
+    algorithm = getattr(algorithms, recipe)(task, gamma=0.5)
+    state = algorithm.init(jax.random.key(0))
+    (after, _), _, _ = jax.jit(algorithm.collect)(state.params, state.collect_state, jax.random.key(1))
+    gamma = 0.5 if given is None else given
+    np.testing.assert_allclose(after.return_scale.running, (1 - gamma**4) / (1 - gamma), rtol=1e-6)
+    totals = np.array([(1 - gamma**n) / (1 - gamma) for n in (1, 2, 3, 4)])
+    std = np.sqrt(after.return_scale.stats.m2 / after.return_scale.stats.count)
+    np.testing.assert_allclose(std, totals.std(), rtol=1e-5)
+
+
+def test_the_batch_mean_baseline_is_that_of_all_rows_at_the_same_step():
+    rng = np.random.default_rng(0)
+    returns, mask = rng.normal(size=(5, 3, 4)), rng.random((5, 3, 4)) < 0.7
+    zeros = jnp.zeros((5, 3, 4))
+    rollout = po.Rollout(
+        obs=zeros, action=zeros, log_prob=zeros, reward=zeros, next_obs=zeros, mask=jnp.asarray(mask),
+        terminated=zeros > 0, truncated=zeros > 0,
+    )  # fmt: skip
+    _, found = advantages.batch_mean_baseline().apply((), jnp.asarray(returns, jnp.float32), rollout)
+    for t in range(5):
+        np.testing.assert_allclose(found[t], np.full((3, 4), returns[t][mask[t]].mean()), rtol=1e-5)
+
+
+def test_the_running_mean_baseline_is_of_earlier_batches():
+    """After means 1, 2, 3 with decay ½ the weights are ½ⁿ: (½·2 + ¼·1) / (½ + ¼) before the third batch."""
+    baseline = advantages.running_mean_baseline(decay=0.5)
+    flat = jnp.zeros((5, 3))
+    rollout = po.Rollout(
+        obs=flat, action=flat, log_prob=flat, reward=flat, next_obs=flat, mask=flat == 0,
+        terminated=flat > 0, truncated=flat > 0,
+    )  # fmt: skip
+    state, seen = baseline.init(), []
+    for mean in (1.0, 2.0, 3.0):
+        state, found = baseline.apply(state, jnp.full((5, 3), mean), rollout)
+        seen.append(float(found[0, 0]))
+    np.testing.assert_allclose(seen, [0, 1, (0.5 * 2 + 0.25 * 1) / 0.75], rtol=1e-6)
