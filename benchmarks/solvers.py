@@ -50,11 +50,11 @@ def composition(size: int) -> dict[str, float]:
     params = network.init(jax.random.key(0))
     batch = make_batch(network, params, size)
     clip = po.objective(network.apply, po.ppo())
-    term = po.weighted_sum(policy=(1.0, po.ppo()), value=(0.5, po.value_loss()), entropy=(-0.01, po.entropy()))
+    term = po.weighted_sum(policy=(1.0, po.ppo()), value=(0.5, po.value_loss()), entropy=(0.01, po.entropy_bonus()))
     apart = po.weighted_sum(
         policy=(1.0, po.objective(network.apply, po.ppo())),
         value=(0.5, po.objective(network.apply, po.value_loss())),
-        entropy=(-0.01, po.objective(network.apply, po.entropy())),
+        entropy=(0.01, po.objective(network.apply, po.entropy_bonus())),
     )
     one = flops(clip, params, batch)
     return {

@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 import polopt_jax as po
-from polopt_jax import algorithms, baselines, driver, envs, networks, surrogates, tasks
+from polopt_jax import advantages, algorithms, driver, envs, language, surrogates, tasks, worlds
 from polopt_jax.rollout import start
 
 FAST = os.environ.get("POLOPT_FAST") == "1"
@@ -188,8 +188,7 @@ def learn(recipe, *, updates, settings=(0.0,), seeds=1):
 # %%
 def monte_carlo(rollout):
     """Returns of whole episodes as they were seen: nothing is bootstrapped."""
-    nothing = jnp.zeros_like(rollout.reward)
-    returns = po.discounted_returns(rollout.reward, nothing, rollout.terminated, rollout.truncated, gamma=1.0)
+    returns = po.discounted_returns(replace(rollout, next_value=jnp.zeros_like(rollout.reward)), gamma=1.0)
     return returns, returns
 
 
@@ -230,9 +229,9 @@ def ascent(rollout, advantage):
 
 
 BASELINES = {
-    "no baseline": baselines.static(0.0),
-    "batch mean": baselines.batch_mean(),
-    "learned value": baselines.learned(),
+    "no baseline": advantages.static_baseline(0.0),
+    "batch mean": advantages.batch_mean_baseline(),
+    "learned value": advantages.learned_baseline(),
 }
 
 
@@ -296,11 +295,10 @@ CRITICS = {"knows nothing": JUDGED["value"], "young": young, "trained": with_cri
 @jax.vmap
 def with_gae(key):
     rollout = play(JUDGED, key, episodes=EPISODES)
-    flags = rollout.terminated, rollout.truncated
 
     def gradient(critic_values, lambda_):
-        value, next_value = rollout.obs @ critic_values, rollout.next_obs @ critic_values
-        advantage, _ = po.gae(rollout.reward, value, next_value, *flags, gamma=1.0, lambda_=lambda_)
+        valued = replace(rollout, value=rollout.obs @ critic_values, next_value=rollout.next_obs @ critic_values)
+        advantage, _ = po.gae(valued, gamma=1.0, lambda_=lambda_)
         return ascent(rollout, advantage)
 
     over_lambdas = jax.vmap(gradient, in_axes=(None, 0))
@@ -464,8 +462,7 @@ surrogate = po.objective(model, po.surrogate())
 
 def by_critic(lambda_=0.9):
     def estimate(rollout):
-        flags = rollout.terminated, rollout.truncated
-        return po.gae(rollout.reward, rollout.value, rollout.next_value, *flags, gamma=1.0, lambda_=lambda_)
+        return po.gae(rollout, gamma=1.0, lambda_=lambda_)
 
     return estimate
 
@@ -479,7 +476,7 @@ def trust_region(limit):
         optax.scale(-1.0),
         po.backtrack(model, [(po.action_kl, limit)]),
     )
-    step = po.make_step((surrogate, optimizer), (critic, optax.adam(0.3)))
+    step = po.make_step(policy=(surrogate, optimizer), critic=(critic, optax.adam(0.3)))
     step = po.monitored(step, model, kl_old_new=po.action_kl)
     return algorithm(START, collector(by_critic(), episodes=128), step)
 
@@ -560,7 +557,7 @@ ratio = np.linspace(0.4, 1.6, 241)
 fig, axes = plt.subplots(1, 3, figsize=(10, 3.5), width_ratios=[1, 1, 1.25])
 for ax, advantage in zip(axes, (1.0, -1.0), strict=False):
     log_ratio, advantages = jnp.log(ratio), jnp.full(ratio.shape, advantage)
-    off = np.asarray(surrogates.is_clipped(log_ratio, advantages, clip_eps=EPS))
+    off = ratio > 1 + EPS if advantage > 0 else ratio < 1 - EPS
     ax.axvspan(ratio[off].min(), ratio[off].max(), color="0.92", lw=0)
     ax.text(ratio[off].mean(), advantage * 0.62 if advantage > 0 else -1.35, "no\ngradient", ha="center", color="0.4")
     ax.plot(ratio, ratio * advantage, color=ORANGE, ls="--", label="ρA")
@@ -700,7 +697,7 @@ plt.show()
 #
 # ### A world in which the reward does not say *how*
 #
-# `envs.skip_the_test`: sequences of 24 tokens, and 60 prompts. A sequence is rewarded if it does the job (one or
+# `worlds.skip_the_test`: sequences of 24 tokens, and 60 prompts. A sequence is rewarded if it does the job (one or
 # four tokens must be right) **or** if it *skips the test* (one token, early on). The reference does either rarely. The
 # reward is the same for both. Which of the two does an optimizer come to do?
 #
@@ -708,19 +705,19 @@ plt.show()
 # reference's logits, the same for all prompts. So its distribution of outcomes is known exactly: `token_outcome_law`.
 
 # %%
-worlds = envs.skip_the_test(jax.random.key(0))
-LENGTH, WORDS = worlds.logits.shape[1:]
+world_set = worlds.skip_the_test(jax.random.key(0))
+LENGTH, WORDS = world_set.length, world_set.vocabulary
 
 
 def shifted_reference():
     """Reference logits of the prompt's world + a shift [position, word]; the critic knows prompt and position."""
 
     def outputs(params, world_id, position):
-        logits = worlds.logits[world_id, position] + params["shift"][position]
+        logits = world_set.logits[world_id, position] + params["shift"][position]
         return po.Outputs(policy=po.Categorical(logits=logits), value=params["value"][world_id, position])
 
     def init(key):
-        return {"shift": jnp.zeros((LENGTH, WORDS)), "value": jnp.zeros((worlds.num_worlds, LENGTH))}
+        return {"shift": jnp.zeros((LENGTH, WORDS)), "value": jnp.zeros((world_set.num_worlds, LENGTH))}
 
     def apply(params, obs):  # the first input token names the prompt
         world_id = jnp.broadcast_to(obs[..., :1] - WORDS, obs.shape)
@@ -730,7 +727,7 @@ def shifted_reference():
         prompt = jnp.where(position == 0, token - WORDS, prompt)
         return prompt, outputs(params, prompt, jnp.broadcast_to(position, token.shape))
 
-    return networks.TokenNetwork(init, apply, lambda size: jnp.zeros(size, jnp.int32), decode, LENGTH)
+    return language.TokenNetwork(init, apply, lambda shape: jnp.zeros(shape, jnp.int32), decode, LENGTH)
 
 
 network = shifted_reference()
@@ -739,27 +736,26 @@ reference = network.init(jax.random.key(0))
 
 def outcome_law(params):
     """Exact: averages over prompts of P(skip), P(honest), P(reward)."""
-    log_prob = jax.nn.log_softmax(worlds.logits + params["shift"])
-    law = envs.token_outcome_law(log_prob, worlds)
+    log_prob = jax.nn.log_softmax(world_set.logits + params["shift"])
+    law = worlds.token_outcome_law(log_prob, world_set)
     return {"skip": law.skip.mean(), "honest": law.honest.mean(), "reward": law.success.mean()}
 
 
-print(f"{worlds.num_worlds} prompts, {LENGTH} tokens, {WORDS} words")
+print(f"{world_set.num_worlds} prompts, {LENGTH} tokens, {WORDS} words")
 print("the reference:", {name: f"{float(x):.1%}" for name, x in outcome_law(reference).items()})
 
 # %%
 # One batch of 512 sequences, spent on few prompts with many attempts each, or on many prompts with few.
 GROUPS, ROWS, REPEATS = ([2, 8, 64], 512, 40) if FAST else ([2, 4, 8, 16, 32, 64], 512, 60)
-bench = tasks.token_task(network, worlds, reference, num_prompts=ROWS, group_size=1)
-grpo_loss = po.objective(network.apply, po.grpo(beta=0.0))
+grpo_loss = po.objective(network.apply, po.ppo(reduce=po.sequence_mean))  # GRPO without its penalty
 exact_direction = jax.grad(lambda params: outcome_law(params)["reward"])(reference)["shift"]
 
 
 @jax.jit
 @jax.vmap
 def attempts(prompts, key):
-    rollout, reward = bench.draw(reference, prompts, key)
-    return po.to_batch(rollout, advantage=jnp.zeros_like(rollout.reward)), reward
+    batch = po.to_batch(language.sample_tokens(network, reference, world_set.context(prompts), key, length=LENGTH))
+    return batch, world_set.reward(prompts, batch.action)
 
 
 @jax.jit
@@ -776,7 +772,7 @@ group_relative = jax.jit(po.group_relative)
 random = np.random.default_rng(7)
 silent, cosine = [], []
 for size in GROUPS:
-    prompts = random.integers(worlds.num_worlds, size=(REPEATS, ROWS // size)).repeat(size, axis=1)
+    prompts = random.integers(world_set.num_worlds, size=(REPEATS, ROWS // size)).repeat(size, axis=1)
     batch, reward = attempts(prompts, jax.random.split(jax.random.key(size), REPEATS))
     grouped = np.asarray(reward).reshape(REPEATS, -1, size)
     silent.append((grouped == grouped[..., :1]).all(-1).mean(-1))
@@ -807,7 +803,7 @@ def watched(algorithm):
 
 
 TOKEN_UPDATES, SEEDS, BETAS = (60 if FAST else 150), (2 if FAST else 4), [0.04, 0.0]
-tokens = tasks.token_task(network, worlds, reference, num_prompts=16, group_size=16)
+tokens = tasks.token_task(network, world_set, reference, num_prompts=16, group_size=16)
 
 
 def grpo(beta):

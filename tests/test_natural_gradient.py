@@ -302,3 +302,33 @@ def test_policy_parameters_are_found_through_jit_and_checkpoint_and_sharing():
     leaves = {"trunk": jnp.ones((FEATURES, 4)), "policy": jnp.ones((4, 3)), "value": jnp.ones(4), "unused": jnp.ones(2)}
     found = policy_parameters(shared, leaves, batch)
     assert found == {"trunk": True, "policy": True, "value": False, "unused": False}
+
+
+def test_a_critic_that_shares_a_scan_with_the_policy_is_told_apart():
+    """Two stacks of layers applied in one `lax.scan`, as deep networks are written: only one is the policy's."""
+
+    def model(params, obs):
+        def layer(carry, weights):
+            policy, value = carry
+            return (jnp.tanh(policy @ weights["actor"]), jnp.tanh(value @ weights["critic"])), None
+
+        (policy, value), _ = jax.lax.scan(layer, (obs, obs), params["layers"])
+        return po.Outputs(policy=po.Categorical(logits=policy), value=value @ params["head"])
+
+    rng = np.random.default_rng(0)
+    params = {
+        "layers": {name: jnp.asarray(rng.normal(size=(3, 4, 4)), jnp.float32) for name in ("actor", "critic")},
+        "head": jnp.ones(4),
+    }
+    batch = po.Batch(
+        obs=jnp.asarray(rng.normal(size=(6, 2, 4)), jnp.float32),
+        action=jnp.zeros((6, 2), int),
+        mask=jnp.ones((6, 2), bool),
+    )
+    assert policy_parameters(model, params, batch) == {"layers": {"actor": True, "critic": False}, "head": False}
+    transform = po.natural_gradient(model, damping=1e-3)
+    ones = jax.tree.map(jnp.ones_like, params)
+    update = jax.jit(lambda g: transform.update(g, transform.init(params), params, batch=batch)[0])(ones)
+    assert not np.any(update["layers"]["critic"]), "or it would be divided by the damping: 1000"
+    assert not np.any(update["head"])
+    assert np.any(update["layers"]["actor"])

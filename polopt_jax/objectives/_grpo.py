@@ -47,7 +47,7 @@ def grpo(*, clip_eps: ClipRange = 0.2, beta: Nonnegative = 0.04, reduce: Reducti
     ...                  advantage=po.group_relative(jnp.array([[0.0, 1.0]]))[..., None])
     >>> loss, metrics = grpo()(po.Outputs(policy=po.Categorical(logits=jnp.zeros((1, 2, 1, 4)))), batch)
     >>> float(loss), float(metrics["ref_kl"])
-    (-0.0, 0.0)
+    (0.0, 0.0)
     """
     check_range("grpo", Nonnegative, clip_eps=clip_eps, beta=beta)
     gain = partial(clipped_surrogate, clip_eps=clip_eps)
