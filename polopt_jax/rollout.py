@@ -1,6 +1,5 @@
 """From an environment to a batch: `start`, `unroll`, `episodes`, `per_episode`, `to_batch`. It knows of no loss."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -70,14 +69,16 @@ def start(env: Environment, key: Array, *, num_envs: int) -> LoopState:
     )
 
 
-def _rows_finite(tree: Any) -> Array:
-    """`[B]` bool: every float of the row is finite, over all leaves `[B, ...]`.
+def _rows_finite(tree: Any, shape: tuple[int, ...]) -> Array:
+    """`[...]` bool, of the given shape: every float at that place is finite, over all leaves `[..., *]`.
 
     One test of the leaves side by side: a test of each leaf made a step of small physics 5% slower on a CPU.
     """
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    if not leaves:
+        return jnp.ones(shape, bool)
     widest = jnp.float64 if any(x.dtype == jnp.float64 for x in leaves) else jnp.float32
-    return jnp.isfinite(jnp.concatenate([x.astype(widest).reshape(x.shape[0], -1) for x in leaves], axis=-1)).all(-1)
+    return jnp.isfinite(jnp.concatenate([x.astype(widest).reshape(*shape, -1) for x in leaves], axis=-1)).all(-1)
 
 
 def _select_rows(condition: Array, new: Any, old: Any) -> Any:
@@ -98,7 +99,7 @@ def _step(
     action = outputs.policy.sample(seed=act_key)
     num_envs = loop.episode_length.shape[0]
     step = jax.vmap(env.step)(loop.env, outputs.policy.squash(action), jax.random.split(env_key, num_envs))
-    finite = _rows_finite((step.state, step.obs, step.reward))
+    finite = _rows_finite((step.state, step.obs, step.reward), loop.episode_length.shape)
     done = step.terminated | step.truncated | ~finite
     next_obs = _select_rows(finite, step.obs, loop.obs)
     reward = jnp.where(finite, step.reward, 0)
@@ -269,16 +270,11 @@ def to_batch(
         if x.shape[: len(shape) - 1] != shape[1:]:
             raise ValueError(f"to_batch: outcome must have the rollout's row axes {shape[1:]}; it has shape {x.shape}")
 
-    def finite(tree: Any) -> Array:
-        flat = [x.reshape(math.prod(shape), *x.shape[len(shape) :]) for x in jax.tree.leaves(tree)]
-        floats = [x for x in flat if jnp.issubdtype(x.dtype, jnp.floating)]
-        return _rows_finite(floats).reshape(shape) if floats else jnp.ones(shape, bool)
-
-    obs_finite = finite(rollout.obs)
+    obs_finite = _rows_finite(rollout.obs, shape)
     batch = Batch(
         obs=jax.tree.map(lambda x: zero_where_masked(x, obs_finite), rollout.obs),
         action=rollout.action,
-        mask=rollout.mask & obs_finite & finite((rollout.action, rollout.log_prob, advantage, target)),
+        mask=rollout.mask & obs_finite & _rows_finite((rollout.action, rollout.log_prob, advantage, target), shape),
         log_prob=rollout.log_prob,
         advantage=advantage,
         value=rollout.value,
