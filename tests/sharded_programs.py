@@ -1,33 +1,34 @@
 """Updates compiled for 1, 2, 4 and 8 virtual devices: what they compute, and what they communicate, as JSON.
 
-    python -m tests.sharded_programs NAME ...
+    python tests/sharded_programs.py ppo=2,4,8 trpo=8 ...
 
 Run apart, because the number of devices is fixed when JAX starts (`test_sharding.py` does). Every program is compiled
-once for one device without any sharding, and once for each mesh with its rows split.
+once for one device without any sharding, and once for each number of devices with its rows split.
 """
 
 import json
+import math
 import os
 import re
 import sys
 from collections import defaultdict
 
 if __name__ == "__main__":
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    # Compiled code need not be fast here, and compiling it takes half the time then; what is communicated is the same.
+    unoptimized = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {unoptimized}"
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
-
 import polopt_jax as po
 from polopt_jax import algorithms, sharding, tasks
 from polopt_jax.envs import Box, EnvStep
 from polopt_jax.networks import mlp_actor_critic
 
-MESHES = (1, 2, 4, 8)
 KINDS = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
+CALLS = r"body|condition|calls|to_apply|branch_computations|\w+_computation"
 NETWORK = mlp_actor_critic((3,), Box(1), hidden=(8,))
 ROWS, STEPS = 64, 4
 
@@ -81,7 +82,7 @@ def phase(term, optimizer):
 
 
 def update_of(step, shape, axis=0):
-    """`(update, arguments, which shardings)` of one update on a ragged batch."""
+    """One monitored update on a ragged batch, as every program is given: `(function, arguments, axis of the rows)`."""
     params = NETWORK.init(jax.random.key(1))
     step = po.monitored(step, NETWORK.apply, rows=16, kl_old_new=po.action_kl)
     arguments = params, step.init(params), ragged(shape), jax.random.key(2)
@@ -113,19 +114,20 @@ def accumulated():
     return update_of(po.make_step((objective, optax.adam(1e-2))), (ROWS, STEPS))
 
 
-def algorithm():
-    task = tasks.control_task(Drift(), NETWORK, num_envs=ROWS, num_steps=6)
+def algorithm(num_steps):
+    task = tasks.control_task(Drift(), NETWORK, num_envs=ROWS, num_steps=num_steps)
     return algorithms.ppo(task, learning_rate=1e-2, num_epochs=2, num_minibatches=4)
 
 
 def train():
-    chosen = algorithm()
+    chosen = algorithm(6)
     state = jax.jit(chosen.init)(jax.random.key(3))
     return lambda state: po.train(chosen.collect, chosen.step, state, updates=3), (state,), 0
 
 
 def collect():
-    chosen = algorithm()
+    """A rollout of two pools and its advantages: loops within loops."""
+    chosen = algorithm(40)
     state = jax.jit(chosen.init)(jax.random.key(3))
     return chosen.collect, (state.params, state.collect_state, state.key), 0
 
@@ -141,12 +143,13 @@ def collectives(text):
         if header:
             computation = header[2]
             entry = computation if header[1] else entry
-        for role, names in re.findall(r"(body|condition|calls|to_apply|branch_computations|\w+_computation)=(\{[^}]*\}|[%\w.\-]+)", line):
+        for role, names in re.findall(rf"({CALLS})=(\{{[^}}]*\}}|[%\w.\-]+)", line):
             called[computation] |= {(name, role == "body") for name in re.findall(r"[\w.\-]+", names)}
         operation = re.search(rf"= (.*?) ({KINDS})(-start)?\(", line)
         if operation:
-            sizes = [np.prod([int(n) for n in dims.split(",") if n]) for dims in re.findall(r"\[([\d,]*)\]", operation[1])]
-            found.append((operation[2], computation, int(sum(sizes))))
+            shapes = re.findall(r"\[([\d,]*)\]", operation[1])
+            size = sum(math.prod(int(n) for n in shape.split(",") if n) for shape in shapes)
+            found.append((operation[2], computation, size))
     depth, waiting = {entry: 0}, [entry]
     while waiting:
         outer = waiting.pop()
@@ -176,12 +179,12 @@ def difference(tree, reference):
     return float(np.nan_to_num(np.abs(a - b) / (1 + np.abs(b))).max())
 
 
-def measure(name):
+def measure(name, meshes):
     function, arguments, axis = PROGRAMS[name]()
     single = jax.jit(function).lower(*arguments).compile()
     reference = single(*arguments)
     found = {"parameters": numbers(NETWORK.init(jax.random.key(1))).size, "flops": flops(single), "devices": {}}
-    for devices in MESHES:
+    for devices in meshes:
         mesh = sharding.row_mesh(devices)
         placed = jax.device_put(arguments, sharding.by_rows(mesh, arguments, axis=axis))
         result = sharding.by_rows(mesh, jax.eval_shape(function, *arguments), axis=axis)
@@ -205,7 +208,14 @@ def refusals():
     return found
 
 
-if __name__ == "__main__":
+def main(requests):
     assert jax.device_count() == 8
-    assert NamedSharding(sharding.row_mesh(), PartitionSpec()).mesh.size == 8
-    json.dump({"refusals": refusals(), **{name: measure(name) for name in sys.argv[1:]}}, sys.stdout)
+    found = {"refusals": refusals()}
+    for request in requests:
+        name, meshes = request.split("=")
+        found[name] = measure(name, [int(n) for n in meshes.split(",")])
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
