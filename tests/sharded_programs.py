@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections import defaultdict
+from functools import partial
 
 if __name__ == "__main__":
     # Compiled code need not be fast here, and compiling it takes half the time then; what is communicated is the same.
@@ -22,10 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
 import polopt_jax as po
 from polopt_jax import algorithms, sharding, tasks
 from polopt_jax.envs import Box, EnvStep
+from polopt_jax.language import transformer
 from polopt_jax.networks import mlp_actor_critic
+from polopt_jax.worlds import skip_the_test
 
 KINDS = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
 CALLS = r"body|condition|calls|to_apply|branch_computations|\w+_computation"
@@ -83,7 +87,7 @@ def phase(term, optimizer):
 
 def update_of(step, shape, axis=0):
     """One monitored update on a ragged batch, as every program is given: `(function, arguments, axis of the rows)`."""
-    params = NETWORK.init(jax.random.key(1))
+    params = jax.jit(NETWORK.init)(jax.random.key(1))
     step = po.monitored(step, NETWORK.apply, rows=16, kl_old_new=po.action_kl)
     arguments = params, step.init(params), ragged(shape), jax.random.key(2)
     return step.update, arguments, axis
@@ -104,8 +108,14 @@ def grpo():
 
 
 def dpo():
-    step = po.epochs(phase(po.dpo(), optax.adam(1e-2)), 2, 2, axis=1)
-    params = NETWORK.init(jax.random.key(1))
+    """Pairs `[2, N, T]`, split along N, under a model that does not merge the leading axes."""
+
+    def model(params, obs):
+        mean = jnp.tanh(obs @ params)
+        return po.Outputs(policy=po.DiagGaussian(mean=mean, log_std=jnp.zeros_like(mean)))
+
+    params = 0.1 * jnp.ones((3, 1))
+    step = po.epochs(po.make_step((po.objective(model, po.dpo()), optax.adam(1e-2))), 2, 2, axis=1)
     return step.update, (params, step.init(params), ragged((2, 32, STEPS)), jax.random.key(2)), 1
 
 
@@ -132,7 +142,22 @@ def collect():
     return chosen.collect, (state.params, state.collect_state, state.key), 0
 
 
-PROGRAMS = {f.__name__: f for f in (ppo, trpo, grpo, dpo, accumulated, train, collect)}
+def tokens():
+    """GRPO whole, prompts and answers drawn from a key alone."""
+    world = skip_the_test(jax.random.key(0), num_worlds=2, p_skip=(0.1, 0.2), p_legit=(0.1, 0.2))
+    network = transformer(vocab_size=world.input_vocabulary, num_outputs=6, max_length=24, width=8, depth=1, heads=2)
+    reference = jax.jit(network.init)(jax.random.key(1))
+    chosen = algorithms.grpo(tasks.token_task(network, world, reference, num_prompts=32, group_size=4))
+    state = jax.jit(chosen.init)(jax.random.key(0))
+
+    def run(mesh, state):
+        collect = chosen.collect if mesh is None else sharding.sharded_collect(chosen.collect, mesh)
+        return po.train(collect, chosen.step, state, updates=2)
+
+    return run, (state,), 0
+
+
+PROGRAMS = {f.__name__: f for f in (ppo, trpo, grpo, dpo, accumulated, train, collect, tokens)}
 
 
 def collectives(text):
@@ -180,15 +205,22 @@ def difference(tree, reference):
 
 
 def measure(name, meshes):
-    function, arguments, axis = PROGRAMS[name]()
+    program, arguments, axis = PROGRAMS[name]()
+    within = lambda mesh: partial(program, mesh) if name == "tokens" else program
+    function = within(None)
     single = jax.jit(function).lower(*arguments).compile()
     reference = single(*arguments)
-    found = {"parameters": numbers(NETWORK.init(jax.random.key(1))).size, "flops": flops(single), "devices": {}}
+    params = jax.jit(NETWORK.init)(jax.random.key(1))
+    sizes = {
+        "parameters": numbers(params).size,
+        "actor": numbers({k: v for k, v in params.items() if "critic" not in k and k != "value"}).size,
+    }
+    found = {**sizes, "flops": flops(single), "devices": {}}
     for devices in meshes:
         mesh = sharding.row_mesh(devices)
         placed = jax.device_put(arguments, sharding.by_rows(mesh, arguments, axis=axis))
         result = sharding.by_rows(mesh, jax.eval_shape(function, *arguments), axis=axis)
-        compiled = jax.jit(function, out_shardings=result).lower(*placed).compile()
+        compiled = jax.jit(within(mesh), out_shardings=result).lower(*placed).compile()
         found["devices"][devices] = {
             "difference": difference(compiled(*placed), reference),
             "collectives": collectives(compiled.as_text()),
