@@ -206,15 +206,16 @@ def difference(tree, reference):
 
 def measure(name, meshes):
     program, arguments, axis = PROGRAMS[name]()
-    within = lambda mesh: partial(program, mesh) if name == "tokens" else program
+
+    def within(mesh):
+        return partial(program, mesh) if name == "tokens" else program
+
     function = within(None)
     single = jax.jit(function).lower(*arguments).compile()
     reference = single(*arguments)
     params = jax.jit(NETWORK.init)(jax.random.key(1))
-    sizes = {
-        "parameters": numbers(params).size,
-        "actor": numbers({k: v for k, v in params.items() if "critic" not in k and k != "value"}).size,
-    }
+    actor = {layer: x for layer, x in params.items() if layer != "value" and not layer.startswith("critic")}
+    sizes = {"parameters": numbers(params).size, "actor": numbers(actor).size}
     found = {**sizes, "flops": flops(single), "devices": {}}
     for devices in meshes:
         mesh = sharding.row_mesh(devices)
