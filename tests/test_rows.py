@@ -54,9 +54,12 @@ def test_counts_are_repeated_for_every_share():
     assert split_rows(batch, 3).counts is None
 
 
-@pytest.mark.parametrize(
-    "split", [split_rows, lambda b, parts, axis=0: shuffled_parts(b, jax.random.key(0), parts, axis=axis)]
-)
+def shuffled(batch, parts, *, axis=0, seed=0, **options):
+    draw = jax.jit(lambda batch, key: shuffled_parts(batch, key, parts, axis=axis, **options))
+    return draw(batch, jax.random.key(seed))
+
+
+@pytest.mark.parametrize("split", [split_rows, shuffled])
 def test_what_cannot_be_split_is_refused(split):
     with pytest.raises(ValueError, match="5 parts do not divide axis 0 of the batch, of size 12"):
         split(numbered(12), 5)
