@@ -186,7 +186,7 @@ class KeyEnv:
 
 def children(keys, number):
     """What the given keys, as data `[n, 2]`, would split into: `[n * number, 2]`."""
-    split = jax.vmap(lambda key: jax.random.split(jax.random.wrap_key_data(key), number))(jnp.asarray(keys))
+    split = jax.vmap(lambda key: jax.random.split(jax.random.wrap_key_data(key), number))(jnp.asarray(keys, jnp.uint32))
     return np.asarray(jax.random.key_data(split)).reshape(-1, 2)
 
 
