@@ -1,6 +1,5 @@
 """From an environment to a batch: `start`, `unroll`, `episodes`, `per_episode`, `to_batch`. It knows of no loss."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,15 +9,13 @@ import jax.numpy as jnp
 
 from polopt_jax.envs._protocol import Environment
 from polopt_jax.masking import zero_where_masked
+from polopt_jax.restarts import draw_pool, pool_life, read_pool
 from polopt_jax.types import Array, Batch, Obs, Outputs, Rollout, record
-
-RESTART_EVERY = 32
-"""`unroll` draws a new pool of initial states at least every so many steps."""
 
 
 @record
 class EpisodeStats:
-    """What happened to episodes during one `unroll`; scalars `[]`, summed over environments."""
+    """What happened to episodes during one `unroll`; scalars `[]`, summed over environments (within it, `[B]`)."""
 
     finished: Array
     """Episodes that ended."""
@@ -46,8 +43,8 @@ class LoopState:
     """Statistics of the last `unroll`."""
 
 
-def _no_stats() -> EpisodeStats:
-    zero = jnp.zeros(())
+def _no_stats(shape: tuple[int, ...] = ()) -> EpisodeStats:
+    zero = jnp.zeros(shape)
     return EpisodeStats(finished=zero, return_sum=zero, length_sum=zero, nonfinite=zero)
 
 
@@ -72,14 +69,16 @@ def start(env: Environment, key: Array, *, num_envs: int) -> LoopState:
     )
 
 
-def _rows_finite(tree: Any) -> Array:
-    """`[B]` bool: every float of the row is finite, over all leaves `[B, ...]`.
+def _rows_finite(tree: Any, shape: tuple[int, ...]) -> Array:
+    """`[...]` bool, of the given shape: every float at that place is finite, over all leaves `[..., *]`.
 
     One test of the leaves side by side: a test of each leaf made a step of small physics 5% slower on a CPU.
     """
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    if not leaves:
+        return jnp.ones(shape, bool)
     widest = jnp.float64 if any(x.dtype == jnp.float64 for x in leaves) else jnp.float32
-    return jnp.isfinite(jnp.concatenate([x.astype(widest).reshape(x.shape[0], -1) for x in leaves], axis=-1)).all(-1)
+    return jnp.isfinite(jnp.concatenate([x.astype(widest).reshape(*shape, -1) for x in leaves], axis=-1)).all(-1)
 
 
 def _select_rows(condition: Array, new: Any, old: Any) -> Any:
@@ -89,15 +88,18 @@ def _select_rows(condition: Array, new: Any, old: Any) -> Any:
 
 
 def _step(
-    env: Environment, act: Callable[[Obs], Outputs], pool: tuple[Any, Obs], loop: LoopState, key: Array, shift: Array
+    env: Environment, act: Callable[[Obs], Outputs], fresh: tuple[Any, Obs], loop: LoopState, key: Array
 ) -> tuple[LoopState, Rollout]:
-    """One step of every environment; those that ended or broke restart from the pool."""
+    """One step of every environment; those that ended or broke restart at their row of `fresh`.
+
+    Nothing is summed over environments, so environments that live on different devices need not meet.
+    """
     act_key, env_key = jax.random.split(key)
     outputs = act(loop.obs)
     action = outputs.policy.sample(seed=act_key)
     num_envs = loop.episode_length.shape[0]
     step = jax.vmap(env.step)(loop.env, outputs.policy.squash(action), jax.random.split(env_key, num_envs))
-    finite = _rows_finite((step.state, step.obs, step.reward))
+    finite = _rows_finite((step.state, step.obs, step.reward), loop.episode_length.shape)
     done = step.terminated | step.truncated | ~finite
     next_obs = _select_rows(finite, step.obs, loop.obs)
     reward = jnp.where(finite, step.reward, 0)
@@ -116,12 +118,11 @@ def _step(
     episode_return, episode_length = loop.episode_return + reward, loop.episode_length + 1
     ended = (done & finite).astype(jnp.float32)
     stats = EpisodeStats(
-        finished=loop.stats.finished + ended.sum(),
-        return_sum=loop.stats.return_sum + (ended * episode_return).sum(),
-        length_sum=loop.stats.length_sum + (ended * episode_length.astype(jnp.float32)).sum(),
-        nonfinite=loop.stats.nonfinite + (~finite).sum().astype(jnp.float32),
+        finished=loop.stats.finished + ended,
+        return_sum=loop.stats.return_sum + ended * episode_return,
+        length_sum=loop.stats.length_sum + ended * episode_length.astype(jnp.float32),
+        nonfinite=loop.stats.nonfinite + (~finite).astype(jnp.float32),
     )
-    fresh = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, shift % num_envs, num_envs), pool)
     state, obs = _select_rows(done, fresh, (step.state, next_obs))
     return LoopState(
         env=state,
@@ -138,9 +139,9 @@ def unroll(
     """Runs B environments for `num_steps` steps under a policy.
 
     `act(obs)` is a model bound to its parameters (and to a normaliser, if there is one); it is sent observations
-    `[B, ...]`. Episodes that end restart from *fresh* initial states. Those come from a pool of B states that is drawn
-    anew at least every 32 steps and read at a shifting offset, so that restarting costs one reset per environment
-    and pool rather than one per step; within the life of a pool two episodes may share a start.
+    `[B, ...]`. Episodes that end restart from *fresh* initial states, out of a pool that is drawn anew every 32 steps
+    or sooner (`polopt_jax.restarts`). Environments on different devices share nothing while they step: restarts stay
+    within gcd(8, B) contiguous groups of environments, and statistics are summed once, at the end.
 
     A step after which state, observation or reward of an environment is not finite is counted, masked out
     (`rollout.mask`), recorded as truncated with reward 0, and restarts that environment and no other. The step before
@@ -166,19 +167,27 @@ def unroll(
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1; it is {num_steps}")
     num_envs = loop.episode_length.shape[0]
-    length = max(d for d in range(1, min(num_steps, RESTART_EVERY) + 1) if num_steps % d == 0)
-    stride = max(1, int(0.618 * num_envs))
+    length = pool_life(num_steps)
 
-    def segment(loop: LoopState, key: Array) -> tuple[LoopState, Rollout]:
+    def segment(loop: LoopState, key: Array, length: int) -> tuple[LoopState, Rollout]:
         pool_key, steps_key = jax.random.split(key)
-        pool = jax.vmap(env.reset)(jax.random.split(pool_key, num_envs))
-        pool = jax.tree.map(lambda x: jnp.concatenate([x, x]), pool)  # so that a shifted reading is one slice
-        steps = (jax.random.split(steps_key, length), stride * jnp.arange(length))
-        return jax.lax.scan(lambda loop, step: _step(env, act, pool, loop, *step), loop, steps)
+        pool = draw_pool(env, pool_key, num_envs=num_envs, num_steps=length)
 
-    loop = replace(loop, stats=_no_stats())
-    loop, rollout = jax.lax.scan(segment, loop, jax.random.split(key, num_steps // length))
-    rollout = jax.tree.map(lambda x: x.reshape(num_steps, *x.shape[2:]), rollout)
+        def step(loop: LoopState, key_and_offset: tuple[Array, Array]) -> tuple[LoopState, Rollout]:
+            key, offset = key_and_offset
+            return _step(env, act, read_pool(pool, offset, num_envs=num_envs), loop, key)
+
+        return jax.lax.scan(step, loop, (jax.random.split(steps_key, length), pool.offsets))
+
+    whole, rest = divmod(num_steps, length)
+    keys = jax.random.split(key, whole + 1)
+    loop = replace(loop, stats=_no_stats((num_envs,)))
+    loop, rollout = jax.lax.scan(lambda loop, key: segment(loop, key, length), loop, keys[:whole])
+    rollout = jax.tree.map(lambda x: x.reshape(whole * length, *x.shape[2:]), rollout)
+    if rest:
+        loop, last = segment(loop, keys[whole], rest)
+        rollout = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), rollout, last)
+    loop = replace(loop, stats=jax.tree.map(jnp.sum, loop.stats))
     broken_next = jnp.concatenate([~rollout.mask[1:], jnp.zeros_like(rollout.mask[:1])])
     rollout = replace(rollout, truncated=rollout.truncated | (broken_next & ~rollout.terminated))
     if rollout.value is None:
@@ -194,11 +203,11 @@ def _next_value(act: Callable[[Obs], Any], obs: Obs, value: Array, rollout: Roll
     """
 
     def at_cuts(step: tuple[Array, Obs]) -> Array:
-        cut, next_obs = step
-        return jax.lax.cond(cut.any(), lambda: act(next_obs).value, lambda: jnp.zeros_like(value[0]))
+        some_cut, next_obs = step
+        return jax.lax.cond(some_cut, lambda: act(next_obs).value, lambda: jnp.zeros_like(value[0]))
 
     following = jnp.concatenate([value[1:], act(obs).value[None]])
-    cut_value = jax.lax.map(at_cuts, (rollout.truncated, rollout.next_obs))
+    cut_value = jax.lax.map(at_cuts, (rollout.truncated.any(1), rollout.next_obs))
     return jnp.where(rollout.terminated, 0, jnp.where(rollout.truncated, cut_value, following))
 
 
@@ -261,16 +270,11 @@ def to_batch(
         if x.shape[: len(shape) - 1] != shape[1:]:
             raise ValueError(f"to_batch: outcome must have the rollout's row axes {shape[1:]}; it has shape {x.shape}")
 
-    def finite(tree: Any) -> Array:
-        flat = [x.reshape(math.prod(shape), *x.shape[len(shape) :]) for x in jax.tree.leaves(tree)]
-        floats = [x for x in flat if jnp.issubdtype(x.dtype, jnp.floating)]
-        return _rows_finite(floats).reshape(shape) if floats else jnp.ones(shape, bool)
-
-    obs_finite = finite(rollout.obs)
+    obs_finite = _rows_finite(rollout.obs, shape)
     batch = Batch(
         obs=jax.tree.map(lambda x: zero_where_masked(x, obs_finite), rollout.obs),
         action=rollout.action,
-        mask=rollout.mask & obs_finite & finite((rollout.action, rollout.log_prob, advantage, target)),
+        mask=rollout.mask & obs_finite & _rows_finite((rollout.action, rollout.log_prob, advantage, target), shape),
         log_prob=rollout.log_prob,
         advantage=advantage,
         value=rollout.value,

@@ -1,14 +1,23 @@
 """Rows of a batch, which are exchangeable: taking some, splitting them into shares, shuffling them.
 
 `axis` is one of the axes before T: 0 for environments `[B, T]` and prompts `[N, G, T]`, 1 for pairs `[2, N, T]`.
+
+Nothing here moves a row away from its neighbours: shares are interleaved, samples are strided, and a shuffle stays
+within contiguous groups of rows. So rows that are spread over devices in contiguous blocks stay where they are. How
+many groups there are is a number of the program and never of the machine: a run is the same on any number of devices.
 """
 
+import math
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from polopt_jax.types import Array, Batch
+
+GROUPS = 8
+"""Groups of rows that shuffles and restarts stay within. Any number of devices that divides it needs no communication
+for either."""
 
 
 def take_rows(batch: Batch, indices: Array, *, axis: int = 0) -> Batch:
@@ -22,28 +31,100 @@ def take_rows(batch: Batch, indices: Array, *, axis: int = 0) -> Batch:
     return replace(rows, counts=batch.counts)
 
 
-def shuffle_rows(batch: Batch, key: Array, *, axis: int = 0) -> Batch:
-    """The rows in a random order."""
-    return take_rows(batch, jax.random.permutation(key, batch.mask.shape[axis]), axis=axis)
+def sample_rows(batch: Batch, rows: int, *, axis: int = 0) -> Batch:
+    """At least `rows` rows at equal distances along the axis, without `counts`.
+
+    As many as the smallest divisor of the axis's size that is not below `rows`; all, if there are no more than that.
+    Rows are exchangeable, so it is an unbiased sample. Raises ValueError if `rows` is not positive.
+
+    >>> batch = Batch(obs=jnp.arange(8.0)[:, None], action=jnp.zeros((8, 1), int), mask=jnp.ones((8, 1), bool))
+    >>> sample_rows(batch, 4).obs.ravel().tolist(), sample_rows(batch, 3).mask.shape
+    ([0.0, 2.0, 4.0, 6.0], (4, 1))
+    """
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1; it is {rows}")
+    size = batch.mask.shape[axis]
+    number = min(n for n in range(min(rows, size), size + 1) if size % n == 0)
+
+    def sample(x: Array) -> Array:
+        x = x.reshape((*x.shape[:axis], number, size // number, *x.shape[axis + 1 :]))
+        return jax.lax.index_in_dim(x, 0, axis + 1, keepdims=False)
+
+    return jax.tree.map(sample, replace(batch, counts=None))
+
+
+def shuffle_rows(batch: Batch, key: Array, *, axis: int = 0, groups: int = 1) -> Batch:
+    """The rows in a random order within each of `groups` contiguous blocks of equal size; `counts` stays.
+
+    Every order of a block is equally likely, and the blocks' orders are independent. Raises ValueError if `groups`
+    does not divide the axis.
+
+    >>> batch = Batch(obs=jnp.arange(8.0)[:, None], action=jnp.zeros((8, 1), int), mask=jnp.ones((8, 1), bool))
+    >>> blocks = shuffle_rows(batch, jax.random.key(0), groups=2).obs.reshape(2, 4)
+    >>> jnp.sort(blocks).tolist()
+    [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 7.0]]
+    """
+    size = batch.mask.shape[axis]
+    if groups < 1 or size % groups:
+        raise ValueError(f"{groups} groups do not divide axis {axis} of the batch, of size {size}")
+    keys = jax.random.split(key, groups)
+    order = jax.vmap(lambda key: jax.random.permutation(key, size // groups))(keys)
+    reorder = jax.vmap(lambda x, order: jnp.take(x, order, axis=axis, mode="clip"), in_axes=(axis, 0), out_axes=axis)
+
+    def shuffle(x: Array) -> Array:
+        return reorder(x.reshape((*x.shape[:axis], *order.shape, *x.shape[axis + 1 :])), order).reshape(x.shape)
+
+    return replace(jax.tree.map(shuffle, replace(batch, counts=None)), counts=batch.counts)
 
 
 def split_rows(batch: Batch, parts: int, *, axis: int = 0) -> Batch:
     """`batch` with a new leading axis of `parts` equal shares of axis `axis`; `counts` is repeated, not split.
 
+    Shares are interleaved: share j has the rows j, j + parts, j + 2·parts, ...
+
     Raises ValueError if the axis is not one before T or `parts` does not divide it.
+
+    >>> batch = Batch(obs=jnp.arange(4.0)[:, None], action=jnp.zeros((4, 1), int), mask=jnp.ones((4, 1), bool))
+    >>> split_rows(batch, 2).obs[..., 0].tolist()
+    [[0.0, 2.0], [1.0, 3.0]]
     """
-    shape = batch.mask.shape
-    if not 0 <= axis < len(shape) - 1:
-        raise ValueError(f"axis must be one of the axes before T of a batch [...]={shape}; it is {axis}")
-    if shape[axis] % parts:
-        raise ValueError(f"{parts} parts do not divide axis {axis} of the batch, of size {shape[axis]}")
+    _check_parts(batch, parts, axis)
 
     def split(x: Array) -> Array:
-        x = x.reshape((*x.shape[:axis], parts, x.shape[axis] // parts, *x.shape[axis + 1 :]))
-        return jnp.moveaxis(x, axis, 0)
+        x = x.reshape((*x.shape[:axis], x.shape[axis] // parts, parts, *x.shape[axis + 1 :]))
+        return jnp.moveaxis(x, axis + 1, 0)
 
     rows = jax.tree.map(split, replace(batch, counts=None))
     if batch.counts is None:
         return rows
     repeated = jax.tree.map(lambda x: jnp.broadcast_to(x, (parts,)), batch.counts)
     return replace(rows, counts=repeated)
+
+
+def shuffled_parts(batch: Batch, key: Array, parts: int, *, axis: int = 0, groups: int = GROUPS) -> Batch:
+    """The rows shuffled within groups, then split: `parts` shares, each with equally many rows of every group.
+
+    There are gcd(groups, rows of a share) groups: the largest divisor of `groups` that lets every share take equally
+    many rows of each. With 1024 rows in 8 shares that is 8 groups of 128; with 24 rows in 2 shares 4 groups of 6.
+    It depends on sizes of the program alone. Any row of a group may come into any share.
+
+    Raises as `split_rows`, and ValueError if `groups` is not positive.
+
+    >>> batch = Batch(obs=jnp.arange(8.0)[:, None], action=jnp.zeros((8, 1), int), mask=jnp.ones((8, 1), bool))
+    >>> shares = shuffled_parts(batch, jax.random.key(0), 2, groups=2)
+    >>> (shares.obs[..., 0] < 4).sum(1).tolist()          # two rows of the first group in each share
+    [2, 2]
+    """
+    if groups < 1:
+        raise ValueError(f"groups must be at least 1; it is {groups}")
+    _check_parts(batch, parts, axis)
+    usable = math.gcd(groups, batch.mask.shape[axis] // parts)
+    return split_rows(shuffle_rows(batch, key, axis=axis, groups=usable), parts, axis=axis)
+
+
+def _check_parts(batch: Batch, parts: int, axis: int) -> None:
+    shape = batch.mask.shape
+    if not 0 <= axis < len(shape) - 1:
+        raise ValueError(f"axis must be one of the axes before T of a batch [...]={shape}; it is {axis}")
+    if shape[axis] % parts:
+        raise ValueError(f"{parts} parts do not divide axis {axis} of the batch, of size {shape[axis]}")

@@ -8,7 +8,6 @@ between compiled chunks - is `polopt_jax.driver`.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -18,7 +17,7 @@ import optax
 from polopt_jax.guards import all_finite, no_nan, select, tree_norm
 from polopt_jax.reading import read_policy
 from polopt_jax.reductions import token_mean
-from polopt_jax.rows import shuffle_rows, split_rows
+from polopt_jax.rows import GROUPS, sample_rows, shuffled_parts
 from polopt_jax.types import Array, Batch, Divergence, Metrics, Model, Objective, Params, Reporting, record
 
 Collect: TypeAlias = Callable[[Params, Any, Array], tuple[Any, Batch, Metrics]]
@@ -163,37 +162,48 @@ def sequential(**steps: Step) -> Step:
     return Step(lambda params: {name: step.init(params) for name, step in steps.items()}, update)
 
 
-def epochs(step: Step, num_epochs: int, num_minibatches: int, *, axis: int = 0) -> Step:
+def epochs(step: Step, num_epochs: int, num_minibatches: int, *, axis: int = 0, groups: int = GROUPS) -> Step:
     """Repeats a step over `num_minibatches` shuffled shares of the batch, `num_epochs` times.
 
     What is shuffled is *rows* - environments, prompts, pairs: the batch's axis `axis` (1 for preference batches
     `[2, N, T]`) - never decisions within a row. Sequence-level terms stay valid, and a permutation of 1024 rows costs a
     hundredth of one of 16384 decisions on a CPU. Metrics are means over all the steps taken.
 
-    Raises ValueError if `num_minibatches` does not divide the axis (at trace time) or a number is not positive.
+    The shuffle stays within contiguous groups of rows, of which every minibatch has equally many
+    (`rows.shuffled_parts`): gcd(groups, rows of a minibatch) groups. Rows that are split over devices, as many as
+    divide that number, so stay on them, and the shuffle is the same whatever the number of devices. One minibatch is
+    the batch as it is; then nothing is shuffled and the key may be None.
+
+    Raises ValueError if `num_minibatches` does not divide the axis or several of them come without a key (at trace
+    time), or if a number is not positive.
 
     >>> import polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
     >>> step = epochs(po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4))), 4, 8)
     """
-    if num_epochs < 1 or num_minibatches < 1:
-        raise ValueError(f"num_epochs and num_minibatches must be positive; they are {num_epochs}, {num_minibatches}")
+    numbers = {"num_epochs": num_epochs, "num_minibatches": num_minibatches, "groups": groups}
+    if min(numbers.values()) < 1:
+        raise ValueError(f"{', '.join(numbers)} must be positive; they are {', '.join(map(str, numbers.values()))}")
 
-    def update(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
+    def update(params: Params, opt_state: Any, batch: Batch, key: Array | None) -> tuple[Params, Any, Metrics]:
+        if key is None and num_minibatches > 1:
+            raise ValueError(f"epochs needs a key to shuffle {num_minibatches} minibatches")
+
         def minibatch(carry: tuple[Params, Any], part: tuple[Batch, Array]) -> tuple[tuple[Params, Any], Metrics]:
             params, opt_state, metrics = step.update(*carry, *part)
             return (params, opt_state), metrics
 
         def epoch(carry: tuple[Params, Any], key: Array) -> tuple[tuple[Params, Any], Metrics]:
             shuffle_key, step_key = jax.random.split(key)
-            parts = split_rows(shuffle_rows(batch, shuffle_key, axis=axis), num_minibatches, axis=axis)
+            parts = shuffled_parts(batch, shuffle_key, num_minibatches, axis=axis, groups=groups)
             return jax.lax.scan(minibatch, carry, (parts, jax.random.split(step_key, num_minibatches)))
 
         def whole(carry: tuple[Params, Any], key: Array) -> tuple[tuple[Params, Any], Metrics]:
             return minibatch(carry, (batch, key))
 
         one = whole if num_minibatches == 1 else epoch
-        carry, metrics = jax.lax.scan(one, (params, opt_state), jax.random.split(key, num_epochs))
+        keys = None if key is None else jax.random.split(key, num_epochs)
+        carry, metrics = jax.lax.scan(one, (params, opt_state), keys, length=num_epochs)
         return *carry, jax.tree.map(jnp.mean, metrics)
 
     return Step(step.init, update)
@@ -203,9 +213,11 @@ def monitored(step: Step, model: Model, *, rows: int | None = None, **divergence
     """The same step, which also reports how far it moved the policy, after *all* of its phases, and its entropy.
 
     `monitored(step, model, kl_old_new=action_kl)` adds the metric `kl_old_new`, D(before ‖ after) measured on the
-    batch's states, and `entropy`, the mean entropy afterwards in nats per decision. On the batch's first `rows` rows
-    only, if given: environments are exchangeable, so that is an unbiased sample at a fraction of the price. Costs two
-    evaluations of the policy.
+    batch's states, and `entropy`, the mean entropy afterwards in nats per decision. On a sample of about `rows` rows
+    only, if given, at equal distances along the batch's first axis (`rows.sample_rows`, which says how many): rows are
+    exchangeable, so that is unbiased at a fraction of the price. Costs two evaluations of the policy.
+
+    Raises ValueError if `rows` is not positive (at trace time).
 
     >>> import polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
@@ -214,7 +226,7 @@ def monitored(step: Step, model: Model, *, rows: int | None = None, **divergence
     """
 
     def update(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
-        sample = batch if rows is None else jax.tree.map(lambda x: x[:rows], replace(batch, counts=None))
+        sample = batch if rows is None else sample_rows(batch, rows)
         old = model(params, sample.obs)
         params, opt_state, metrics = step.update(params, opt_state, batch, key)
         new = model(params, sample.obs)
