@@ -14,6 +14,7 @@ from polopt_jax.advantages import discounted_returns, gae, group_centred, group_
 from polopt_jax.combinators import accumulate_gradients, couples_rows, objective, weighted_sum
 from polopt_jax.distributions import Categorical, DiagGaussian, TanhGaussian
 from polopt_jax.divergences import action_kl, kl_to_reference, reverse, trajectory_kl, weighted_divergence
+from polopt_jax.episodes import episodes, per_episode, to_batch
 from polopt_jax.guards import clip_by_global_norm
 from polopt_jax.masking import standardize
 from polopt_jax.objectives import (
@@ -30,7 +31,7 @@ from polopt_jax.objectives import (
     value_loss,
 )
 from polopt_jax.reductions import constant_length, sequence_mean, sequence_sum, token_mean
-from polopt_jax.rollout import episodes, per_episode, start, to_batch, unroll
+from polopt_jax.rollout import start, unroll
 from polopt_jax.solvers import (
     backtrack,
     conjugate_gradient,

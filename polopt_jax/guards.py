@@ -60,6 +60,18 @@ def no_nan(tree: Any) -> Array:
     return jnp.stack(leaves).all() if leaves else jnp.ones((), bool)
 
 
+def finite_at(tree: Any, shape: tuple[int, ...]) -> Array:
+    """`[...]` bool, of the given shape: every float at that place is finite, over all leaves `[..., *]`.
+
+    One test of the leaves side by side: a test of each leaf made a step of small physics 5% slower on a CPU.
+    """
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    if not leaves:
+        return jnp.ones(shape, bool)
+    widest = jnp.float64 if any(x.dtype == jnp.float64 for x in leaves) else jnp.float32
+    return jnp.isfinite(jnp.concatenate([x.astype(widest).reshape(*shape, -1) for x in leaves], axis=-1)).all(-1)
+
+
 def select(condition: Array, new: Any, old: Any) -> Any:
     """`new` where the scalar condition holds, else `old`, bit for bit."""
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)

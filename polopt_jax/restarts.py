@@ -12,6 +12,8 @@ from polopt_jax.types import Array, Obs
 
 LONGEST_LIFE = 32
 """Steps after which a pool is drawn anew, at the latest."""
+SMALLEST = 64
+"""States in a pool of few environments, which would else soon see the same ones again."""
 
 
 class Pool(NamedTuple):
@@ -41,8 +43,9 @@ def draw_pool(env: Environment, key: Array, *, num_envs: int, num_steps: int) ->
 
     The environments are read in gcd(8, B) contiguous groups, each from states of its own, so that groups on different
     devices share nothing. A group has as many states as environments, so that restarting costs one reset per
-    environment and pool, but never fewer than `num_steps` (with 8 groups of one environment each that is one reset per
-    step). No environment reads a state twice; two of a group may read the same, at different steps.
+    environment and pool; but a pool has at least `SMALLEST` states (or one per group and step, if that is fewer). An
+    environment reads all states of its group before any of them again; two of a group may read the same, at different
+    steps.
 
     >>> from polopt_jax.envs import ObsReward
     >>> pool = draw_pool(ObsReward(), jax.random.key(0), num_envs=64, num_steps=5)
@@ -51,7 +54,7 @@ def draw_pool(env: Environment, key: Array, *, num_envs: int, num_steps: int) ->
     """
     groups = math.gcd(GROUPS, num_envs)
     width = num_envs // groups
-    starts = max(width, num_steps)
+    starts = max(width, min(num_steps, SMALLEST // groups))
     stride = next(n for n in range(max(1, int(0.618 * starts)), 0, -1) if math.gcd(n, starts) == 1)
 
     def rows(x: Array) -> Array:

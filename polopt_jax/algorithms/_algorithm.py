@@ -10,10 +10,10 @@ import optax
 from polopt_jax.advantages import gae
 from polopt_jax.combinators import objective
 from polopt_jax.divergences import action_kl
+from polopt_jax.episodes import to_batch
 from polopt_jax.guards import clip_by_global_norm
 from polopt_jax.masking import standardize
 from polopt_jax.objectives import surrogate, value_loss
-from polopt_jax.rollout import to_batch
 from polopt_jax.tasks import Task
 from polopt_jax.training import Collect, Step, TrainState, epochs, init_state, make_step, monitored, sequential
 from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Params, Rollout

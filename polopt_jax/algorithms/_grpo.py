@@ -10,8 +10,8 @@ from polopt_jax import objectives
 from polopt_jax.advantages import group_relative
 from polopt_jax.algorithms._algorithm import Algorithm, adam, assemble
 from polopt_jax.combinators import objective
+from polopt_jax.episodes import to_batch
 from polopt_jax.ranges import Count, Nonnegative, Positive
-from polopt_jax.rollout import to_batch
 from polopt_jax.tasks import TokenTask
 from polopt_jax.training import epochs, make_step
 from polopt_jax.types import Batch, Rollout

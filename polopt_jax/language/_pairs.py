@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.episodes import per_episode, to_batch
 from polopt_jax.language._sampler import sample_tokens
 from polopt_jax.language._transformer import TokenNetwork
-from polopt_jax.rollout import per_episode, to_batch
 from polopt_jax.types import Array, Batch, Params, record
 from polopt_jax.worlds import World
 

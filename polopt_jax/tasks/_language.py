@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.episodes import per_episode
 from polopt_jax.language import TokenNetwork, sample_tokens
 from polopt_jax.masking import masked_mean
-from polopt_jax.rollout import EpisodeStats, per_episode
+from polopt_jax.rollout import EpisodeStats
 from polopt_jax.tasks._task import Task, episode_metrics
 from polopt_jax.types import Array, ArrayLike, Metrics, Params, Rollout
 from polopt_jax.worlds import World
