@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import polopt_jax
+from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import _envs, _recipes
 from polopt_jax.cli._errors import UsageError
 from polopt_jax.cli._names import flag
@@ -224,9 +225,8 @@ def _check_division(plan: Plan) -> None:
 
     A hyperparameter `...minibatches` divides the rows of an update, of which groups stay whole.
     """
-    divisors = {name: value for name, value in plan.all_hyperparameters.items() if name.endswith("minibatches")}
-    if plan.group_size is not None:
-        divisors["group_size"] = plan.group_size
+    divisors = {} if plan.group_size is None else {"group_size": plan.group_size}
+    divisors |= {name: value for name, value in plan.all_hyperparameters.items() if name.endswith("minibatches")}
     for name, divisor in divisors.items():
         if plan.num_envs % divisor:
             raise UsageError(f"--num-envs {plan.num_envs} is not a multiple of {flag(name)} {divisor}")
@@ -243,22 +243,29 @@ def _check_division(plan: Plan) -> None:
 
 
 def _check_recipe(plan: Plan) -> None:
-    """Raises UsageError if the recipe refuses the sizes and hyperparameters, which it is shown without anything to run.
+    """Raises UsageError if the recipe refuses the sizes and hyperparameters. It names parameters; they become flags."""
+    try:
+        _put_together(plan)
+    except ValueError as error:
+        names = {*_recipes.parameters(plan.algorithm), "num_envs", "group_size"}
+        said = re.sub(r"\b[a-z]+(_[a-z]*)+\b", lambda m: flag(m[0]) if m[0] in names else m[0], str(error))
+        raise UsageError(f"--num-envs {plan.num_envs}: {said}") from None
 
-    What it says names its parameters, which are told as flags.
-    """
+
+def measured_apart(plan: Plan) -> bool:
+    """Whether the algorithm learns from no rollouts of its own, so that its reward is measured on others."""
+    return _put_together(plan).measure is not None
+
+
+def _put_together(plan: Plan) -> Algorithm:
+    """The algorithm of a plan on a task that has sizes and nothing else, so that it cannot be run."""
 
     def unused(*_: Any) -> NoReturn:
-        raise AssertionError("a recipe runs nothing while it is put together")
+        raise NotImplementedError("a recipe runs nothing while it is put together")
 
     group = plan.group_size
     rows = (plan.num_envs,) if group is None else (plan.num_envs // group, group)
     task: Any = Task(unused, unused, unused, unused, rows, plan.rollout_steps)
     if _recipes.takes_tokens(plan.algorithm):
         task = TokenTask(task, network=None, world=None, reference=None)  # pyright: ignore[reportArgumentType]
-    try:
-        _recipes.make(plan.algorithm, task, plan.hyperparameters)
-    except ValueError as error:
-        names = {*_recipes.parameters(plan.algorithm), "num_envs", "group_size"}
-        said = re.sub(r"\b[a-z]+(_[a-z]*)+\b", lambda m: flag(m[0]) if m[0] in names else m[0], str(error))
-        raise UsageError(f"--num-envs {plan.num_envs}: {said}") from None
+    return _recipes.make(plan.algorithm, task, plan.hyperparameters)

@@ -174,11 +174,11 @@ def _settings(results: Sequence[Result]) -> Any:
 
     columns = [
         Column(("", "algorithm"), lambda result: result.plan.algorithm),
-        Column(("", "environment"), lambda result: result.plan.env),
         Column(("", "sizes"), lambda result: flags({name: result.plan.config()[name] for name in SIZES})),
         Column(("", "hyperparameters"), lambda result: flags(result.plan.config()["hyperparameters"])),
     ]
-    return report.listing(columns, [Group("", results)], mark=lambda result: _place(result.plan.algorithm))
+    rows = [Group(members[0].plan.env, members) for members in _environments(results)]
+    return report.listing(columns, rows, mark=lambda result: _place(result.plan.algorithm))
 
 
 def _about(algorithm: str) -> Any:

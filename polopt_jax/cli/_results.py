@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from polopt_jax.cli._plan import Plan
+from polopt_jax.cli._plan import Plan, measured_apart
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 """A row per chunk of updates, as metrics.jsonl has them: a metric is a list with a value per seed."""
@@ -89,6 +89,7 @@ def interval(values: Sequence[float | None]) -> tuple[float | None, float | None
 def summarise(plan: Plan, rows: Rows, status: str) -> dict[str, Any]:
     """The line of the table: one algorithm on one environment."""
     summary: dict[str, Any] = {"algorithm": plan.algorithm, "env": plan.env, "status": status}
+    summary["measured_apart"] = measured_apart(plan)
     if not rows:
         return summary
     last, rewards = rows[-1], final_rewards(rows)

@@ -23,14 +23,13 @@ def _unscored(summary: Summary) -> str:
     return report.si(summary.get("unscored") or None)
 
 
+REWARD = Column(
+    ("final", "reward"),
+    lambda s: report.estimate(s.get("reward"), s.get("reward_interval")),
+    "Mean return of the episodes that ended in the last tenth of the updates (if none did, of those that ended last): "
+    "mean over seeds ± half-width of its 95% t-interval (none with one seed).",
+)
 ALWAYS = (
-    Column(
-        ("final", "reward"),
-        lambda s: report.estimate(s.get("reward"), s.get("reward_interval")),
-        "Mean return of the episodes that ended in the last tenth of the updates (if none did, of those that ended "
-        "last): mean over seeds ± half-width of its 95% t-interval (none with one seed). An algorithm that learns from "
-        "stored data (dpo) is measured on rollouts that no update sees, once per chunk of updates.",
-    ),
     Column(
         ("steps", "/s"),
         lambda s: report.si(s.get("steps_per_second")),
@@ -65,7 +64,7 @@ SOMETIMES = (
         _rates,
         "Share of sequences that skip the test and that pass it honestly (one may do both), in the last tenth.",
     ),
-    Column(("un-", "scored"), _unscored, "Sequences that nobody could score, of all updates and seeds."),
+    Column(("", "unscored"), _unscored, "Sequences that nobody could score, of all updates and seeds."),
 )
 """Shown where they say something of some result."""
 
@@ -95,7 +94,14 @@ def groups(results: Sequence[Result]) -> list[Group]:
 
 
 def columns(rows: Sequence[Group]) -> list[Column]:
-    """The columns that say anything; the star of an algorithm is explained where there is one."""
-    starred = any(summary["status"] != "finished" for group in rows for summary in group.rows)
-    algorithm = Column(("", "algorithm"), _algorithm, "A star marks a run that did not finish." if starred else "")
-    return [algorithm, *ALWAYS, *report.informative(SOMETIMES, rows)]
+    """The columns that say anything. A star is explained where there is one, and how a reward came about otherwise."""
+    summaries = [summary for group in rows for summary in group.rows]
+    starred = any(summary["status"] != "finished" for summary in summaries)
+    apart = list(dict.fromkeys(summary["algorithm"] for summary in summaries if summary["measured_apart"]))
+    how = f" That of {' and '.join(apart)} is measured once per chunk of updates, on rollouts that no update sees."
+    return [
+        Column(("", "algorithm"), _algorithm, "A star marks a run that did not finish." if starred else ""),
+        REWARD._replace(meaning=REWARD.meaning + how) if apart else REWARD,
+        *ALWAYS,
+        *report.informative(SOMETIMES, rows),
+    ]
