@@ -31,7 +31,6 @@ from polopt_jax.cli import (
     _report,
     _results,
     _run_directory,
-    _table,
     _train,
     main,
 )
@@ -636,8 +635,8 @@ def test_a_run_in_which_no_episode_finished_has_no_reward():
     for row in result.rows:
         row.update({"reward": [None, None], "episode/finished": [0.0, 0.0], "episode/return_sum": [0.0, 0.0]})
     assert result.summary["reward"] is None
-    rows = _table.groups([result])
-    (reward,) = [column for column in _table.columns(rows) if report.full_name(column) == "final reward"]
+    rows = _results.groups([result])
+    (reward,) = [column for column in _results.columns_of(rows) if report.full_name(column) == "final reward"]
     assert reward.cell(rows[0].rows[0]) == "-"
     assert "<svg" in _report.render("x", [result], FACTS)
 
@@ -705,7 +704,7 @@ def results():
 def test_unscored_sequences_are_summed_and_shown_where_there_are_any():
     result = fake_result("grpo", "skip_the_test")
     assert result.summary["unscored"] == 0
-    names = lambda: [report.full_name(column) for column in _table.columns(_table.groups([result]))]  # noqa: E731
+    names = lambda: [report.full_name(column) for column in _results.columns_of(_results.groups([result]))]  # noqa: E731
     assert "unscored" not in names()
     for row in result.rows:
         row["episode/unscored"] = [1.0, 2.0]

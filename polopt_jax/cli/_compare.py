@@ -12,9 +12,8 @@ from polopt_jax.cli._options import Compare
 from polopt_jax.cli._plan import Plan
 from polopt_jax.cli._progress import progress, say
 from polopt_jax.cli._report import about_reference, print_result, write_files
-from polopt_jax.cli._results import Result
+from polopt_jax.cli._results import Result, group_title
 from polopt_jax.cli._signals import Stop, stop_on_signals
-from polopt_jax.cli._table import group_title
 
 
 def compare(options: Compare, plans: Sequence[Plan], arguments: Sequence[str]) -> int:

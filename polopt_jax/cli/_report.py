@@ -14,12 +14,12 @@ import jax
 import numpy as np
 
 from polopt_jax import report
-from polopt_jax.cli import _recipes, _table
+from polopt_jax.cli import _recipes
 from polopt_jax.cli._build import Reference
 from polopt_jax.cli._names import flag
 from polopt_jax.cli._plan import versions
 from polopt_jax.cli._presets import PRESETS
-from polopt_jax.cli._results import Result
+from polopt_jax.cli._results import Result, by_environment, columns_of, groups
 from polopt_jax.cli._run_directory import to_json, write
 from polopt_jax.report import Column, Curve, Group, Panel, Section, Strip
 
@@ -69,8 +69,8 @@ def print_table(results: Sequence[Result]) -> None:
 
     width = max(40, shutil.get_terminal_size().columns if sys.stdout.isatty() else 120)
     console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
-    rows = _table.groups(results)
-    columns = _table.columns(rows)
+    rows = groups(results)
+    columns = columns_of(rows)
     console.print(report.terminal(columns, rows, width=width))
     console.print()
     for name, meaning in report.meanings(columns).items():
@@ -112,7 +112,7 @@ def _place(algorithm: str) -> int:
 
 
 def _environments(results: Sequence[Result]) -> list[list[Result]]:
-    return list(_table.by_environment(results).values())
+    return list(by_environment(results).values())
 
 
 # The page
@@ -135,8 +135,8 @@ def facts(arguments: Sequence[str], directory: Path) -> dict[str, str]:
 
 def render(title: str, results: Sequence[Result], what: dict[str, str], *, notes: Sequence[str] = ()) -> str:
     """The page."""
-    rows = _table.groups(results)
-    columns = _table.columns(rows)
+    rows = groups(results)
+    columns = columns_of(rows)
     algorithms = dict.fromkeys(result.plan.algorithm for result in results)
     run = {name: what[name] for name in ("Directory", "Device", "Versions", "Date")}
     mark = lambda summary: _place(summary["algorithm"])  # noqa: E731

@@ -49,9 +49,9 @@ def terminal(columns: Sequence[Column], groups: Sequence[Group], *, width: int) 
     from rich.console import Group as Lines
     from rich.text import Text
 
-    cells = {id(row): [column.cell(row) for column in columns] for group in groups for row in group.rows}
+    cells = [[[column.cell(row) for column in columns] for row in group.rows] for group in groups]
     widths = [
-        max(len(text) for text in (*column.name, *(row[i] for row in cells.values())))
+        max(len(text) for text in (*column.name, *(row[i] for rows in cells for row in rows)))
         for i, column in enumerate(columns)
     ]
     gap = 2 if sum(widths) + 2 * (len(widths) - 1) <= width else 1
@@ -61,7 +61,7 @@ def terminal(columns: Sequence[Column], groups: Sequence[Group], *, width: int) 
         return Text((" " * gap).join(placed), style=style, no_wrap=True, overflow="crop")
 
     lines = [line([column.name[level] for column in columns], "bold") for level in (0, 1)]
-    for group in groups:
+    for group, rows in zip(groups, cells, strict=True):
         lines.append(Text(group.title, style="bold cyan", no_wrap=True, overflow="crop"))
-        lines += [line(cells[id(row)]) for row in group.rows]
+        lines += [line(row) for row in rows]
     return Lines(*lines)
