@@ -24,6 +24,7 @@ from polopt_jax import algorithms, report
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import (
     _build,
+    _compare,
     _loop,
     _metrics,
     _plan,
@@ -133,7 +134,10 @@ def somewhere_else(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("line", "said"), WRONG, ids=[line for line, _ in WRONG])
-def test_wrong_input_is_told_in_one_line(line, said, capsys, tmp_path):
+def test_wrong_input_is_told_in_one_line(line, said, capsys, tmp_path, monkeypatch):
+    begun = lambda *_: pytest.fail("a run was begun")  # noqa: E731
+    monkeypatch.setattr(_train, "_train", begun)
+    monkeypatch.setattr(_compare, "_run_all", begun)
     assert main(line.split()) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -198,6 +198,5 @@ def _check_number(name: str, value: float, allowed: Interval, *, whole: bool) ->
         raise UsageError(f"{name} must be finite and {allowed}; it is {value!r}")
     smallest, largest = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
     if value and not smallest <= abs(value) <= largest:
-        return
         extent = "small" if abs(value) < smallest else "large"
         raise UsageError(f"{name} must be a number that float32 can hold; {value!r} is too {extent}")
