@@ -482,7 +482,7 @@ def test_the_world_that_is_built_is_the_one_in_the_config():
     shapes = {leaf.shape for leaf in jax.tree.leaves(params)}
     assert (worlds.input_vocabulary, world["network_width"]) in shapes
     names = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    assert sum("attention_norm" in name and "scale" in name for name in names) % world["network_depth"] == 0
+    assert sum("attention_norm" in name and "scale" in name for name in names) == world["network_depth"]
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

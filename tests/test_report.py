@@ -24,6 +24,8 @@ HOSTILE = [
     "&lt;b&gt; &#x3c;b&#x3e;",
     "`<script>`",
     "$\\frac{1}{",
+    "$x_1$",
+    "$x_1$",
     "\u2028</title>\u2029",
 ]
 COLUMNS = [
@@ -179,7 +181,7 @@ def test_a_picture_and_the_same_in_a_page():
     assert drawn == report.svg(strips[0], alt="two fruit")  # the same bytes
     assert drawn.startswith('<svg viewBox="')
     assert 'aria-label="two fruit"' in drawn
-    assert drawn.count("currentColor") > 10  # text and grid are the page's
+    assert {*re.findall(r"#[0-9a-f]{6}\b", drawn)} == {report.style(0).color}  # the rest, text and grid, is the page's
     assert all(text in drawn for text in (">a<", ">b<", ">apple<", ">plum<"))
     assert "stroke-dasharray" in drawn  # the eighth thing has a colour again, dashed
     assert "first" not in drawn
@@ -188,9 +190,18 @@ def test_a_picture_and_the_same_in_a_page():
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("y", [(np.nan,) * 3, (np.inf, 1.0, np.nan), (0.0, -1.0, 0.0), (1.0, 1.0, 1.0)])
 @pytest.mark.parametrize("log", [False, True])
-def test_what_cannot_be_drawn_is_left_out(y, log):
+def test_any_numbers_can_be_drawn(y, log):
     drawn = report.svg(Strip("x", [Panel("x", "x", [curve(y=y)], log=log)]), alt="x")
     assert not re.search(r"\b(nan|inf)\b", drawn)
+
+
+@pytest.mark.parametrize(("log", "hole"), [(False, np.inf), (True, 0.0), (True, -1.0)])
+def test_what_cannot_be_drawn_is_left_out(log, hole):
+    with_hole, left_out = (
+        report.svg(Strip("x", [Panel("x", "x", [curve(y=(1.0, value, 4.0))], log=log)]), alt="x")
+        for value in (hole, np.nan)
+    )
+    assert with_hole == left_out
 
 
 def test_an_empty_curve_draws_an_empty_panel():

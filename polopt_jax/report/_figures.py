@@ -62,7 +62,6 @@ def svg(strip: Strip, *, alt: str) -> Markup:
     raw = _save(lambda: _figure([strip._replace(title="")], lines=lines, width=10.8), "svg", **settings).decode()
     raw = raw[raw.index("<svg") :]
     raw = re.sub(r"<metadata>.*?</metadata>", "", raw, flags=re.DOTALL)
-    raw = re.sub(r'\s(xmlns(:\w+)?)="[^"]*"', "", raw)
     opening = re.compile(r'<svg[^>]*viewBox="([^"]*)"[^>]*>')
     raw = opening.sub(lambda m: f'<svg viewBox="{m[1]}" role="img" aria-label="{html.escape(alt)}">', raw, count=1)
     return Markup(raw.replace(INK, "currentColor").replace(FAINT, "currentColor"))
