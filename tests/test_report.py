@@ -25,7 +25,6 @@ HOSTILE = [
     "`<script>`",
     "$\\frac{1}{",
     "$x_1$",
-    "$x_1$",
     "\u2028</title>\u2029",
 ]
 COLUMNS = [
