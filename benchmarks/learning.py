@@ -11,15 +11,16 @@ import numpy as np
 
 from benchmarks.record import save
 from polopt_jax import algorithms, driver
+from polopt_jax.cli._envs import algorithms as algorithms_of
+from polopt_jax.cli._presets import PRESETS
 from polopt_jax.envs import brax_env
 from polopt_jax.networks import mlp_actor_critic
-from polopt_jax.presets import CONTROL
 from polopt_jax.tasks import control_task
 
 
 def learn(name: str, env_name: str, steps: int, num_seeds: int) -> dict[str, Any]:
     """Trains one algorithm; mean return of the episodes that finished in each quarter and in the last tenth."""
-    preset = CONTROL[name]
+    preset = PRESETS[name].control
     env = brax_env(env_name)
     network = mlp_actor_critic(env.obs_shape, env.action_space)
     task = control_task(env, network, num_envs=preset.num_rows, num_steps=preset.num_steps)
@@ -59,7 +60,7 @@ def learn(name: str, env_name: str, steps: int, num_seeds: int) -> dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--env", default="inverted_pendulum")
-    parser.add_argument("--algorithms", nargs="+", choices=list(CONTROL), default=list(CONTROL))
+    parser.add_argument("--algorithms", nargs="+", default=list(algorithms_of("ant")))
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()

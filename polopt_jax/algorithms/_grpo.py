@@ -40,9 +40,15 @@ def grpo(
       num_minibatches: minibatches of each pass, each of whole groups.
       max_grad_norm: norm to which the gradient is clipped.
 
+    Raises ValueError if a group is a single attempt.
+
     Differs from the paper: nothing but the sizes. Source: Shao et al. 2024.
     """
     task = tokens.task
+    if task.row_shape[-1] < 2:
+        raise ValueError(
+            f"grpo: the attempts of a group are compared, so group_size must be at least 2; it is {task.row_shape[-1]}"
+        )
     term = objectives.grpo(clip_eps=clip_eps, beta=beta)
     step = make_step((objective(task.model, term), adam(learning_rate, max_grad_norm)))
 

@@ -30,7 +30,7 @@ def reinforce(
     episode, so T should not be much shorter than an episode or than 1/(1-γ).
 
     Args:
-      baseline: what is subtracted from the return: one of `polopt_jax.advantages`, `batch_mean_baseline()` if None.
+      baseline: what is subtracted from the return, of `polopt_jax.advantages`; the batch mean if None.
       learning_rate: step size of Adam.
       gamma: discount.
       entropy_weight: weight of the entropy bonus.

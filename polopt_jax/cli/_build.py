@@ -5,28 +5,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from polopt_jax import advantages, checkpoint
+from polopt_jax import checkpoint
 from polopt_jax.algorithms import Algorithm
-from polopt_jax.cli._hyperparameters import recipe
+from polopt_jax.cli import _recipes
+from polopt_jax.cli._envs import TOKEN_WORLD
 from polopt_jax.cli._plan import Plan
 from polopt_jax.driver import compiler_options
 from polopt_jax.envs import brax_env
 from polopt_jax.language import TokenNetwork, imitate, transformer
 from polopt_jax.networks import mlp_actor_critic
-from polopt_jax.tasks import control_task, token_task
+from polopt_jax.tasks import Task, TokenTask, control_task, token_task
 from polopt_jax.types import Params
 from polopt_jax.worlds import SkipTheTest, skip_the_test
-
-NUM_WORLDS = 8
-WIDTH, DEPTH = 32, 1
-IMITATION_UPDATES = 300
-
-_BASELINES = {
-    "none": advantages.static_baseline,
-    "batch-mean": advantages.batch_mean_baseline,
-    "running-mean": advantages.running_mean_baseline,
-    "learned": advantages.learned_baseline,
-}
 
 
 class Reference(NamedTuple):
@@ -39,13 +29,13 @@ class Reference(NamedTuple):
 
 def token_world() -> tuple[TokenNetwork, SkipTheTest]:
     """The worlds and the network of the command: the same in every run, whatever its seeds."""
-    worlds = skip_the_test(jax.random.key(0), num_worlds=NUM_WORLDS)
+    worlds = skip_the_test(jax.random.key(TOKEN_WORLD.world_seed), num_worlds=TOKEN_WORLD.num_worlds)
     network = transformer(
         vocab_size=worlds.input_vocabulary,
         num_outputs=worlds.vocabulary,
         max_length=worlds.length,
-        width=WIDTH,
-        depth=DEPTH,
+        width=TOKEN_WORLD.network_width,
+        depth=TOKEN_WORLD.network_depth,
     )
     return network, worlds
 
@@ -53,12 +43,14 @@ def token_world() -> tuple[TokenNetwork, SkipTheTest]:
 def imitate_reference() -> Reference:
     """Trains the reference. The last tenth of the updates gives its KL."""
     network, worlds = token_world()
+    updates = TOKEN_WORLD.imitation_updates
 
     def run(key: jax.Array) -> Reference:
-        params, kl = imitate(network, worlds, key, updates=IMITATION_UPDATES)
-        return Reference(params, kl[-IMITATION_UPDATES // 10 :].mean())
+        params, kl = imitate(network, worlds, key, updates=updates)
+        return Reference(params, kl[-updates // 10 :].mean())
 
-    return jax.block_until_ready(jax.jit(run, compiler_options=compiler_options())(jax.random.key(1)))
+    key = jax.random.key(TOKEN_WORLD.imitation_seed)
+    return jax.block_until_ready(jax.jit(run, compiler_options=compiler_options())(key))
 
 
 def restore_reference(directory: Any) -> Reference:
@@ -70,18 +62,18 @@ def restore_reference(directory: Any) -> Reference:
 
 def build(plan: Plan, reference: Reference | None = None) -> Algorithm:
     """The algorithm of a plan. A token world needs the reference."""
-    keywords = dict(plan.hyperparameters)
-    if isinstance(keywords.get("baseline"), str):
-        keywords["baseline"] = _BASELINES[keywords["baseline"]]()
+    return _recipes.make(plan.algorithm, _task(plan, reference), plan.hyperparameters)
+
+
+def _task(plan: Plan, reference: Reference | None) -> Task | TokenTask:
     if reference is None:
         env = brax_env(plan.env, backend=plan.backend or "spring", episode_length=plan.episode_length or 1000)
         network = mlp_actor_critic(env.obs_shape, env.action_space)
-        task = control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps)
-        return recipe(plan.algorithm)(task, **keywords)
+        return control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps)
     network, worlds = token_world()
     group = plan.group_size or 1
     tokens = token_task(network, worlds, reference.params, num_prompts=plan.num_envs // group, group_size=group)
-    return recipe(plan.algorithm)(tokens if plan.algorithm in ("dpo", "grpo") else tokens.task, **keywords)
+    return tokens if _recipes.takes_tokens(plan.algorithm) else tokens.task
 
 
 def all_finite(params: Params) -> np.ndarray:

@@ -7,13 +7,13 @@ from polopt_jax.cli import _run_directory
 from polopt_jax.cli._build import Reference, build, imitate_reference
 from polopt_jax.cli._errors import Interrupted, NonFiniteError
 from polopt_jax.cli._loop import run_plan
-from polopt_jax.cli._metrics import Log, Result, Row
+from polopt_jax.cli._metrics import Log, Row
 from polopt_jax.cli._options import Compare
-from polopt_jax.cli._output import about_reference, print_result, write_files
 from polopt_jax.cli._plan import Plan
 from polopt_jax.cli._progress import progress, say
+from polopt_jax.cli._report import about_reference, print_result, write_files
+from polopt_jax.cli._results import Result, group_title
 from polopt_jax.cli._signals import Stop, stop_on_signals
-from polopt_jax.cli._table import group_title
 
 
 def compare(options: Compare, plans: Sequence[Plan], arguments: Sequence[str]) -> int:

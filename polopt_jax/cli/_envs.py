@@ -1,8 +1,93 @@
-"""`polopt envs`."""
+"""The environments that the command knows, and `polopt envs`."""
 
 import sys
+from typing import NamedTuple
 
-from polopt_jax.cli._names import ABOUT, TOKEN_ENV, algorithms, backends
+from polopt_jax.cli._errors import UsageError
+from polopt_jax.cli._names import choose
+from polopt_jax.cli._presets import PRESETS
+from polopt_jax.cli._recipes import takes_tokens
+from polopt_jax.envs import brax_backends, brax_names
+
+TOKEN_ENV = "skip_the_test"
+
+
+class TokenWorld(NamedTuple):
+    """What the token world is made of: the same in every run, whatever its seeds."""
+
+    num_worlds: int = 8
+    world_seed: int = 0
+    network_width: int = 32
+    network_depth: int = 1
+    imitation_updates: int = 300
+    imitation_seed: int = 1
+
+
+TOKEN_WORLD = TokenWorld()
+
+
+class About(NamedTuple):
+    """What `polopt envs` says of an environment."""
+
+    observation: str
+    action: str
+    rewarded: str
+
+
+ABOUT = {
+    "ant": About("27", "box 8", "running, staying up"),
+    "halfcheetah": About("17", "box 6", "running forward"),
+    "hopper": About("11", "box 3", "hopping, staying up"),
+    "humanoid": About("244", "box 17", "running, staying up"),
+    "humanoidstandup": About("244", "box 17", "raising the torso"),
+    "inverted_double_pendulum": About("8", "box 1", "balancing two poles"),
+    "inverted_pendulum": About("4", "box 1", "balancing a pole"),
+    "pusher": About("23", "box 7", "pushing an object home"),
+    "reacher": About("11", "box 2", "reaching a target"),
+    "swimmer": About("8", "box 2", "swimming forward"),
+    "walker2d": About("17", "box 6", "walking, staying up"),
+    TOKEN_ENV: About("24 tokens", "6 tokens", "skip or pass the test"),
+}
+"""By name, in the order of the table. A test holds the sizes against Brax."""
+
+
+def environments() -> tuple[str, ...]:
+    """Every name that `--env` takes."""
+    return (*brax_names(), TOKEN_ENV)
+
+
+def backends(env: str) -> tuple[str, ...]:
+    """The physics backends of an environment; none for the token world."""
+    return () if env == TOKEN_ENV else brax_backends(env)
+
+
+def algorithms(env: str) -> tuple[str, ...]:
+    """The algorithms that an environment can be learnt with, in the order of their history."""
+    return tuple(name for name in PRESETS if env == TOKEN_ENV or not takes_tokens(name))
+
+
+def check_environment(name: str) -> str:
+    """The environment called `name`; raises UsageError with the nearest name if there is none."""
+    return choose("environment", name, environments())
+
+
+def check_algorithm(name: str) -> str:
+    """The algorithm called `name`; raises UsageError with the nearest one if there is none."""
+    return choose("algorithm", name, tuple(PRESETS))
+
+
+def check_backend(name: str, env: str) -> str:
+    """The backend called `name` of an environment; raises UsageError with the nearest one."""
+    return choose(f"backend of {env}", name, backends(env))
+
+
+def check_pair(algorithm: str, env: str) -> None:
+    """Raises UsageError if the environment cannot be learnt with the algorithm."""
+    if algorithm not in algorithms(env):
+        raise UsageError(
+            f"{algorithm} learns token worlds only, and {env} is not one; use --env {TOKEN_ENV}, "
+            f"or one of {', '.join(algorithms(env))}"
+        )
 
 
 def envs() -> int:
@@ -19,7 +104,7 @@ def envs() -> int:
         names = "all four" if len(known) == 4 else ", ".join(known) or "none"
         table.add_row(name, about.observation, about.action, names, about.rewarded)
     console.print(table)
-    token_only = [name for name in algorithms(TOKEN_ENV) if name not in algorithms("ant")]
+    token_only = [name for name in PRESETS if takes_tokens(name)]
     console.print(
         f"\nThe four backends are {', '.join(backends('ant'))}; spring is the default. A box n is n numbers in "
         f"[-1, 1].\n{' and '.join(token_only)} learn {TOKEN_ENV} only; the other algorithms learn everything.",

@@ -1,31 +1,37 @@
 """Reads the command line, runs the command, and turns what goes wrong into one line and an exit code."""
 
 import contextlib
+import dataclasses
+import inspect
 import io
 import os
 import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tyro
 
 from polopt_jax import __version__
+from polopt_jax.cli import _recipes
+from polopt_jax.cli._envs import check_algorithm
 from polopt_jax.cli._errors import CommandError, UsageError, one_line
-from polopt_jax.cli._names import nearest
-from polopt_jax.cli._options import Compare, Envs, Train
+from polopt_jax.cli._names import flag, nearest
+from polopt_jax.cli._options import Compare, Envs, Train, given, train_options
 from polopt_jax.cli._plan import plan_compare, plan_train
+from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._run_directory import check_path
 
-COMMANDS: dict[str, type[Train] | type[Compare] | type[Envs]] = {"train": Train, "compare": Compare, "envs": Envs}
 HELP = """\
-Policy optimization: REINFORCE, actor-critic, NPG, TRPO, PPO, DPO and GRPO.
+Policy optimization, from REINFORCE to GRPO.
 
 usage: polopt COMMAND [OPTIONS]
 
   polopt compare                      all of them: one table, curves, a report
   polopt train ALGORITHM --env NAME   one of them, with checkpoints
+  polopt train ALGORITHM --help       its hyperparameters
   polopt envs                         the environments
   polopt COMMAND --help               the options of a command
   polopt --version
@@ -67,46 +73,98 @@ def _fail(message: str, exit_code: int) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    options = parse(arguments)
+    first, *rest = arguments or ["--help"]
+    if first in HELP_WORDS:
+        print(HELP, end="")
+        return 0
+    if first == "--version":
+        print(f"polopt {__version__}")
+        return 0
+    if first not in COMMANDS:
+        near = nearest(first, tuple(COMMANDS))
+        raise UsageError(f"unknown command {first!r}; did you mean {near!r}? Known: {', '.join(COMMANDS)}")
+    return COMMANDS[first](rest, arguments)
+
+
+def _train(words: list[str], arguments: list[str]) -> int:
+    if words and words[0] in HELP_WORDS:
+        _read(Train, "train ALGORITHM", ["--help"], _list_of_algorithms())
+        return 0
+    if not words:
+        raise UsageError("missing: ALGORITHM, --env NAME (polopt train --help)")
+    if words[0].startswith("-"):
+        raise UsageError("the algorithm comes first: polopt train ALGORITHM --env NAME (polopt train --help)")
+    algorithm = check_algorithm(words[0])
+    _check_flags(algorithm, words[1:])
+    description = "\n\n".join(_recipes.about(algorithm)).replace("`", "")
+    options = _read(train_options(algorithm), f"train {algorithm}", words[1:], description)
     if options is None:
         return 0
-    if isinstance(options, Envs):
-        from polopt_jax.cli._envs import envs
+    plan = plan_train(algorithm, options.run, given(algorithm, options.hyperparameters))
+    _check_out(options.run)
+    from polopt_jax.cli._train import train
 
-        return envs()
-    if options.out is not None:
-        check_path(options.out)
-    if isinstance(options, Train):
-        plan = plan_train(options)
-        from polopt_jax.cli._train import train
+    return train(options.run, plan, arguments)
 
-        return train(options, plan, arguments)
+
+def _compare(words: list[str], arguments: list[str]) -> int:
+    options = _read(Compare, "compare", words)
+    if options is None:
+        return 0
     plans = plan_compare(options)
+    _check_out(options)
     from polopt_jax.cli._compare import compare
 
     return compare(options, plans, arguments)
 
 
-def parse(arguments: list[str]) -> Train | Compare | Envs | None:
-    """The options of a command line; None if help or the version was asked for and given. Raises UsageError."""
-    first, *rest = arguments or ["--help"]
-    if first in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return None
-    if first == "--version":
-        print(f"polopt {__version__}")
-        return None
-    if first not in COMMANDS:
-        near = nearest(first, tuple(COMMANDS))
-        raise UsageError(f"unknown command {first!r}; did you mean {near!r}? Known: {', '.join(COMMANDS)}")
+def _envs(words: list[str], arguments: list[str]) -> int:
+    del arguments
+    if _read(Envs, "envs", words) is None:
+        return 0
+    from polopt_jax.cli._envs import envs
+
+    return envs()
+
+
+HELP_WORDS = ("-h", "--help", "help")
+COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {"train": _train, "compare": _compare, "envs": _envs}
+"""`(words after the command, the whole command line) -> exit code`"""
+
+
+def _check_out(options: Train | Compare) -> None:
+    if options.out is not None:
+        check_path(options.out)
+
+
+def _list_of_algorithms() -> str:
+    """The description of `polopt train`, with what each recipe calls itself."""
+    lines = [f"  {name:<14}{re.split('[:.;]', _recipes.about(name)[0])[0]}" for name in PRESETS]
+    return "\n\n".join([inspect.getdoc(Train) or "", "\n".join(["Algorithms, each with --help of its own:", *lines])])
+
+
+def _check_flags(algorithm: str, words: list[str]) -> None:
+    """Raises UsageError if a flag is another algorithm's, naming those that this one has."""
+    own = {flag(name) for name in _recipes.parameters(algorithm)}
+    shared = {flag(field.name) for field in dataclasses.fields(Train)}
+    others = {flag(name) for other in PRESETS for name in _recipes.parameters(other)}
+    for word in words:
+        used = word.split("=")[0].replace("_", "-")
+        if used in others - own - shared:
+            known = ", ".join(flag(name) for name in _recipes.parameters(algorithm))
+            raise UsageError(f"{algorithm} has no {used}; it has {known}")
+
+
+def _read(kind: Any, command: str, words: list[str], description: str | None = None) -> Any:
+    """The options of a command line, of the type `kind`; None if help was asked for and given. Raises UsageError."""
     said, complaint = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complaint):
-            options = tyro.conf.OmitArgPrefixes[COMMANDS[first]]
-            return tyro.cli(options, prog=f"polopt {first}", args=rest)
+            options = tyro.conf.OmitArgPrefixes[kind]
+            return tyro.cli(options, prog=f"polopt {command}", args=words, description=description)
     except SystemExit as exit_:
         if exit_.code:
-            raise UsageError(f"{explain(complaint.getvalue())} (polopt {first} --help)") from None
+            raise UsageError(f"{explain(complaint.getvalue())} (polopt {command} --help)") from None
         print(_wrapped(said.getvalue()))
         return None
 
@@ -114,8 +172,17 @@ def parse(arguments: list[str]) -> Train | Compare | Envs | None:
 def _wrapped(text: str) -> str:
     """Help whose paragraphs fit the terminal, as tyro's boxes already do."""
     width = min(shutil.get_terminal_size().columns, 100)
-    lines = (line if line.startswith(("╭", "│", "╰")) else textwrap.fill(line, width) for line in text.splitlines())
+    lines = (
+        line if line.startswith(("╭", "│", "╰")) else textwrap.fill(line, width, subsequent_indent=_indent(line))
+        for line in text.splitlines()
+    )
     return "\n".join(lines).strip()
+
+
+def _indent(line: str) -> str:
+    """Where a long line of a list goes on: under the words after its first column."""
+    entry = re.match(r"  \S+ +", line)
+    return " " * len(entry[0]) if entry else ""
 
 
 def explain(complaint: str) -> str:

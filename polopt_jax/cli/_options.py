@@ -1,13 +1,66 @@
-"""The flags of each command, as frozen dataclasses that tyro reads. What they mean is checked in `_plan`."""
+"""The flags of each command, as frozen dataclasses that tyro reads. What they mean is checked in `_plan`.
 
+The flags of an algorithm's hyperparameters are made from its recipe's signature.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
-from polopt_jax.cli._flags import name_, number, setting, whole_number
-from polopt_jax.cli._hyperparameters import Hyperparameters
+from polopt_jax.cli import _recipes
+from polopt_jax.cli._errors import UsageError
+from polopt_jax.cli._names import choose, flag
+from polopt_jax.ranges import Interval
+
+MOST = 10**6
+"""The largest whole number that a hyperparameter may be."""
+
+
+def _word(parse: Callable[[str], Any], kind: str) -> Any:
+    """A flag of one word that `parse` reads; its default may be None."""
+
+    def read(words: list[str]) -> Any:
+        try:
+            return parse(words[0])
+        except (ValueError, OverflowError):
+            raise ValueError(f"{words[0]!r} is not {kind}") from None
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1, metavar="", instance_from_str=read, is_instance=lambda x: True, str_from_instance=lambda x: [str(x)]
+    )
+
+
+def _parse_whole(text: str) -> int:
+    """A whole number, also as 1e6 or 1_000_000.
+
+    >>> _parse_whole("1e6"), _parse_whole("1_000")
+    (1000000, 1000)
+    """
+    try:
+        return int(text)
+    except ValueError:
+        if float(text) != int(float(text)):
+            raise
+        return int(float(text))
+
+
+_WHOLE = _word(_parse_whole, "a whole number")
+_NUMBER = _word(float, "a number")
+_NAME = _word(str, "a name")
+
+
+def _shown(metavar: str, default: str) -> Any:
+    """Name of the value in the help, and what the help says of the default."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+_SWITCH = tyro.conf.arg(help_behavior_hint="")
 
 
 @dataclass(frozen=True)
@@ -18,71 +71,132 @@ class Train:
     curves.png and report.html. Ctrl-C saves and says how to go on. `polopt envs` lists the environments.
     """
 
-    algorithm: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ALGORITHM")]
-    """reinforce, actor_critic, npg, trpo, ppo; for the token world also dpo and grpo."""
     env: Annotated[str, tyro.conf.arg(metavar="NAME")]
     """A Brax environment, or the token world skip_the_test."""
-    backend: Annotated[str | None, name_, setting("NAME", "spring, where there is a choice")] = None
+    backend: Annotated[str | None, _NAME, _shown("NAME", "spring, where there is a choice")] = None
     """Physics of a Brax environment: generalized, spring, positional or mjx."""
-    steps: Annotated[int | None, whole_number, setting("N", "by environment")] = None
-    """Environment steps (decisions) of each seed, rounded up to whole updates."""
-    num_envs: Annotated[int | None, whole_number, setting("N", "the preset's")] = None
+    steps: Annotated[int | None, _WHOLE, _shown("N", "by environment")] = None
+    """Decisions that each seed learns from, rounded up to whole updates."""
+    num_envs: Annotated[int | None, _WHOLE, _shown("N", "the preset's")] = None
     """Environments side by side; for the token world, sequences per update."""
-    rollout_steps: Annotated[int | None, whole_number, setting("N", "the preset's")] = None
+    rollout_steps: Annotated[int | None, _WHOLE, _shown("N", "the preset's")] = None
     """Steps of each environment between updates."""
-    episode_length: Annotated[int | None, whole_number, setting("N", "1000")] = None
+    episode_length: Annotated[int | None, _WHOLE, _shown("N", "1000")] = None
     """Time limit of a Brax episode."""
-    group_size: Annotated[int | None, whole_number, setting("N", "8")] = None
+    group_size: Annotated[int | None, _WHOLE, _shown("N", "8")] = None
     """Attempts at each prompt of the token world."""
-    seed: Annotated[int, whole_number, setting("N", "0")] = 0
+    seed: Annotated[int, _WHOLE, _shown("N", "0")] = 0
     """The first seed."""
-    num_seeds: Annotated[int, whole_number, setting("N", "1")] = 1
+    num_seeds: Annotated[int, _WHOLE, _shown("N", "1")] = 1
     """Seeds trained side by side: seed, seed + 1, ..."""
-    out: Annotated[Path | None, setting("DIR", "a new one in runs/")] = None
+    out: Annotated[Path | None, _shown("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty, unless --resume is given."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
     """Go on with the run in --out. Its options must be the same; --steps may be larger."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
     """Print the result as JSON."""
-    hyperparameters: Hyperparameters = Hyperparameters()
 
 
 @dataclass(frozen=True)
 class Compare:
     """Train several algorithms under the same conditions and print one table.
 
-    Without arguments: REINFORCE, actor-critic, NPG, TRPO and PPO on inverted_pendulum, then those and DPO and GRPO
-    on the token world, three seeds each, in about five minutes on two CPU cores. Curves and a report go to the run
-    directory.
+    Without arguments: everything that inverted_pendulum can be learnt with, then everything that the token world can,
+    three seeds each, in about five minutes on two CPU cores. Curves and a report go to the run directory.
     """
 
-    algorithms: Annotated[tuple[str, ...], setting("NAME ...", "all that each environment has")] = ()
+    algorithms: Annotated[tuple[str, ...], _shown("NAME ...", "all that each environment has")] = ()
     """Which to compare."""
-    env: Annotated[tuple[str, ...], setting("NAME ...", "inverted_pendulum skip_the_test")] = (
+    env: Annotated[tuple[str, ...], _shown("NAME ...", "inverted_pendulum skip_the_test")] = (
         "inverted_pendulum",
         "skip_the_test",
     )
     """On which environments."""
-    budget: Annotated[float, number, setting("FLOAT", "1")] = 1.0
+    budget: Annotated[float, _NUMBER, _shown("FLOAT", "1")] = 1.0
     """Multiplies the steps: 0.1 for a first look, 10 for an evening."""
-    steps: Annotated[int | None, whole_number, setting("N", "by environment")] = None
-    """Environment steps (decisions) of each seed at budget 1."""
-    backend: Annotated[str | None, name_, setting("NAME", "spring, where there is a choice")] = None
+    steps: Annotated[int | None, _WHOLE, _shown("N", "by environment")] = None
+    """Decisions that each seed learns from at budget 1."""
+    backend: Annotated[str | None, _NAME, _shown("NAME", "spring, where there is a choice")] = None
     """Physics of the Brax environments."""
-    num_envs: Annotated[int | None, whole_number, setting("N", "each preset's")] = None
+    num_envs: Annotated[int | None, _WHOLE, _shown("N", "each preset's")] = None
     """Environments (or sequences) side by side, for all algorithms."""
-    episode_length: Annotated[int | None, whole_number, setting("N", "1000")] = None
+    episode_length: Annotated[int | None, _WHOLE, _shown("N", "1000")] = None
     """Time limit of a Brax episode."""
-    seed: Annotated[int, whole_number, setting("N", "0")] = 0
+    seed: Annotated[int, _WHOLE, _shown("N", "0")] = 0
     """The first seed."""
-    num_seeds: Annotated[int, whole_number, setting("N", "3")] = 3
+    num_seeds: Annotated[int, _WHOLE, _shown("N", "3")] = 3
     """Seeds trained side by side: seed, seed + 1, ..."""
-    out: Annotated[Path | None, setting("DIR", "a new one in runs/")] = None
+    out: Annotated[Path | None, _shown("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
     """Print the result as JSON."""
 
 
 @dataclass(frozen=True)
 class Envs:
     """List the environments: sizes, backends, what is rewarded."""
+
+
+# The hyperparameters of one algorithm
+
+
+def train_options(algorithm: str) -> Any:
+    """A dataclass of what `polopt train ALGORITHM` takes: `run`, a `Train`, and `hyperparameters`."""
+    flags = [_field(algorithm, parameter) for parameter in _recipes.parameters(algorithm).values()]
+    hyperparameters = dataclasses.make_dataclass("Hyperparameters", flags, frozen=True)
+    hyperparameters.__doc__ = ""  # or the help would show the signature
+    run = Annotated[Train, tyro.conf.arg(name="")]
+    own = Annotated[hyperparameters, tyro.conf.arg(name=algorithm)]
+    return dataclasses.make_dataclass("Options", [("run", run), ("hyperparameters", own)], frozen=True)
+
+
+def _field(algorithm: str, parameter: _recipes.Parameter) -> tuple[str, Any, Any]:
+    """A field for `make_dataclass`: what is not given is None."""
+    kind, metavar = (_WHOLE, "N") if parameter.whole else (_NAME, "NAME") if parameter.choices else (_NUMBER, "FLOAT")
+    text = parameter.text
+    shown = tyro.conf.arg(
+        name=parameter.name.strip("_"),
+        metavar=metavar,
+        help=text[:1].upper() + text[1:] if text[:1].isascii() else text,
+        help_behavior_hint=f"({_allowed(parameter)}; default: {_default(algorithm, parameter.name)})",
+    )
+    return parameter.name, Annotated[Any, kind, shown], None
+
+
+def _allowed(parameter: _recipes.Parameter) -> str:
+    return ", ".join(parameter.choices) if parameter.choices else str(parameter.range)
+
+
+def _default(algorithm: str, name: str) -> str:
+    """What holds where nothing is said, on environments and on token worlds where the two differ."""
+    kinds = (True,) if _recipes.takes_tokens(algorithm) else (False, True)
+    values = [_recipes.defaults(algorithm, is_token=is_token)[name] for is_token in kinds]
+    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    return texts[0] if len(set(texts)) == 1 else f"{texts[0]}; on token worlds {texts[1]}"
+
+
+def given(algorithm: str, options: Any) -> dict[str, Any]:
+    """The hyperparameters that the command line set, each checked for what it may be. Raises UsageError."""
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    values = {name: value for name, value in values.items() if value is not None}
+    for name, parameter in _recipes.parameters(algorithm).items():
+        if name in values and parameter.choices:
+            values[name] = choose(f"value of {flag(name)}", values[name], tuple(parameter.choices))
+        elif name in values and parameter.range is not None:
+            _check_number(flag(name), values[name], parameter.range, whole=parameter.whole)
+    return values
+
+
+def _check_number(name: str, value: float, allowed: Interval, *, whole: bool) -> None:
+    """Raises UsageError unless a number is finite, allowed, and neither 0 nor infinite once it is a float32.
+
+    What float32 holds only as a subnormal number counts as 0, which is what XLA makes of it. Whole numbers end at MOST.
+    """
+    if whole and not allowed.low <= value <= MOST:
+        raise UsageError(f"{name} must be a whole number from {allowed.low:g} to {MOST:,}; it is {value!r}")
+    if not math.isfinite(value) or value not in allowed:
+        raise UsageError(f"{name} must be finite and {allowed}; it is {value!r}")
+    smallest, largest = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+    if value and not smallest <= abs(value) <= largest:
+        extent = "small" if abs(value) < smallest else "large"
+        raise UsageError(f"{name} must be a number that float32 can hold; {value!r} is too {extent}")

@@ -1,22 +1,28 @@
 """From options to a plan: everything checked and decided before anything is built."""
 
+import importlib.metadata
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
-from polopt_jax.cli import _names
-from polopt_jax.cli import _presets as presets
+import polopt_jax
+from polopt_jax.algorithms import Algorithm
+from polopt_jax.cli import _envs, _recipes
 from polopt_jax.cli._errors import UsageError
-from polopt_jax.cli._hyperparameters import check_parameters, describe, flag, given, parameters
+from polopt_jax.cli._names import flag
 from polopt_jax.cli._options import Compare, Train
+from polopt_jax.tasks import Task, TokenTask
 
-DEFAULT_STEPS = {"inverted_pendulum": 400_000, _names.TOKEN_ENV: 200_000}
+DEFAULT_STEPS = {"inverted_pendulum": 400_000, _envs.TOKEN_ENV: 200_000}
 OTHER_STEPS = 5_000_000
 """Steps per seed where nothing is said: enough to see learning, and minutes on two CPU cores."""
 GROUP_SIZE = 8
 EPISODE_LENGTH = 1000
 WANTED_CHUNKS = 25
+PACKAGES = ("jax", "jaxlib", "flax", "optax")
+"""What, besides this package, decides the numbers of any run."""
 CHUNK_UPDATES = 100
 """No chunk is longer, so that a long run still shows progress and is still interrupted soon."""
 
@@ -37,12 +43,12 @@ class Plan:
     chunk_updates: int
     num_chunks: int
     hyperparameters: dict[str, Any]
-    """Keyword arguments of the recipe: all that are not at its defaults. A baseline is given by its name."""
+    """Those of the recipe that are not at its defaults; what is a function has a name (`_recipes.NAMED`)."""
 
     @property
     def is_token(self) -> bool:
         """Whether the environment is the token world."""
-        return self.env == _names.TOKEN_ENV
+        return self.env == _envs.TOKEN_ENV
 
     @property
     def decisions(self) -> int:
@@ -59,11 +65,13 @@ class Plan:
         """Environment steps (decisions) of one seed in the whole run."""
         return self.updates * self.decisions
 
+    @property
+    def all_hyperparameters(self) -> dict[str, Any]:
+        """Those that were given, the preset's and the recipe's defaults."""
+        return {**_recipes.defaults(self.algorithm, is_token=self.is_token), **self.hyperparameters}
+
     def config(self) -> dict[str, Any]:
-        """The plan as JSON, with the recipe's defaults written out: equal configs are equal runs."""
-        values = {**parameters(self.algorithm), **self.hyperparameters}
-        if "baseline" in values:
-            values["baseline"] = values["baseline"] or "batch-mean"  # the recipe's, by the command's name
+        """The plan as JSON, with every default, constant and version written out: equal configs are equal runs."""
         return {
             "algorithm": self.algorithm,
             "env": self.env,
@@ -77,8 +85,22 @@ class Plan:
             "chunk_updates": self.chunk_updates,
             "updates": self.updates,
             "steps": self.steps,
-            "hyperparameters": {name: describe(value) for name, value in values.items()},
+            "hyperparameters": self.all_hyperparameters,
+            "world": _envs.TOKEN_WORLD._asdict() if self.is_token else None,
+            "versions": versions(*PACKAGES, *(() if self.is_token else ("brax",))),
         }
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """The installed version of each package, None where it is not installed; before them that of polopt_jax."""
+
+    def version(package: str) -> str | None:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    return {"polopt_jax": polopt_jax.__version__, **{package: version(package) for package in packages}}
 
 
 def split_updates(updates: int) -> tuple[int, int]:
@@ -93,14 +115,14 @@ def split_updates(updates: int) -> tuple[int, int]:
     return math.ceil(updates / size), size
 
 
-def plan_train(options: Train) -> Plan:
-    """The plan of `polopt train`; raises UsageError."""
-    algorithm = _names.check_algorithm(options.algorithm)
-    env = _names.check_environment(options.env)
+def plan_train(algorithm: str, options: Train, hyperparameters: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of `polopt train`, with the hyperparameters that were given; raises UsageError."""
+    algorithm = _envs.check_algorithm(algorithm)
+    env = _envs.check_environment(options.env)
     _check_sizes(options)
     if options.resume and options.out is None:
         raise UsageError("--resume needs --out, the run directory to go on with")
-    return _plan(algorithm, env, options, given(options.hyperparameters), steps=options.steps or default_steps(env))
+    return _plan(algorithm, env, options, hyperparameters or {}, steps=options.steps or default_steps(env))
 
 
 def plan_compare(options: Compare) -> list[Plan]:
@@ -108,16 +130,16 @@ def plan_compare(options: Compare) -> list[Plan]:
     _check_sizes(options)
     if not (math.isfinite(options.budget) and options.budget > 0):
         raise UsageError(f"--budget must be a finite number above 0; it is {options.budget}")
-    envs = _unique([_names.check_environment(env) for env in options.env], "--env")
-    wanted = _unique([_names.check_algorithm(name) for name in options.algorithms], "--algorithms")
-    pairs = [(name, env) for env in envs for name in _names.algorithms(env) if not wanted or name in wanted]
+    envs = _unique([_envs.check_environment(env) for env in options.env], "--env")
+    wanted = _unique([_envs.check_algorithm(name) for name in options.algorithms], "--algorithms")
+    pairs = [(name, env) for env in envs for name in _envs.algorithms(env) if not wanted or name in wanted]
     for name in wanted:
         if not any(name == paired for paired, _ in pairs):
-            _names.check_pair(name, envs[0])
+            _envs.check_pair(name, envs[0])
     for env in envs:
         if not any(env == paired for _, paired in pairs):
-            _names.check_pair(wanted[0], env)
-    if all(env == _names.TOKEN_ENV for env in envs):
+            _envs.check_pair(wanted[0], env)
+    if all(env == _envs.TOKEN_ENV for env in envs):
         _check_applicable(options, envs[0], is_token=True)
 
     def steps(env: str) -> int:
@@ -132,10 +154,9 @@ def default_steps(env: str) -> int:
 
 
 def _plan(algorithm: str, env: str, options: Train | Compare, overrides: Mapping[str, Any], *, steps: int) -> Plan:
-    _names.check_pair(algorithm, env)
-    check_parameters(algorithm, overrides)
-    is_token = env == _names.TOKEN_ENV
-    preset = (presets.TOKENS if is_token else presets.CONTROL)[algorithm]
+    _envs.check_pair(algorithm, env)
+    is_token = env == _envs.TOKEN_ENV
+    preset = _recipes.preset(algorithm, is_token=is_token)
     if isinstance(options, Train):
         _check_applicable(options, env, is_token=is_token)
     backend = None if is_token else _backend(options.backend, env)
@@ -157,13 +178,14 @@ def _plan(algorithm: str, env: str, options: Train | Compare, overrides: Mapping
         hyperparameters={**preset.hyperparameters, **overrides},
     )
     _check_division(plan)
+    _check_recipe(plan)
     return plan
 
 
 def _backend(name: str | None, env: str) -> str:
     if name is not None:
-        return _names.check_backend(name, env)
-    known = _names.backends(env)
+        return _envs.check_backend(name, env)
+    known = _envs.backends(env)
     return "spring" if "spring" in known else known[0]
 
 
@@ -199,11 +221,12 @@ def _check_applicable(options: Train | Compare, env: str, *, is_token: bool) -> 
 
 
 def _check_division(plan: Plan) -> None:
-    """Raises UsageError where one size must be a multiple of another and is not."""
-    values = {**parameters(plan.algorithm), **plan.hyperparameters}
-    divisors = {name: values[name] for name in ("num_minibatches", "value_minibatches") if name in values}
-    if plan.group_size is not None:
-        divisors["group_size"] = plan.group_size
+    """Raises UsageError where one size must be a multiple of another and is not, or an update would not fit anywhere.
+
+    A hyperparameter `...minibatches` divides the rows of an update, of which groups stay whole.
+    """
+    divisors = {} if plan.group_size is None else {"group_size": plan.group_size}
+    divisors |= {name: value for name, value in plan.all_hyperparameters.items() if name.endswith("minibatches")}
     for name, divisor in divisors.items():
         if plan.num_envs % divisor:
             raise UsageError(f"--num-envs {plan.num_envs} is not a multiple of {flag(name)} {divisor}")
@@ -212,15 +235,37 @@ def _check_division(plan: Plan) -> None:
                 f"--num-envs {plan.num_envs} in groups of {plan.group_size} is not a multiple of {flag(name)} "
                 f"{divisor} groups: groups stay whole"
             )
-    if plan.algorithm == "grpo" and plan.group_size == 1:
-        raise UsageError("grpo compares attempts at a prompt, so --group-size must be at least 2; it is 1")
-    if plan.algorithm == "dpo" and (plan.num_envs % 2 or plan.num_envs > 2 * values["num_pairs"]):
-        raise UsageError(
-            f"dpo takes its --num-envs {plan.num_envs} sequences in pairs: an even number, of at most --num-pairs "
-            f"{values['num_pairs']} pairs"
-        )
     if plan.decisions * plan.num_seeds > 2**26:
         raise UsageError(
             f"an update would hold {plan.decisions * plan.num_seeds:,} decisions (environments x steps x seeds), "
             f"more than {2**26:,}; use fewer --num-envs or --num-seeds"
         )
+
+
+def _check_recipe(plan: Plan) -> None:
+    """Raises UsageError if the recipe refuses the sizes and hyperparameters. It names parameters; they become flags."""
+    try:
+        _put_together(plan)
+    except ValueError as error:
+        names = {*_recipes.parameters(plan.algorithm), "num_envs", "group_size"}
+        said = re.sub(r"\b[a-z]+(_[a-z]*)+\b", lambda m: flag(m[0]) if m[0] in names else m[0], str(error))
+        raise UsageError(f"--num-envs {plan.num_envs}: {said}") from None
+
+
+def measured_apart(plan: Plan) -> bool:
+    """Whether the algorithm learns from no rollouts of its own, so that its reward is measured on others."""
+    return _put_together(plan).measure is not None
+
+
+def _put_together(plan: Plan) -> Algorithm:
+    """The algorithm of a plan on a task that has sizes and nothing else, so that it cannot be run."""
+
+    def unused(*_: Any) -> NoReturn:
+        raise NotImplementedError("a recipe runs nothing while it is put together")
+
+    group = plan.group_size
+    rows = (plan.num_envs,) if group is None else (plan.num_envs // group, group)
+    task: Any = Task(unused, unused, unused, unused, rows, plan.rollout_steps)
+    if _recipes.takes_tokens(plan.algorithm):
+        task = TokenTask(task, network=None, world=None, reference=None)  # pyright: ignore[reportArgumentType]
+    return _recipes.make(plan.algorithm, task, plan.hyperparameters)

@@ -4,13 +4,14 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, TypeAlias
 
-from polopt_jax.cli import _format
-from polopt_jax.cli._metrics import Row
+from polopt_jax import report
 from polopt_jax.cli._plan import Plan
 
+Row: TypeAlias = Mapping[str, Any]
+"""A line of metrics.jsonl."""
 LINE_EVERY = 10.0
 """Seconds between two lines of a log, at least."""
 
@@ -49,16 +50,16 @@ def progress(label: str) -> Iterator[Progress]:
 
 def _reward(row: Row) -> str:
     known = [x for x in row["reward"] if x is not None]
-    return f"reward {_format.reward(sum(known) / len(known) if known else None)}"
+    return f"reward {report.estimate(sum(known) / len(known) if known else None)}"
 
 
 def _speed(row: Row, plan: Plan) -> str:
-    return f"{_format.si(row['steps'] * plan.num_seeds / max(row['seconds'], 1e-9))} steps/s"
+    return f"{report.si(row['steps'] * plan.num_seeds / max(row['seconds'], 1e-9))} steps/s"
 
 
 def _kl(row: Row) -> str:
     known = [x for x in row["kl_old_new"] if x is not None]
-    return f"KL {_format.short(sum(known) / len(known) if known else None)}"
+    return f"KL {report.short(sum(known) / len(known) if known else None)}"
 
 
 class _Lines:
@@ -72,7 +73,7 @@ class _Lines:
         if time.monotonic() < self._next and row["update"] < plan.updates:
             return
         self._next = time.monotonic() + LINE_EVERY
-        done = f"{100 * row['update'] // plan.updates}%, {_format.si(row['steps'])} of {_format.si(plan.steps)} steps"
+        done = f"{100 * row['update'] // plan.updates}%, {report.si(row['steps'])} of {report.si(plan.steps)} steps"
         say(f"{self._label}: {done}, {_reward(row)}, {_speed(row, plan)}, {_kl(row)}")
 
 

@@ -1,192 +1,186 @@
-"""report.html: what was run and what came of it, in one file that needs nothing else and opens offline."""
+"""What a finished command leaves: summary.json, curves.png, report.html, and the table on stdout."""
 
 import datetime
-import html
-import importlib.metadata
-import inspect
 import os
 import platform
-import re
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from polopt_jax import __version__
-from polopt_jax.cli import _curves, _format, _table
-from polopt_jax.cli._hyperparameters import flag, recipe
-from polopt_jax.cli._metrics import Result
+from polopt_jax import report
+from polopt_jax.cli import _recipes
+from polopt_jax.cli._build import Reference
+from polopt_jax.cli._names import flag
+from polopt_jax.cli._plan import versions
+from polopt_jax.cli._presets import PRESETS
+from polopt_jax.cli._results import Result, by_environment, columns_of, groups
+from polopt_jax.cli._run_directory import to_json, write
+from polopt_jax.report import Column, Curve, Group, Panel, Section, Strip
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #5b6470; --paper: #ffffff; --line: #d9dee5; --tint: #f4f6f9;
-  --accent: #0072b2; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #9aa4b2; --paper: #14171c; --line: #313843;
-  --tint: #1c2128; --accent: #56b4e9; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 80px; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3em; }
-h2 { font-size: 1.25rem; margin: 2.2em 0 .6em; padding-bottom: .25em; border-bottom: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.6em 0 .3em; }
-p { max-width: 75ch; } p.lead { color: var(--soft); margin-top: 0; }
-code, pre { font-family: ui-monospace, "SF Mono", Menlo, "DejaVu Sans Mono", monospace; font-size: .88em; }
-pre { background: var(--tint);
-  border: 1px solid var(--line); border-radius: 8px; padding: 12px 16px; overflow-x: auto; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: 7px 12px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
-thead th { color: var(--soft); font-weight: 600; font-size: .85rem; vertical-align: bottom; }
-tr.group th { text-align: left; background: var(--tint); font-size: .95rem; }
-table.wrap td { text-align: left; vertical-align: top; } table.wrap td:nth-child(n+3) { white-space: normal; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .35em 1.4em; margin: 1em 0; }
-dt { font-weight: 600; } dd { margin: 0; color: var(--soft); max-width: 75ch; }
-figure { margin: 1.2em 0 2em; } figure svg { width: 100%; height: auto; display: block; }
-figcaption { color: var(--soft); font-size: .9rem; margin-top: .5em; }
-.swatch { display: inline-block; width: .75em; height: .75em; border-radius: 2px; margin-right: .55em; }
-.whole { white-space: nowrap; }
-.note { border-left: 3px solid var(--accent); padding-left: 12px; color: var(--soft); }
-@media print { main { max-width: none; padding: 0; } h2 { break-after: avoid; } figure { break-inside: avoid; } }
-"""
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+SIZES = ("num_envs", "rollout_steps", "group_size", "episode_length", "updates")
 
 
-def text(value: Any) -> str:
-    """A value as HTML text or as the content of an attribute."""
-    return html.escape(str(value), quote=True)
+def about_reference(reference: Reference) -> str:
+    """How good the token world's reference policy is."""
+    kl = report.short(float(reference.kl))
+    return f"The token world starts from a transformer that imitates its language: KL(language‖it) {kl} nats per token."
+
+
+def write_files(
+    directory: Path, title: str, results: Sequence[Result], arguments: Sequence[str], notes: Sequence[str]
+) -> None:
+    """Writes the files. summary.json comes last: where it says finished, everything is there."""
+    what = facts(arguments, directory)
+    shown = [result for result in results if result.rows]
+    if shown:
+        write(directory / "curves.png", report.png([strip(members) for members in _environments(shown)]))
+        write(directory / "report.html", render(title, shown, what, notes=notes))
+    summary = {"run": what, "notes": list(notes), "results": [result.summary for result in results]}
+    write(directory / "summary.json", to_json(summary, indent=2) + "\n")
+
+
+def print_result(directory: Path, results: Sequence[Result], notes: Sequence[str], *, json: bool) -> None:
+    """Prints the table, or the summaries as JSON, and where the files are."""
+    shown = [result for result in results if result.rows]
+    if json:
+        print(to_json({"directory": str(directory), "results": [r.summary for r in shown]}, indent=2))
+        return
+    if not shown:
+        return
+    print()
+    print_table(shown)
+    print()
+    for note in notes:
+        print(note)
+    names = ("report.html", "curves.png", "metrics.jsonl", "summary.json")
+    print(f"Report: {directory / names[0]}")
+    print(f"Also in {directory}/: {', '.join(names[1:])}")
+
+
+def print_table(results: Sequence[Result]) -> None:
+    """Prints the table to stdout, with what its columns mean beneath."""
+    from rich.console import Console
+
+    width = max(40, shutil.get_terminal_size().columns if sys.stdout.isatty() else 120)
+    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    rows = groups(results)
+    columns = columns_of(rows)
+    console.print(report.terminal(columns, rows, width=width))
+    console.print()
+    for name, meaning in report.meanings(columns).items():
+        console.print(f"{name}: {meaning}", style="dim")
+
+
+# Curves
+
+
+def strip(results: Sequence[Result]) -> Strip:
+    """What is drawn of an environment: all its algorithms on the same axes."""
+    plan = results[0].plan
+    title = plan.env if len(results) > 1 else f"{plan.algorithm} on {plan.env}"
+
+    def panel(metric: str, name: str, **axes: Any) -> Panel:
+        return Panel(name, "steps (decisions) per seed", [curve(result, metric) for result in results], **axes)
+
+    shared = [panel("reward", "Reward"), panel("kl_old_new", "KL(old‖new) per update, nats / decision", log=True)]
+    if not plan.is_token:
+        return Strip(title, [*shared, panel("entropy", "Entropy, nats / decision")])
+    share = (-0.02, 1.02)
+    skip = panel("outcome/skip", "Share that skip the test", limits=share)
+    return Strip(title, [*shared, skip, panel("outcome/honest", "Share that pass it honestly", limits=share)])
+
+
+def curve(result: Result, metric: str) -> Curve:
+    """A metric, mean and range over seeds, where there is anything to draw."""
+    table = np.array([[np.nan if x is None else x for x in row[metric]] for row in result.rows], float)
+    steps = np.array([row["steps"] for row in result.rows], float)
+    seen = ~np.isnan(table).all(1)
+    steps, table = steps[seen], table[seen]
+    over_seeds = (np.nanmean(table, 1), np.nanmin(table, 1), np.nanmax(table, 1)) if seen.any() else (steps,) * 3
+    return Curve(result.plan.algorithm, _place(result.plan.algorithm), steps, *over_seeds)
+
+
+def _place(algorithm: str) -> int:
+    """An algorithm's place in the history, which is its style on every page."""
+    return list(PRESETS).index(algorithm)
+
+
+def _environments(results: Sequence[Result]) -> list[list[Result]]:
+    return list(by_environment(results).values())
+
+
+# The page
 
 
 def facts(arguments: Sequence[str], directory: Path) -> dict[str, str]:
     """What was run, where, on what."""
-
-    def version(package: str) -> str:
-        try:
-            return f"{package} {importlib.metadata.version(package)}"
-        except importlib.metadata.PackageNotFoundError:
-            return f"{package} (not installed)"
-
     devices = jax.devices()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    accelerators = f"{len(devices)} {devices[0].platform} device ({devices[0].device_kind}), "
+    installed = versions("jax", "jaxlib", "flax", "optax", "brax") | {"Python": platform.python_version()}
     return {
         "Command": shlex.join(["polopt", *arguments]),
         "Directory": str(directory),
         "Date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "Device": f"{len(devices)} {devices[0].platform} device ({devices[0].device_kind}), {cores} CPU cores"
-        if devices[0].platform != "cpu"
-        else f"{cores} CPU cores",
-        "Versions": ", ".join(
-            [
-                f"polopt-jax {__version__}",
-                *map(version, ("jax", "optax", "flax", "brax")),
-                f"Python {platform.python_version()}",
-            ]
-        ),
+        "Device": f"{'' if devices[0].platform == 'cpu' else accelerators}{cores} CPU cores",
+        "Versions": ", ".join(f"{name} {version or '(not installed)'}" for name, version in installed.items()),
     }
 
 
 def render(title: str, results: Sequence[Result], what: dict[str, str], *, notes: Sequence[str] = ()) -> str:
     """The page."""
-    parts = [
-        f"<h1>{text(title)}</h1>",
-        f'<p class="lead">{text(what["Date"])} · {text(what["Device"])}</p>',
-        *(f'<p class="note">{text(note)}</p>' for note in notes),
-        "<h2>Results</h2>",
-        _results(results),
-        "<h2>Curves</h2>",
-        *(_figure([results[i] for i in indices]) for indices in _table.groups(results).values()),
-        "<h2>What was run</h2>",
-        f"<pre>{text(what['Command'])}</pre>",
-        _definitions({name: what[name] for name in ("Directory", "Device", "Versions", "Date")}),
-        "<h2>Sizes and hyperparameters</h2>",
-        _hyperparameters(results),
-        "<h2>The algorithms</h2>",
-        *(_about(result) for result in {result.plan.algorithm: result for result in results}.values()),
+    rows = groups(results)
+    columns = columns_of(rows)
+    algorithms = dict.fromkeys(result.plan.algorithm for result in results)
+    run = {name: what[name] for name in ("Directory", "Device", "Versions", "Date")}
+    mark = lambda summary: _place(summary["algorithm"])  # noqa: E731
+    table = report.table(columns, rows, mark=mark)
+    sections = [
+        Section("Results", [table, report.definitions(report.meanings(columns))]),
+        Section("Curves", [_figure(members) for members in _environments(results)]),
+        Section("What was run", [report.code(what["Command"]), report.definitions(run)]),
+        Section("Sizes and hyperparameters", [_settings(results)]),
+        Section("The algorithms", [_about(algorithm) for algorithm in algorithms]),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(parts)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return report.page(title, f"{what['Date']} · {what['Device']}", sections, notes=notes)
 
 
-def _swatch(algorithm: str) -> str:
-    return f'<span class="swatch" style="background:{_curves.STYLES[algorithm][0]}"></span>'
-
-
-def _results(results: Sequence[Result]) -> str:
-    columns, rows = _table.cells(results)
-    head = "".join(f'<th scope="col">{text(_table.full_name(column))}</th>' for column in columns)
-    body = []
-    for indices in _table.groups(results).values():
-        title = _table.group_title(results[indices[0]])
-        body.append(f'<tr class="group"><th colspan="{len(columns)}" scope="colgroup">{text(title)}</th></tr>')
-        for i in indices:
-            first, *rest = rows[i]
-            cells = "".join(f"<td>{text(cell)}</td>" for cell in rest)
-            body.append(f"<tr><td>{_swatch(results[i].plan.algorithm)}{text(first)}</td>{cells}</tr>")
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return f'<div class="scroll">{table}</div>{_definitions(_table.meanings(results))}'
-
-
-def _definitions(entries: dict[str, str]) -> str:
-    return f"<dl>{''.join(f'<dt>{text(name)}</dt><dd>{text(value)}</dd>' for name, value in entries.items())}</dl>"
-
-
-def _figure(results: Sequence[Result]) -> str:
+def _figure(results: Sequence[Result]) -> Any:
     """The curves of one environment, with their end points in words for those who cannot see them."""
-    plan = results[0].plan
+    drawn = strip(results)
     ends = "; ".join(
-        f"{result.plan.algorithm} ends at {_format.reward(result.summary.get('reward'))}" for result in results
+        f"{result.plan.algorithm} ends at {report.estimate(result.summary.get('reward'))}" for result in results
     )
-    drawn = ", ".join(panel.title for panel in _curves.panels(results[0]))
-    alt = f"Curves on {plan.env} against environment steps: {drawn}. Reward: {ends}."
+    panels = ", ".join(panel.title for panel in drawn.panels)
+    alt = f"Curves on {results[0].plan.env} against steps: {panels}. Reward: {ends}."
     caption = (
         "Line: mean over seeds. Band: lowest to highest seed. "
         "Reward is that of the episodes that ended since the last point."
     )
-    return (
-        f"<figure><h3>{text(plan.env)}</h3>{_curves.svg(results, alt) if all(r.rows for r in results) else ''}"
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+    return report.figure(results[0].plan.env, report.svg(drawn, alt=alt), caption)
 
 
-def _hyperparameters(results: Sequence[Result]) -> str:
-    rows = []
-    for result in results:
-        config = result.plan.config()
-        sizes = {
-            name: config[name] for name in ("num_envs", "rollout_steps", "group_size", "episode_length", "updates")
-        }
-        given = _settings({name: value for name, value in sizes.items() if value is not None})
-        values = _settings(config["hyperparameters"])
-        rows.append(
-            f"<tr><td>{_swatch(result.plan.algorithm)}{text(result.plan.algorithm)}</td><td>{text(result.plan.env)}</td>"
-            f"<td>{given}</td><td>{values}</td></tr>"
-        )
-    head = "".join(
-        f'<th scope="col" style="text-align:left">{name}</th>'
-        for name in ("algorithm", "environment", "sizes", "hyperparameters")
-    )
-    table = f'<table class="wrap"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    return f'<div class="scroll">{table}</div>'
+def _settings(results: Sequence[Result]) -> Any:
+    """A line per run: its sizes and hyperparameters, named as the flags are."""
+
+    def flags(values: dict[str, Any]) -> str:
+        return report.settings({flag(name)[2:]: value for name, value in values.items() if value is not None})
+
+    columns = [
+        Column(("", "algorithm"), lambda result: result.plan.algorithm),
+        Column(("", "sizes"), lambda result: flags({name: result.plan.config()[name] for name in SIZES})),
+        Column(("", "hyperparameters"), lambda result: flags(result.plan.config()["hyperparameters"])),
+    ]
+    rows = [Group(members[0].plan.env, members) for members in _environments(results)]
+    return report.listing(columns, rows, mark=lambda result: _place(result.plan.algorithm))
 
 
-def _settings(values: dict[str, Any]) -> str:
-    """Names, as the flags have them, with their values; no line breaks within one."""
-    return ", ".join(
-        f'<span class="whole">{text(flag(name)[2:])} {text(value)}</span>' for name, value in values.items()
-    )
-
-
-def _about(result: Result) -> str:
+def _about(algorithm: str) -> Any:
     """What the recipe says of itself: its method, how it differs from the paper, the source."""
-    name = result.plan.algorithm
-    paragraphs = (inspect.getdoc(recipe(name)) or "").split("\n\n")
-    marked = [re.sub(r"`([^`]+)`", r"<code>\1</code>", text(paragraph)) for paragraph in paragraphs]
-    return f"<h3>{_swatch(name)}{text(name)}</h3>" + "".join(f"<p>{paragraph}</p>" for paragraph in marked)
+    return report.prose(algorithm, _recipes.about(algorithm), place=_place(algorithm))

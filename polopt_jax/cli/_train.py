@@ -14,11 +14,12 @@ from polopt_jax.cli import _run_directory
 from polopt_jax.cli._build import Reference, build, imitate_reference, restore_reference
 from polopt_jax.cli._errors import CheckpointUnusable, Interrupted, NonFiniteError, UsageError
 from polopt_jax.cli._loop import run_plan
-from polopt_jax.cli._metrics import Log, Result, Row, read_rows, truncate
+from polopt_jax.cli._metrics import Log, Row, read_rows, truncate
 from polopt_jax.cli._options import Train
-from polopt_jax.cli._output import about_reference, print_result, write_files
 from polopt_jax.cli._plan import Plan
 from polopt_jax.cli._progress import Progress, progress, say
+from polopt_jax.cli._report import about_reference, print_result, write_files
+from polopt_jax.cli._results import Result
 from polopt_jax.cli._signals import Stop, stop_on_signals
 from polopt_jax.training import TrainState
 

@@ -1,4 +1,4 @@
-"""Numbers as the table, the progress and the report show them."""
+"""Numbers as tables, progress lines and captions show them."""
 
 NONE = "-"
 
@@ -31,10 +31,10 @@ def si(x: float | None) -> str:
     return f"{x:.3g}"
 
 
-def reward(mean: float | None, half_width: float | None = None) -> str:
+def estimate(mean: float | None, half_width: float | None = None) -> str:
     """A mean and, if there is one, the half-width of its interval, to the same digits.
 
-    >>> reward(987.123, 12.5), reward(0.91234, 0.0123), reward(3.5), reward(None)
+    >>> estimate(987.123, 12.5), estimate(0.91234, 0.0123), estimate(3.5), estimate(None)
     ('987.1 ± 12.5', '0.912 ± 0.012', '3.500', '-')
     """
     if mean is None:

@@ -1,0 +1,43 @@
+"""What there is to show, shown: tables (terminal and HTML), figures (PNG and inline SVG), pages, numbers.
+
+Nothing here knows an algorithm, a plan or a run. What is shown comes as columns and rows, panels and curves, sections;
+everything that becomes HTML is escaped on the way, and a page needs nothing from outside. matplotlib, rich and jinja2
+are imported when they are needed.
+"""
+
+from polopt_jax.report._figures import Curve, Panel, Strip, png, svg
+from polopt_jax.report._numbers import NONE, estimate, percent, seconds, short, si
+from polopt_jax.report._pages import Section, code, definitions, figure, listing, page, prose, settings, table
+from polopt_jax.report._styles import Style, style
+from polopt_jax.report._tables import Column, Group, full_name, informative, meanings, terminal
+
+__all__ = [
+    "NONE",
+    "Column",
+    "Curve",
+    "Group",
+    "Panel",
+    "Section",
+    "Strip",
+    "Style",
+    "code",
+    "definitions",
+    "estimate",
+    "figure",
+    "full_name",
+    "informative",
+    "listing",
+    "meanings",
+    "page",
+    "percent",
+    "png",
+    "prose",
+    "seconds",
+    "settings",
+    "short",
+    "si",
+    "style",
+    "svg",
+    "table",
+    "terminal",
+]
