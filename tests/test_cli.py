@@ -465,7 +465,7 @@ def digests(directory):
     newest = max(
         (path for path in (directory / "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
     )
-    manifest = json.loads((newest / "manifest" / "metadata").read_text())
+    manifest = json.loads((newest / "manifest" / "metadata").read_text())["leaves"]
     return newest.name, {name: entry["sha256"] for name, entry in manifest.items()}
 
 

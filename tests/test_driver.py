@@ -10,12 +10,14 @@ import pytest
 
 from polopt_jax import algorithms, checkpoint, driver, tasks
 from polopt_jax.envs import chain
+from polopt_jax.leaves import leaves_of
 from polopt_jax.networks import mlp_actor_critic
 
 SEEDS_SCRIPT = """
 import jax
 from polopt_jax import algorithms, driver, tasks
 from polopt_jax.envs import chain
+from polopt_jax.leaves import leaves_of
 from polopt_jax.networks import mlp_actor_critic
 
 env = chain(num_states=4, horizon=8)
@@ -39,7 +41,7 @@ def finish(run, num_chunks):
 
 
 def same(a, b):
-    ours, theirs = checkpoint._leaves(a), checkpoint._leaves(b)
+    ours, theirs = leaves_of(a), checkpoint._leaves(b)
     return ours.keys() == theirs.keys() and all(ours[k].tobytes() == theirs[k].tobytes() for k in ours)
 
 
