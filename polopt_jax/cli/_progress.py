@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from polopt_jax.cli import _format
-from polopt_jax.cli._metrics import Row
+from polopt_jax.cli._log import Row
 from polopt_jax.cli._plan import Plan
 
 LINE_EVERY = 10.0
