@@ -22,7 +22,7 @@ TOO_FAR = -math.log(np.finfo(np.float32).tiny)
 """A KL, in nats per decision, at which exp(-KL), the likely ratio, is no normal float32: 87."""
 
 _WATCHED = ("loss", "kl_old_new", "entropy")
-_STILL = "the policy did not move"
+_STILL, _LOST = "the policy did not move", "parameters not finite"
 
 
 class Health(NamedTuple):
@@ -53,7 +53,8 @@ def look(health: Health, chunk: Chunk) -> Health:
     ]
     for seed in np.flatnonzero(~sound):
         since, what = seeds[seed]
-        seeds[seed] = (since or chunk.update, (*what, "parameters not finite"))
+        before = health.since[seed] if _LOST in health.what[seed] else None
+        seeds[seed] = (since or before or chunk.update, (*what, _LOST))
     return Health(tuple(since for since, _ in seeds), tuple(what for _, what in seeds))
 
 
