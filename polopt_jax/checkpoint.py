@@ -7,18 +7,16 @@ threads of the others print tracebacks that nobody can catch.
 """
 
 import contextlib
-import io
-import logging
 import os
 import re
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from polopt_jax._orbax import quiet_orbax, reason
 from polopt_jax.leaves import Entry, describe, digest, leaves_of, pack, packed_size, rebuild, unpack
 from polopt_jax.training import TrainState
 
@@ -88,11 +86,11 @@ def save(directory: str | Path, step: int, state: Any, *, keep: int = 2) -> None
     except Exception as error:  # orbax and tensorstore raise many kinds
         with contextlib.suppress(OSError):
             _sweep(path, step)
-        raise SaveError(f"step {step} could not be saved in {directory}: {_reason(error)}") from error
+        raise SaveError(f"step {step} could not be saved in {directory}: {reason(error)}") from error
     try:
         _remove(path, steps(path)[:-keep])
     except OSError as error:
-        raise SaveError(f"an older step could not be removed from {directory}: {_reason(error)}") from error
+        raise SaveError(f"an older step could not be removed from {directory}: {reason(error)}") from error
 
 
 def discard_after(directory: str | Path, step: int) -> None:
@@ -102,7 +100,7 @@ def discard_after(directory: str | Path, step: int) -> None:
 
 
 def _write(path: Path, step: int, leaves: dict[str, np.ndarray]) -> None:
-    with _orbax() as ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "manifest")) as checkpointer:
+    with quiet_orbax() as ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "manifest")) as checkpointer:
         checkpointer.save(
             path,
             args=ocp.args.Composite(
@@ -188,7 +186,7 @@ def _damage_told(directory: str | Path, step: int) -> Iterator[None]:
     except _DamageError as error:
         raise CheckpointError(f"step {step} in {directory} is corrupt: {error}{way_out}") from error
     except Exception as error:  # orbax and tensorstore raise many kinds
-        raise CheckpointError(f"step {step} in {directory} cannot be read: {_reason(error)}{way_out}") from error
+        raise CheckpointError(f"step {step} in {directory} cannot be read: {reason(error)}{way_out}") from error
 
 
 def _existing(directory: str | Path, step: int | None) -> int:
@@ -202,7 +200,7 @@ def _existing(directory: str | Path, step: int | None) -> int:
 
 def _read_manifest(path: Path, step: int) -> dict[str, Entry]:
     """The entries of the leaves, by name, of a manifest that is of this step."""
-    with _orbax() as ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler("manifest")) as checkpointer:
+    with quiet_orbax() as ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler("manifest")) as checkpointer:
         args = ocp.args.Composite(manifest=ocp.args.JsonRestore())
         manifest = checkpointer.restore(path.resolve() / str(step), args=args).manifest
     if not (isinstance(manifest, dict) and isinstance(manifest.get("leaves"), dict)):
@@ -214,7 +212,7 @@ def _read_manifest(path: Path, step: int) -> dict[str, Entry]:
 
 def _read_leaves(path: Path, step: int, manifest: dict[str, Entry]) -> dict[str, np.ndarray]:
     target = {"leaves": np.empty(packed_size(manifest), np.uint8)}
-    with _orbax() as ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler("state")) as checkpointer:
+    with quiet_orbax() as ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler("state")) as checkpointer:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         packed = checkpointer.restore(path.resolve() / str(step), args=args).state["leaves"]
     leaves = unpack(np.asarray(packed), manifest)
@@ -262,32 +260,3 @@ def _seeds(axes: tuple[int, ...]) -> str:
     ('no seed axis', 'a seed axis of 1', 'a seed axis of 3')
     """
     return f"a seed axis of {axes[0]}" if axes else "no seed axis"
-
-
-# Orbax
-
-
-@contextlib.contextmanager
-def _orbax() -> Iterator[Any]:
-    """Orbax, which says nothing while it is used - what goes wrong is raised - and whose threads end with it."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        import orbax.checkpoint as ocp
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    others = set(threading.enumerate())
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-        yield ocp
-    finally:
-        for thread in set(threading.enumerate()) - others:
-            thread.join(timeout=10.0)  # seconds; after a failure they may still write, and log
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what an error says; of a system call that failed, what failed."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0]
