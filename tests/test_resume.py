@@ -268,6 +268,12 @@ def test_a_damaged_line_before_the_checkpoint_is_refused_by_number(edit, at_ten,
     assert_refused(at_ten, 5, "line 4 is damaged: it", capsys)
 
 
+def test_a_damaged_line_at_the_checkpoint_is_refused_too(at_ten, capsys):
+    """It is whole, so no kill has cut it: going back one checkpoint is left to the user."""
+    keep_lines(at_ten, 9, b'{"update": 10}\n')
+    assert_refused(at_ten, 5, "line 10 is damaged: it has no", capsys)
+
+
 @pytest.mark.parametrize("number", [1, 2, 10])
 def test_a_lost_line_is_noticed(number, at_ten, capsys):
     path = at_ten / "metrics.jsonl"
