@@ -11,25 +11,28 @@ command live in modules of their own: `polopt_jax.networks`, `.envs`, `.algorith
 """
 
 from polopt_jax.advantages import discounted_returns, gae, group_centred, group_relative, leave_one_out
-from polopt_jax.combinators import accumulate_gradients, objective, weighted_sum
+from polopt_jax.combinators import accumulate_gradients, couples_rows, objective, weighted_sum
 from polopt_jax.distributions import Categorical, DiagGaussian, TanhGaussian
 from polopt_jax.divergences import action_kl, kl_to_reference, reverse, trajectory_kl, weighted_divergence
-from polopt_jax.masking import constant_length, sequence_mean, sequence_sum, standardize, token_mean
+from polopt_jax.guards import clip_by_global_norm
+from polopt_jax.masking import standardize
 from polopt_jax.objectives import (
     actor_critic,
     clipped_value_loss,
     dpo,
-    entropy,
+    entropy_bonus,
     grpo,
     ppo,
+    preference,
+    ratio_term,
     reinforce,
     surrogate,
     value_loss,
 )
-from polopt_jax.rollout import episodes, start, to_batch, unroll
+from polopt_jax.reductions import constant_length, sequence_mean, sequence_sum, token_mean
+from polopt_jax.rollout import episodes, per_episode, start, to_batch, unroll
 from polopt_jax.solvers import (
     backtrack,
-    clip_by_global_norm,
     conjugate_gradient,
     every,
     fisher_operator,
@@ -66,9 +69,10 @@ __all__ = [
     "clipped_value_loss",
     "conjugate_gradient",
     "constant_length",
+    "couples_rows",
     "discounted_returns",
     "dpo",
-    "entropy",
+    "entropy_bonus",
     "episodes",
     "epochs",
     "every",
@@ -88,8 +92,11 @@ __all__ = [
     "natural_gradient",
     "npg",
     "objective",
+    "per_episode",
     "ppo",
+    "preference",
     "quadratic_form",
+    "ratio_term",
     "reinforce",
     "reverse",
     "scale_to_radius",

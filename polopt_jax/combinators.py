@@ -1,13 +1,15 @@
 """How terms become objectives, and objectives other objectives: plain functions, no framework."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.masking import count
+from polopt_jax.reductions import count
+from polopt_jax.rows import split_rows
 from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Model, Objective, Params, Term
 
 
@@ -42,7 +44,7 @@ def weighted_sum(**parts: tuple[ArrayLike, Loss]) -> Loss:
     Raises ValueError if there is no part.
 
     >>> import polopt_jax as po
-    >>> term = weighted_sum(policy=(1.0, po.ppo()), value=(0.5, po.value_loss()), entropy=(-0.01, po.entropy()))
+    >>> term = weighted_sum(policy=(1.0, po.ppo()), value=(0.5, po.value_loss()), entropy=(0.01, po.entropy_bonus()))
     """
     if not parts:
         raise ValueError("weighted_sum needs at least one part, name=(weight, term)")
@@ -60,26 +62,34 @@ def weighted_sum(**parts: tuple[ArrayLike, Loss]) -> Loss:
     return combined
 
 
-def split_rows(batch: Batch, parts: int, *, axis: int = 0) -> Batch:
-    """`batch` with a new leading axis of `parts` equal shares of axis `axis`; `counts` is repeated, not split.
+Coupled = TypeVar("Coupled", bound=Callable[..., Any])
 
-    Raises ValueError if the axis is not one before T or `parts` does not divide it.
+
+def couples_rows(part: Coupled) -> Coupled:
+    """Marks a term or a divergence as one that couples rows: its value is no sum over rows, divided by a count.
+
+    A batch-wide baseline, a sort over the batch, a divergence between outcome laws: evaluated share by share under
+    `accumulate_gradients` such a part would be silently wrong. Marked, it raises there instead, by name. Works as a
+    decorator of any function whose last argument is the batch.
+
+    >>> import polopt_jax as po
+    >>> @couples_rows
+    ... def centred(outputs, batch):
+    ...     value = outputs.value - outputs.value.mean()
+    ...     return po.token_mean(value**2, batch), {}
+    >>> centred(po.Outputs(policy=None, value=jnp.array([1.0, 3.0])),
+    ...         po.Batch(obs=None, action=None, mask=jnp.ones(2, bool)))[0].tolist()
+    1.0
     """
-    shape = batch.mask.shape
-    if not 0 <= axis < len(shape) - 1:
-        raise ValueError(f"axis must be one of the axes before T of a batch [...]={shape}; it is {axis}")
-    if shape[axis] % parts:
-        raise ValueError(f"{parts} parts do not divide axis {axis} of the batch, of size {shape[axis]}")
 
-    def split(x: Array) -> Array:
-        x = x.reshape((*x.shape[:axis], parts, x.shape[axis] // parts, *x.shape[axis + 1 :]))
-        return jnp.moveaxis(x, axis, 0)
+    @functools.wraps(part)
+    def guarded(*args: Any) -> Any:
+        if args[-1].counts is not None:
+            name = getattr(part, "__name__", repr(part))
+            raise ValueError(f"{name} couples rows: it cannot be evaluated on shares of a batch (accumulate_gradients)")
+        return part(*args)
 
-    rows = jax.tree.map(split, replace(batch, counts=None))
-    if batch.counts is None:
-        return rows
-    repeated = jax.tree.map(lambda x: jnp.broadcast_to(x, (parts,)), batch.counts)
-    return replace(rows, counts=repeated)
+    return guarded  # type: ignore[return-value]
 
 
 def accumulate_gradients(objective: Objective, num_microbatches: int, *, axis: int = 0) -> Objective:
@@ -91,11 +101,13 @@ def accumulate_gradients(objective: Objective, num_microbatches: int, *, axis: i
     forward mode are not available.
 
     Args:
-      objective: one that is a sum over rows once divided by `batch.counts`: every term of this library, with metrics.
-        One that couples rows of different shares (a batch-wide baseline, an outcome divergence) is not.
+      objective: one that is a sum over rows once divided by `batch.counts`: every term of this library, with metrics,
+        unless its docstring says that it couples rows.
       num_microbatches: must divide the batch's axis `axis` (1 for preference batches `[2, N, T]`).
 
-    Raises ValueError if it does not divide.
+    Raises ValueError if it does not divide, and by name if a part of the objective is marked with `couples_rows`.
+    What cannot be caught is a term of your own that couples rows and is not marked, or one that takes its own means
+    (`jnp.mean`) instead of a reduction's: that gives each share's numbers, added up.
 
     >>> import polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))

@@ -9,7 +9,9 @@ times the first).
 
 import jax
 
-from polopt_jax.masking import check_policy, check_shape, read_policy, sequence_sum, token_mean
+from polopt_jax.masking import check_shape
+from polopt_jax.reading import check_policy, read_policy
+from polopt_jax.reductions import sequence_sum, token_mean
 from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Metrics, Model, Outputs, Params, Term
 
 

@@ -16,6 +16,9 @@ from polopt_jax.algorithms import Algorithm
 from polopt_jax.training import TrainState, train
 from polopt_jax.types import Array
 
+MEASUREMENT = 0x6D656173
+"""Folded into a run's key for the measurement at the end of a chunk; a number that no split of the key yields."""
+
 
 class Chunk(NamedTuple):
     """What a run tells the host after each chunk."""
@@ -23,7 +26,7 @@ class Chunk(NamedTuple):
     update: int
     """Updates done so far, of each seed."""
     metrics: dict[str, np.ndarray]
-    """Every metric of the chunk's updates, `[seeds, updates of the chunk]`."""
+    """Every metric of the chunk's updates, `[seeds, updates of the chunk]`; of `Algorithm.measure` `[seeds, 1]`."""
     seconds: float
     """Wall time of the chunk, without compilation."""
     state: TrainState
@@ -77,7 +80,11 @@ def prepare(algorithm: Algorithm, keys: Array, *, chunk_updates: int, state: Tra
         return lambda x: jax.tree.map(lambda y: y[None], f(jax.tree.map(lambda y: y[0], x)))
 
     def chunk(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-        return train(algorithm.collect, algorithm.step, state, updates=chunk_updates)
+        state, metrics = train(algorithm.collect, algorithm.step, state, updates=chunk_updates)
+        if algorithm.measure is not None:
+            measured = algorithm.measure(state.params, jax.random.fold_in(state.key, MEASUREMENT))
+            metrics |= {name: x[None] for name, x in measured.items()}
+        return state, metrics
 
     options = compiler_options()
     init = jax.jit(over_seeds(algorithm.init), compiler_options=options)

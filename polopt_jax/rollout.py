@@ -1,5 +1,6 @@
-"""From an environment to a batch: `start`, `unroll`, `episodes`, `to_batch`. Nothing here knows of a loss."""
+"""From an environment to a batch: `start`, `unroll`, `episodes`, `per_episode`, `to_batch`. It knows of no loss."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -201,50 +202,82 @@ def _next_value(act: Callable[[Obs], Any], obs: Obs, value: Array, rollout: Roll
     return jnp.where(rollout.terminated, 0, jnp.where(rollout.truncated, cut_value, following))
 
 
-def to_batch(rollout: Rollout, *, advantage: Array, target: Array | None = None) -> Batch:
-    """A time-major rollout `[T, B]` as a batch `[B, T]`, with the advantage that some estimator gave it.
+def per_episode(feature: Callable[..., Any], rollout: Rollout, *row_arguments: Any) -> Any:
+    """A function of one episode, at every row of a rollout: leaves `[...]`, the row axes.
+
+    `feature(episode, *arguments)` sees one row, every field `[T, ...]`, and that row's entry of each of
+    `row_arguments` (trees of leading shape `[...]`). A row without a real decision gives whatever the function makes of
+    zeros; its mask says that nobody may read it.
+
+    >>> import polopt_jax as po
+    >>> from polopt_jax.envs import TimeLimit
+    >>> act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 1))))
+    >>> loop = start(TimeLimit(limit=5), jax.random.key(0), num_envs=2)
+    >>> _, rollout = unroll(TimeLimit(limit=5), act, loop, jax.random.key(1), num_steps=5)
+    >>> per_episode(lambda episode: episode.reward.sum(), rollout).tolist()
+    [5.0, 5.0]
+    """
+    of_row = feature
+    for _ in range(rollout.reward.ndim - 1):
+        of_row = jax.vmap(of_row, in_axes=(1, *(0 for _ in row_arguments)))
+    return of_row(rollout, *row_arguments)
+
+
+def to_batch(
+    rollout: Rollout, *, advantage: Array | None = None, target: Array | None = None, outcome: Any = None
+) -> Batch:
+    """A time-major rollout `[T, ...]` as a batch `[..., T]`: the one place where axes are swapped.
+
+    `[T, B]` becomes `[B, T]`, groups `[T, N, G]` become `[N, G, T]`, pairs `[T, 2, N]` become `[2, N, T]`.
 
     Decisions whose observation, action, log-probability, advantage or target is not finite are masked out, and their
     observations replaced by zeros: a NaN *observation* would poison a network whatever a term does with the result.
-    `(~batch.mask).sum()` counts them. `advantage` and `target` are `[T, B]`.
+    `(~batch.mask).sum()` counts them.
 
-    Raises ValueError if they are not.
+    Args:
+      rollout: of any row axes.
+      advantage, target: `[T, ...]`, what some estimator made of the rollout.
+      outcome: what happened in each row: a function of an episode (see `per_episode`), or its values, a tree of
+        leading shape `[...]`. It stays without T in `batch.outcome`. Meant for whole episodes (`episodes`).
+
+    Raises:
+      ValueError: advantage or target has not the rollout's shape, or outcome not its row axes.
 
     >>> import polopt_jax as po
     >>> from polopt_jax.envs import ActionReward
     >>> act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 2))))
     >>> loop = start(ActionReward(), jax.random.key(0), num_envs=3)
     >>> _, rollout = unroll(ActionReward(), act, loop, jax.random.key(1), num_steps=5)
-    >>> to_batch(rollout, advantage=rollout.reward).mask.shape
-    (3, 5)
+    >>> batch = to_batch(rollout, advantage=rollout.reward, outcome=lambda episode: {"sum": episode.reward.sum()})
+    >>> batch.mask.shape, batch.outcome["sum"].shape
+    ((3, 5), (3,))
     """
     shape = rollout.reward.shape
     for name, x in (("advantage", advantage), ("target", target)):
         if x is not None and x.shape != shape:
-            raise ValueError(f"to_batch: {name} must have the rollout's shape [T, B]={shape}; it has {x.shape}")
+            raise ValueError(f"to_batch: {name} must have the rollout's shape [T, ...]={shape}; it has {x.shape}")
+    outcome = per_episode(outcome, rollout) if callable(outcome) else outcome
+    for x in jax.tree.leaves(outcome):
+        if x.shape[: len(shape) - 1] != shape[1:]:
+            raise ValueError(f"to_batch: outcome must have the rollout's row axes {shape[1:]}; it has shape {x.shape}")
 
     def finite(tree: Any) -> Array:
-        flat = [x.reshape(-1, *x.shape[2:]) for x in jax.tree.leaves(tree)]
+        flat = [x.reshape(math.prod(shape), *x.shape[len(shape) :]) for x in jax.tree.leaves(tree)]
         floats = [x for x in flat if jnp.issubdtype(x.dtype, jnp.floating)]
         return _rows_finite(floats).reshape(shape) if floats else jnp.ones(shape, bool)
 
     obs_finite = finite(rollout.obs)
-    mask = (
-        rollout.mask
-        & obs_finite
-        & finite([rollout.action, rollout.log_prob, advantage] + [x for x in [target] if x is not None])
-    )
-    obs = jax.tree.map(lambda x: zero_where_masked(x, obs_finite), rollout.obs)
     batch = Batch(
-        obs=obs,
+        obs=jax.tree.map(lambda x: zero_where_masked(x, obs_finite), rollout.obs),
         action=rollout.action,
-        mask=mask,
+        mask=rollout.mask & obs_finite & finite((rollout.action, rollout.log_prob, advantage, target)),
         log_prob=rollout.log_prob,
         advantage=advantage,
         value=rollout.value,
         target=target,
     )
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), batch)
+    last = len(shape) - 1
+    return replace(jax.tree.map(lambda x: jnp.moveaxis(x, 0, last), batch), outcome=outcome)
 
 
 def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[Rollout, Array]:
@@ -252,10 +285,13 @@ def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[R
 
     Returns `(whole, dropped)`: a rollout `[max_length, num_episodes]` with one complete episode per column, padded and
     masked out beyond its end (and in columns left over), and the number of episodes that are *not* in it: those still
-    running at the end of the window, those longer than `max_length`, and those beyond `num_episodes`. Sequence-level
-    terms and trajectory divergences need such rows.
+    running at the end of the window, those whose environment broke, those longer than `max_length`, and those beyond
+    `num_episodes`. Sequence-level terms, outcomes and trajectory divergences need such rows.
 
-    Raises ValueError if a size is not positive.
+    An episode that a time limit ended just before a step that broke cannot be told from one that was broken, and is
+    dropped as well (the two count as one).
+
+    Raises ValueError if a size is not positive or the rollout is not `[T, B]`.
 
     >>> import polopt_jax as po
     >>> from polopt_jax.envs import TimeLimit
@@ -268,26 +304,28 @@ def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[R
     """
     if max_length < 1 or num_episodes < 1:
         raise ValueError(f"max_length and num_episodes must be positive; they are {max_length} and {num_episodes}")
-    done = rollout.terminated | rollout.truncated
+    if rollout.reward.ndim != 2:
+        raise ValueError(f"episodes needs a rollout [T, B]; its reward has shape {rollout.reward.shape}")
+    done, broke = rollout.terminated | rollout.truncated, ~rollout.mask
+    followed_by_break = jnp.concatenate([broke[1:], jnp.zeros_like(broke[:1])])
+    cut_by_break = followed_by_break & rollout.truncated & ~rollout.terminated & ~broke
     number_before = jnp.cumsum(done, axis=0) - done
     per_env = done.sum(0)
     first_id = jnp.cumsum(per_env) - per_env
-    is_complete = number_before < per_env
+    piece = jnp.where(number_before < per_env, first_id + number_before, done.size)
     times = jnp.arange(done.shape[0])[:, None]
     start_time = jax.lax.cummax(jnp.where(jnp.roll(done, 1, axis=0).at[0].set(True), times, 0), axis=0)
     position = jnp.broadcast_to(times, done.shape) - start_time
-    length = (
-        jnp.zeros_like(per_env, shape=(done.size,))
-        .at[first_id + number_before]
-        .max(jnp.where(is_complete, position + 1, 0), mode="drop")
-    )
-    fits = (length > 0) & (length <= max_length)
+    length = jnp.zeros(done.size, jnp.int32).at[piece].max(position + 1, mode="drop")
+    broken = jnp.zeros(done.size, bool).at[piece].max(broke | cut_by_break, mode="drop")
+    fits = (length > 0) & (length <= max_length) & ~broken
     column = jnp.where(fits, jnp.cumsum(fits) - 1, num_episodes)
-    column = jnp.where(is_complete, column[first_id + number_before], num_episodes)
+    column = jnp.where(piece < done.size, column[jnp.minimum(piece, done.size - 1)], num_episodes)
 
     def gather(x: Array) -> Array:
         out = jnp.zeros((max_length, num_episodes, *x.shape[2:]), x.dtype)
         return out.at[position, column].set(x, mode="drop")
 
-    total = per_env.sum() + (~done[-1]).sum()
+    running = ~done[-1]
+    total = per_env.sum() - cut_by_break.sum() + running.sum()
     return jax.tree.map(gather, rollout), total - jnp.minimum(fits.sum(), num_episodes)

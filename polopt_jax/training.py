@@ -15,13 +15,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from polopt_jax.combinators import split_rows
-from polopt_jax.objectives import entropy
-from polopt_jax.solvers._conjugate_gradient import CGStatus, tree_norm
-from polopt_jax.solvers._guard import all_finite, select
-from polopt_jax.solvers._natural_gradient import NaturalGradientState
-from polopt_jax.solvers._trust_region import BacktrackState, ScaleToRadiusState
-from polopt_jax.types import Array, Batch, Divergence, Metrics, Model, Objective, Params, record
+from polopt_jax.guards import all_finite, no_nan, select, tree_norm
+from polopt_jax.reading import read_policy
+from polopt_jax.reductions import token_mean
+from polopt_jax.rows import shuffle_rows, split_rows
+from polopt_jax.types import Array, Batch, Divergence, Metrics, Model, Objective, Params, Reporting, record
 
 Collect: TypeAlias = Callable[[Params, Any, Array], tuple[Any, Batch, Metrics]]
 
@@ -31,8 +29,9 @@ class Step(NamedTuple):
 
     init: Callable[[Params], Any]
     """`params -> opt_state`"""
-    update: Callable[[Params, Any, Batch, Array], tuple[Params, Any, Metrics]]
-    """`(params, opt_state, batch, key) -> (params, opt_state, metrics)`; the key is for shuffling alone."""
+    update: Callable[[Params, Any, Batch, Any], tuple[Params, Any, Metrics]]
+    """`(params, opt_state, batch, key) -> (params, opt_state, metrics)`; the key is for shuffling alone, and may be
+    None where nothing is shuffled."""
 
 
 @record
@@ -64,40 +63,35 @@ def init_state(step: Step, params: Params, key: Array, *, collect_state: Any = (
     )
 
 
-def solver_metrics(opt_state: Any) -> Metrics:
-    """The diagnostics that natural-gradient and trust-region states in an optimizer state hold, as float32 scalars."""
-    kinds = (NaturalGradientState, ScaleToRadiusState, BacktrackState)
+def reported(opt_state: Any) -> Metrics:
+    """What the states in an optimizer's state report of their last update (`types.Reporting`), as float32 scalars."""
     metrics: Metrics = {}
-    for state in jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kinds)):
-        if isinstance(state, NaturalGradientState):
-            metrics["cg_iterations"] = state.solve.iterations
-            metrics["cg_residual"] = state.solve.residual
-            failed = (state.solve.status == CGStatus.NONPOSITIVE_CURVATURE) | (state.solve.status == CGStatus.NONFINITE)
-            metrics["cg_failed"] = failed
-        elif isinstance(state, ScaleToRadiusState):
-            metrics["natural_step_factor"] = state.factor
-        elif isinstance(state, BacktrackState):
-            metrics["step_size"] = state.step_size
-            metrics["line_search_trials"] = state.trials
-            metrics["line_search_accepted"] = state.accepted
-            metrics["surrogate_improvement"] = state.improvement
+    for state in jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, Reporting)):
+        if isinstance(state, Reporting):
+            metrics |= state.metrics()
     return {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
 
-def make_step(*phases: tuple[Objective, optax.GradientTransformation]) -> Step:
-    """An update as a sequence of phases `(objective, optimizer)`, each with its own optimizer state.
+Phase: TypeAlias = tuple[Objective, optax.GradientTransformation]
+"""What is minimised, and by which optimizer."""
+
+
+def make_step(phase: Phase | None = None, /, **phases: Phase) -> Step:
+    """An update of one phase `(objective, optimizer)`, or of several in order, each with a name.
 
     Every phase sees the full parameters as the phase before left them, takes one gradient of its objective on the
-    batch and one step of its optimizer, which is passed `batch=` and `objective=` (NPG and TRPO use them; others
-    ignore them). PPO has one phase; TRPO with a critic is `(surrogate, trpo(...)), (value_loss, adam)`.
+    batch and one step of its optimizer. The optimizer is passed `batch=` and `objective=`, which NPG and TRPO use, and
+    `value=`, `grad=` and `value_fn=`, which optax's line searches and Polyak steps use; others ignore them. PPO has one
+    phase; TRPO with a critic is `make_step(policy=(surrogate, trpo(...)), critic=(value_loss, adam))`.
 
-    A phase whose gradient, updated parameters or optimizer state would not be finite is skipped: parameters and
-    optimizer state stay bit-identical, and the metric `skipped` is 1.
+    A phase is skipped if its loss, gradient, updates or updated parameters would not be finite, or its optimizer's
+    state hold a NaN (an infinity there may be legitimate): parameters and optimizer state stay bit-identical, and the
+    metric `skipped` is 1.
 
-    Metrics of a single phase are the objective's own, `loss`, `grad_norm`, `skipped` and `solver_metrics`; with
-    several phases each name is prefixed by the phase's number, `0/`, `1/`, ...
+    Metrics of a phase are the objective's own, `loss`, `grad_norm`, `skipped` and what the optimizer's states report.
+    A phase that has a name has it before each of them, `policy/loss`.
 
-    Raises ValueError if there is no phase.
+    Raises ValueError if there is no phase, or both one without and some with a name.
 
     >>> import polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
@@ -108,53 +102,65 @@ def make_step(*phases: tuple[Objective, optax.GradientTransformation]) -> Step:
     >>> params.tolist()
     [[0.5, -0.5]]
     """
-    if not phases:
-        raise ValueError("make_step needs at least one phase, (objective, optimizer)")
-    steps = [_phase(objective, optax.with_extra_args_support(optimizer)) for objective, optimizer in phases]
-    return steps[0] if len(steps) == 1 else sequential(*steps)
+    if (phase is None) == (not phases):
+        raise ValueError("make_step needs one phase (objective, optimizer), or phases by name: policy=(...), ...")
+    if phase is not None:
+        return _one_phase(*phase)
+    return sequential(**{name: _one_phase(*named) for name, named in phases.items()})
 
 
-def _phase(objective: Objective, optimizer: optax.GradientTransformationExtraArgs) -> Step:
+def _one_phase(objective: Objective, optimizer: optax.GradientTransformation) -> Step:
+    optimizer = optax.with_extra_args_support(optimizer)
+
     def update(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
         del key
         (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(params, batch)
-        updates, new_state = optimizer.update(grads, opt_state, params, batch=batch, objective=objective)
+
+        def value_fn(params: Params, batch: Batch = batch, objective: Objective = objective) -> Array:
+            return objective(params, batch)[0]  # optax hands a value_fn those extra arguments that it names
+
+        extra = dict(batch=batch, objective=objective, value=loss, grad=grads, value_fn=value_fn)
+        updates, new_state = optimizer.update(grads, opt_state, params, **extra)
         new_params = optax.apply_updates(params, updates)
-        sound = all_finite((grads, new_params, new_state))
+        sound = all_finite((loss, grads, updates, new_params)) & no_nan(new_state)
         metrics = {
             **metrics,
             "loss": loss,
             "grad_norm": tree_norm(grads),
             "skipped": 1.0 - sound.astype(jnp.float32),
-            **solver_metrics(new_state),
+            **reported(new_state),
         }
         return select(sound, new_params, params), select(sound, new_state, opt_state), metrics
 
     return Step(optimizer.init, update)
 
 
-def sequential(*steps: Step) -> Step:
-    """Steps one after the other on the same batch, each on the parameters that the one before left.
+def sequential(**steps: Step) -> Step:
+    """Named steps one after the other on the same batch, each on the parameters that the one before left.
 
-    Metrics are prefixed by the step's number, `0/`, `1/`, ...; so TRPO with ten passes of its critic is
-    `sequential(make_step((surrogate, trpo)), epochs(make_step((value, adam)), 10, 1))`.
+    Metrics are prefixed by the step's name, `policy/loss`; so TRPO with ten passes of its critic is
+    `sequential(policy=make_step((surrogate, trpo)), critic=epochs(make_step((value, adam)), 10, 1))`. The optimizer
+    state is a dict by the same names. A key of None is passed on as None. Raises ValueError if there is no step.
 
     >>> import polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
     >>> policy = po.make_step((po.objective(model, po.surrogate()), po.trpo(model)))
-    >>> step = sequential(policy, epochs(po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4))), 10, 1))
+    >>> ppo = po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4)))
+    >>> step = sequential(policy=policy, polish=epochs(ppo, 10, 1))
     """
+    if not steps:
+        raise ValueError("sequential needs at least one step, name=step")
 
-    def update(params: Params, opt_states: tuple[Any, ...], batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
+    def update(params: Params, opt_states: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
         metrics: Metrics = {}
-        new_states = []
-        for i, (step, opt_state) in enumerate(zip(steps, opt_states, strict=True)):
-            params, opt_state, its = step.update(params, opt_state, batch, jax.random.fold_in(key, i))
-            new_states.append(opt_state)
-            metrics |= {f"{i}/{name}": value for name, value in its.items()}
-        return params, tuple(new_states), metrics
+        new_states = {}
+        for i, (name, step) in enumerate(steps.items()):
+            its_key = None if key is None else jax.random.fold_in(key, i)
+            params, new_states[name], its = step.update(params, opt_states[name], batch, its_key)
+            metrics |= {f"{name}/{metric}": value for metric, value in its.items()}
+        return params, new_states, metrics
 
-    return Step(lambda params: tuple(step.init(params) for step in steps), update)
+    return Step(lambda params: {name: step.init(params) for name, step in steps.items()}, update)
 
 
 def epochs(step: Step, num_epochs: int, num_minibatches: int, *, axis: int = 0) -> Step:
@@ -180,7 +186,7 @@ def epochs(step: Step, num_epochs: int, num_minibatches: int, *, axis: int = 0) 
 
         def epoch(carry: tuple[Params, Any], key: Array) -> tuple[tuple[Params, Any], Metrics]:
             shuffle_key, step_key = jax.random.split(key)
-            parts = split_rows(_shuffle_rows(batch, shuffle_key, axis), num_minibatches, axis=axis)
+            parts = split_rows(shuffle_rows(batch, shuffle_key, axis=axis), num_minibatches, axis=axis)
             return jax.lax.scan(minibatch, carry, (parts, jax.random.split(step_key, num_minibatches)))
 
         def whole(carry: tuple[Params, Any], key: Array) -> tuple[tuple[Params, Any], Metrics]:
@@ -191,12 +197,6 @@ def epochs(step: Step, num_epochs: int, num_minibatches: int, *, axis: int = 0) 
         return *carry, jax.tree.map(jnp.mean, metrics)
 
     return Step(step.init, update)
-
-
-def _shuffle_rows(batch: Batch, key: Array, axis: int) -> Batch:
-    order = jax.random.permutation(key, batch.mask.shape[axis])
-    rows = jax.tree.map(lambda x: jnp.take(x, order, axis=axis), replace(batch, counts=None))
-    return replace(rows, counts=batch.counts)
 
 
 def monitored(step: Step, model: Model, *, rows: int | None = None, **divergences: Divergence) -> Step:
@@ -219,7 +219,8 @@ def monitored(step: Step, model: Model, *, rows: int | None = None, **divergence
         params, opt_state, metrics = step.update(params, opt_state, batch, key)
         new = model(params, sample.obs)
         moved = {name: divergence(old, new, sample) for name, divergence in divergences.items()}
-        return params, opt_state, {**metrics, **moved, "entropy": entropy()(new, sample)[0]}
+        entropy = token_mean(read_policy("monitored", new, sample).entropy(), sample)
+        return params, opt_state, {**metrics, **moved, "entropy": entropy}
 
     return Step(step.init, update)
 

@@ -6,7 +6,7 @@ Axes: T time, B environments, N episodes or prompts, G group. Time is the last o
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar, dataclass_transform
+from typing import Any, Protocol, TypeAlias, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
 
@@ -22,6 +22,15 @@ T = TypeVar("T", bound=type)
 def record(cls: T) -> T:
     """Makes `cls` a frozen keyword-only dataclass whose fields are the children of a pytree."""
     return jax.tree_util.register_dataclass(dataclass(frozen=True, kw_only=True)(cls))
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A state that says what there is to report of the last update; optimizer states may be of this kind."""
+
+    def metrics(self) -> Metrics:
+        """Scalars by name."""
+        ...
 
 
 class Distribution(Protocol):
@@ -111,6 +120,10 @@ class Batch:
     """What the critic is regressed on, `[...]`."""
     ref_log_prob: Array | None = None
     """log-probability of `action` under the frozen reference policy, `[...]`."""
+    sampler_log_prob: Array | None = None
+    """log-probability of `action` that the engine which sampled it recorded, `[...]`, where that is not `log_prob`."""
+    label: Array | None = None
+    """bool, per row: whether it is a desirable one (unpaired preferences), `[...]` without T."""
     outcome: Any = None
     """Outcome features of a whole row, any pytree of leading shape `[...]` without T."""
     counts: Counts | None = None
@@ -119,7 +132,11 @@ class Batch:
 
 @record
 class Rollout:
-    """What an environment loop or a token sampler produced. Time-major: every field is `[T, B, ...]`."""
+    """What an environment loop or a token sampler produced.
+
+    Time-major with any row axes after T: every field is `[T, ...]`, where `...` is `B` environments, or `N, G` attempts
+    at prompts, or `2, N` pairs; an observation or an action may have axes of its own behind them.
+    """
 
     obs: Obs
     """The observation the decision was taken on."""

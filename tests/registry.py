@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import polopt_jax as po
+from polopt_jax.masking import masked_mean
 
 B, T, A, D = 5, 3, 4, 2  # all different, so that no two axes can be taken for each other
 LEADING = (B, T)
@@ -28,10 +29,21 @@ OTHER_KINDS = {
     *("backtrack", "clip_by_global_norm", "conjugate_gradient", "every", "fisher_operator", "natural_gradient"),
     *("npg", "quadratic_form", "scale_to_radius", "trpo"),
     # from an environment to a batch, and the loop
-    *("episodes", "epochs", "init_state", "make_step", "monitored", "sequential", "start", "to_batch", "train"),
+    *(
+        "episodes",
+        "epochs",
+        "init_state",
+        "make_step",
+        "monitored",
+        "per_episode",
+        "sequential",
+        "start",
+        "to_batch",
+        "train",
+    ),
     "unroll",
     # what makes objectives of terms and objectives
-    *("accumulate_gradients", "objective"),
+    *("accumulate_gradients", "couples_rows", "objective"),
 }
 
 
@@ -156,13 +168,38 @@ def gaussian_reference(params, obs):
 
 
 def ppo_and_entropy(policy_weight, entropy_weight):
-    return po.weighted_sum(policy=(policy_weight, po.ppo()), entropy=(entropy_weight, po.entropy()))
+    return po.weighted_sum(policy=(policy_weight, po.ppo()), entropy=(entropy_weight, po.entropy_bonus()))
 
 
 def two_divergences(trajectory_weight, action_weight):
     return po.weighted_divergence(
         trajectory=(trajectory_weight, po.trajectory_kl), action=(action_weight, po.reverse(po.action_kl))
     )
+
+
+def capped(cap, ratio=None):
+    """A gain of a user's own: the ratio truncated from above, as importance sampling often is."""
+    gain = lambda log_ratio, advantage: jnp.minimum(jnp.exp(log_ratio), cap) * advantage  # noqa: E731
+    return po.ratio_term(gain) if ratio is None else po.ratio_term(gain, ratio=ratio)
+
+
+def row_ratio(difference, batch):
+    """The mean log-ratio of a row, repeated over its decisions (GSPO's)."""
+    mean = masked_mean(difference, batch.mask, axis=-1)
+    return jnp.broadcast_to(mean[..., None], difference.shape)
+
+
+def sequence_capped(cap):
+    return capped(cap, row_ratio)
+
+
+def mean_log_prob(caller, log_prob, batch):
+    """A score without a reference (SimPO's)."""
+    return masked_mean(log_prob, batch.mask, axis=-1)
+
+
+def hinge(beta):
+    return po.preference(lambda chosen, rejected: jax.nn.softplus(1 - chosen + rejected), mean_log_prob, beta=beta)
 
 
 CLIP = {"clip_eps": (0.2, 0.35)}
@@ -187,13 +224,13 @@ CASES: dict[str, Case] = {
     "clipped_value_loss": term(
         "clipped_value_loss", ["value", "target"], policy=False, critic=True, hyper={"clip_eps": (1.0, 2.0)}
     ),
-    "entropy": term("entropy", []),
-    "entropy-tanh": term("entropy", [], distribution="TanhGaussian"),
+    "entropy_bonus": term("entropy_bonus", []),
+    "entropy_bonus-tanh": term("entropy_bonus", [], distribution="TanhGaussian"),
     "dpo": term("dpo", ["action", "ref_log_prob"], hyper={"beta": (0.1, 0.7)}, leading=PAIRS),
     "grpo": term("grpo", [*RATIO, "ref_log_prob"], hyper=SOFT),
-    "grpo-no-penalty": term(
-        "grpo", RATIO, lambda clip_eps: po.grpo(clip_eps=clip_eps, beta=0), hyper=CLIP, documented=False
-    ),
+    "ratio_term": term("ratio_term", RATIO, capped, hyper={"cap": (1.2, 2.0)}),
+    "ratio_term-sequence": term("ratio_term", RATIO, sequence_capped, hyper={"cap": (0.8, 0.9)}),
+    "preference": term("preference", ["action"], hinge, hyper={"beta": (0.1, 0.7)}, leading=PAIRS),
     "kl_to_reference": term("kl_to_reference", ["obs"], lambda: po.kl_to_reference(reference)),
     "kl_to_reference-tanh": term(
         "kl_to_reference",
@@ -205,7 +242,7 @@ CASES: dict[str, Case] = {
         "weighted_sum",
         RATIO,
         ppo_and_entropy,
-        hyper={"policy_weight": (1.0, 0.3), "entropy_weight": (-0.01, -0.2)},
+        hyper={"policy_weight": (1.0, 0.3), "entropy_weight": (0.01, 0.2)},
         documented=False,
     ),
     "action_kl": divergence("action_kl", lambda: po.action_kl),
@@ -279,8 +316,8 @@ def masked_arrays(rng):
     return {"x": rng.normal(size=LEADING), "mask": ragged_mask(LEADING, rng)}
 
 
-def log_probs(rng):
-    return {"log_prob": -1.0 + 0.5 * rng.normal(size=LEADING), "ref_log_prob": -1.0 + 0.5 * rng.normal(size=LEADING)}
+def log_ratios(rng):
+    return {"log_ratio": rng.normal(size=LEADING)}
 
 
 def plain(name, make, **rest):
@@ -304,7 +341,7 @@ ARRAY_CASES: dict[str, ArrayCase] = {
     "group_centred": plain("group_centred", group_arrays, constant=True, alone=True),
     "leave_one_out": plain("leave_one_out", group_arrays, constant=True, alone=True),
     "standardize": plain("standardize", masked_arrays, hyper={"eps": (1e-8, 0.1)}),
-    **{name: plain(name, log_probs) for name in ("k1", "k2", "k3")},
+    **{name: plain(name, log_ratios, alone=True) for name in ("k1", "k2", "k3")},
 }
 
 

@@ -1,6 +1,7 @@
 """Returns and advantages over time: loops, matrices, published vectors, and every way for an episode to end."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,17 @@ def rollouts(seed, *, ends=0.3):
     reward, value, next_value = rng.normal(size=(3, T, N))
     terminated, truncated = rng.random((2, T, N)) < ends
     return reward, value, next_value, terminated, truncated
+
+
+FIELDS = ("reward", "value", "next_value", "terminated", "truncated")
+
+
+def gae(*arrays, **hyper):
+    return po.gae(**dict(zip(FIELDS, arrays, strict=True)), **hyper)
+
+
+def discounted_returns(reward, *rest, **hyper):
+    return po.discounted_returns(reward=reward, **dict(zip(FIELDS[2:], rest, strict=True)), **hyper)
 
 
 def numpy_gae(reward, value, next_value, terminated, truncated, gamma, lambda_):
@@ -53,7 +65,7 @@ def numpy_returns(reward, next_value, terminated, truncated, gamma):
 def test_gae_equals_a_double_loop(gamma, lambda_, wide, tolerance):
     data = rollouts(0)
     with jax.enable_x64(wide):
-        advantage, target = po.gae(*data, gamma=gamma, lambda_=lambda_)
+        advantage, target = gae(*data, gamma=gamma, lambda_=lambda_)
     expected = numpy_gae(*data, gamma, lambda_)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(advantage, expected, atol=tolerance * scale)
@@ -65,7 +77,7 @@ def test_gae_equals_a_double_loop(gamma, lambda_, wide, tolerance):
 def test_discounted_returns_equal_a_double_loop(gamma, wide, tolerance):
     reward, _, next_value, terminated, truncated = rollouts(1)
     with jax.enable_x64(wide):
-        found = po.discounted_returns(reward, next_value, terminated, truncated, gamma=gamma)
+        found = discounted_returns(reward, next_value, terminated, truncated, gamma=gamma)
     expected = numpy_returns(reward, next_value, terminated, truncated, gamma)
     np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
 
@@ -75,7 +87,7 @@ def test_gae_solves_its_linear_system():
     reward, value, next_value, terminated, truncated = rollouts(2)
     gamma, lambda_ = 0.97, 0.8
     delta = reward + gamma * np.where(terminated, 0, next_value) - value
-    advantage, _ = po.gae(reward, value, next_value, terminated, truncated, gamma=gamma, lambda_=lambda_)
+    advantage, _ = gae(reward, value, next_value, terminated, truncated, gamma=gamma, lambda_=lambda_)
     for b in range(N):
         follows = np.eye(T, k=1) * ~(terminated | truncated)[:, b, None]
         solved = np.linalg.solve(np.eye(T) - gamma * lambda_ * follows, delta[:, b])
@@ -85,16 +97,16 @@ def test_gae_solves_its_linear_system():
 def test_lambda_0_is_the_td_error_and_lambda_1_the_return_minus_the_value():
     reward, value, next_value, terminated, truncated = data = rollouts(3)
     one_step = reward + 0.9 * np.where(terminated, 0, next_value) - value
-    np.testing.assert_allclose(po.gae(*data, gamma=0.9, lambda_=0.0)[0], one_step, atol=1e-13)
+    np.testing.assert_allclose(gae(*data, gamma=0.9, lambda_=0.0)[0], one_step, atol=1e-13)
     # With λ = 1 values telescope within an episode, where the value after a step is that before the next.
     cut = terminated | truncated
     following = next_value.copy()
     following[:-1] = np.where(cut[:-1], next_value[:-1], value[1:])
-    advantage, target = po.gae(reward, value, following, terminated, truncated, gamma=0.9, lambda_=1.0)
+    advantage, target = gae(reward, value, following, terminated, truncated, gamma=0.9, lambda_=1.0)
     monte_carlo = numpy_returns(reward, following, terminated, truncated, 0.9)
     np.testing.assert_allclose(advantage, monte_carlo - value, atol=1e-12)
     np.testing.assert_allclose(target, monte_carlo, atol=1e-12)
-    library = po.discounted_returns(reward, following, terminated, truncated, gamma=0.9)
+    library = discounted_returns(reward, following, terminated, truncated, gamma=0.9)
     np.testing.assert_allclose(target, library, atol=1e-12)
 
 
@@ -112,7 +124,7 @@ def test_gae_golden_vectors(lambda_):
     gamma = np.array([0.99, 0.9])
     terminated = np.zeros((5, 2), bool)
     terminated[3, 1] = True
-    found, _ = po.gae(
+    found, _ = gae(
         REWARD.T, VALUES[:, :-1].T, VALUES[:, 1:].T, terminated, np.zeros_like(terminated), gamma=gamma, lambda_=lambda_
     )
     np.testing.assert_allclose(found.T, GAE_VECTORS[lambda_], atol=5.1e-5)
@@ -129,8 +141,8 @@ def test_truth_table_of_ends_at_every_step(terminated_here, truncated_here):
 
     @jax.jit
     def estimate(reward, next_value, terminated, truncated):
-        advantage, _ = po.gae(reward, value, next_value, terminated, truncated, gamma=0.9, lambda_=0.8)
-        return jnp.stack([advantage, po.discounted_returns(reward, next_value, terminated, truncated, gamma=0.9)])
+        advantage, _ = gae(reward, value, next_value, terminated, truncated, gamma=0.9, lambda_=0.8)
+        return jnp.stack([advantage, discounted_returns(reward, next_value, terminated, truncated, gamma=0.9)])
 
     for t in range(T):
         terminated, truncated = none.copy(), none.copy()
@@ -161,8 +173,8 @@ def test_two_concatenated_episodes_are_the_two_apart():
         first[flag][-1] = True
         both = [np.concatenate(pair) for pair in zip(first, second, strict=True)]
         for estimate in (
-            lambda *x: po.gae(*x)[0],
-            lambda reward, value, *rest: po.discounted_returns(reward, *rest),
+            lambda *x: gae(*x)[0],
+            lambda reward, value, *rest: discounted_returns(reward, *rest),
         ):
             apart = np.concatenate([estimate(*first), estimate(*second)])
             np.testing.assert_array_equal(estimate(*both), apart)
@@ -177,28 +189,32 @@ def test_splitting_an_episode_by_truncation():
     exact = next_value.copy()
     for t in reversed(range(T - 1)):
         exact[t] = reward[t + 1] + 0.9 * exact[t + 1]
-    gae = jax.jit(lambda *ends, lambda_: po.gae(reward, value, next_value, *ends, gamma=0.9, lambda_=lambda_)[0])
-    discounted = jax.jit(lambda *ends: po.discounted_returns(reward, exact, *ends, gamma=0.9))
-    whole, long_trace, returns = gae(none, none, lambda_=0.0), gae(none, none, lambda_=0.9), discounted(none, none)
+    estimate = jax.jit(lambda *ends, lambda_: gae(reward, value, next_value, *ends, gamma=0.9, lambda_=lambda_)[0])
+    discounted = jax.jit(lambda *ends: discounted_returns(reward, exact, *ends, gamma=0.9))
+    whole, long_trace, returns = (
+        estimate(none, none, lambda_=0.0),
+        estimate(none, none, lambda_=0.9),
+        discounted(none, none),
+    )
     for t in range(T - 1):
         cut = none.copy()
         cut[t] = True
-        split = gae(none, cut, lambda_=0.0)
+        split = estimate(none, cut, lambda_=0.0)
         np.testing.assert_allclose(split, whole, atol=1e-12)
         np.testing.assert_allclose(discounted(none, cut), returns, atol=1e-12)
-        shorter = gae(none, cut, lambda_=0.9)
+        shorter = estimate(none, cut, lambda_=0.9)
         assert np.abs(np.asarray(shorter - long_trace)[t]).min() > 1e-6
         np.testing.assert_allclose(shorter[t + 1 :], long_trace[t + 1 :], atol=1e-13)
-        as_termination = gae(cut, none, lambda_=0.0)
+        as_termination = estimate(cut, none, lambda_=0.0)
         assert np.abs(np.asarray(as_termination - whole)[t]).min() > 1e-6
 
 
 def test_estimators_take_any_trailing_axes_and_traced_hyperparameters():
     data = rollouts(8)
-    flat = po.gae(*data, gamma=0.9, lambda_=0.7)
-    folded = po.gae(*(x.reshape(T, 5, 8) for x in data), gamma=0.9, lambda_=0.7)
-    single = po.gae(*(x[:, 3] for x in data), gamma=0.9, lambda_=0.7)
-    traced = jax.jit(jax.vmap(lambda g, l: po.gae(*data, gamma=g, lambda_=l)[0]))(
+    flat = gae(*data, gamma=0.9, lambda_=0.7)
+    folded = gae(*(x.reshape(T, 5, 8) for x in data), gamma=0.9, lambda_=0.7)
+    single = gae(*(x[:, 3] for x in data), gamma=0.9, lambda_=0.7)
+    traced = jax.jit(jax.vmap(lambda g, l: gae(*data, gamma=g, lambda_=l)[0]))(
         jnp.array([0.9, 0.5]), jnp.array([0.7, 0.1])
     )
     np.testing.assert_allclose(np.asarray(folded).reshape(2, T, N), flat, atol=1e-14)
@@ -209,10 +225,41 @@ def test_estimators_take_any_trailing_axes_and_traced_hyperparameters():
 
 @pytest.mark.parametrize("name", ["value", "next_value", "terminated", "truncated"])
 def test_shapes_and_flags_are_checked_by_name(name):
-    fields = dict(zip(("reward", "value", "next_value", "terminated", "truncated"), rollouts(9), strict=True))
+    fields = dict(zip(FIELDS, rollouts(9), strict=True))
     for changed in (fields[name][0], fields[name][:, :1], fields[name].T):
         with pytest.raises(ValueError, match=name):
             po.gae(**{**fields, name: changed})
     if fields[name].dtype == bool:
         with pytest.raises(TypeError, match=name):
             po.gae(**{**fields, name: fields[name].astype(float)})
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_rollout_and_its_arrays_give_the_same_and_nothing_else_is_taken():
+    fields = {name: jnp.asarray(x) for name, x in zip(FIELDS, rollouts(10), strict=True)}
+    zeros = jnp.zeros_like(fields["reward"])
+    rollout = po.Rollout(
+        obs=zeros, action=zeros, log_prob=zeros, next_obs=zeros, mask=jnp.ones_like(fields["terminated"]), **fields
+    )
+    for ours, theirs in zip(po.gae(rollout, gamma=0.8), po.gae(**fields, gamma=0.8), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    returns = {name: x for name, x in fields.items() if name != "value"}
+    np.testing.assert_array_equal(po.discounted_returns(rollout), po.discounted_returns(**returns))
+    with pytest.raises(TypeError, match="gae takes a Rollout, or by keyword"):
+        po.gae(rollout, reward=zeros)
+    with pytest.raises(TypeError, match="gae takes a Rollout, or by keyword"):
+        po.gae(**returns)
+    with pytest.raises(ValueError, match="needs rollout.value, which is None"):
+        po.gae(replace(rollout, value=None))
+
+
+@pytest.mark.parametrize("bad", [{"gamma": 1.5}, {"gamma": -0.1}, {"lambda_": float("nan")}, {"lambda_": 2}])
+def test_a_discount_outside_the_unit_interval_is_refused_where_it_is_concrete(bad):
+    (name,) = bad
+    with pytest.raises(ValueError, match=f"gae: {name} must be from 0 to 1"):
+        gae(*rollouts(11), **bad)
+    if name == "gamma":
+        with pytest.raises(ValueError, match="discounted_returns: gamma"):
+            discounted_returns(*(x for i, x in enumerate(rollouts(11)) if i != 1), **bad)
+    traced = jax.jit(lambda x: gae(*rollouts(11), **{name: x})[0])(bad[name])
+    assert traced.shape == (T, N)

@@ -1,15 +1,18 @@
 """Learning, few and seeded: each recipe on probe environments whose answer is known, DPO and GRPO on a token world."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polopt_jax import algorithms, baselines, driver, tasks
-from polopt_jax.envs import ActionReward, DelayedReward, ObsActionReward, Quadratic, TimeLimit, skip_the_test
-from polopt_jax.networks import mlp_actor_critic, transformer
+from polopt_jax import advantages, algorithms, driver, tasks
+from polopt_jax.envs import ActionReward, DelayedReward, ObsActionReward, Quadratic, TimeLimit
+from polopt_jax.language import draw_preferences, imitate, transformer
+from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.normalization import normalize
-from polopt_jax.preferences import draw_preferences, preference_batch
+from polopt_jax.worlds import skip_the_test
 
 RECIPES = {
     "reinforce": {"learning_rate": 1e-2},
@@ -23,8 +26,7 @@ RECIPES = {
 def train_on(env, recipe, *, updates, num_steps=4, **hyperparameters):
     """The trained state (one seed), its metrics, and the network."""
     network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(16,))
-    gamma = hyperparameters.get("gamma", 0.99)
-    task = tasks.control_task(env, network, num_envs=32, num_steps=num_steps, reward_gamma=gamma)
+    task = tasks.control_task(env, network, num_envs=32, num_steps=num_steps)
     algorithm = getattr(algorithms, recipe)(task, **hyperparameters)
     run = driver.prepare(algorithm, driver.seed_keys(0, 1), chunk_updates=updates)
     (chunk,) = driver.chunks(run, 1)
@@ -49,7 +51,7 @@ def test_every_recipe_finds_the_action_that_pays(recipe):
     obs = jnp.array([[-1.0], [1.0]])
     policy = outputs_at(state, network, obs).policy
     assert (jnp.exp(policy.log_prob(env.optimal_action(obs))) > 0.9).all()
-    assert metrics["skipped" if "skipped" in metrics else "0/skipped"].max() == 0
+    assert metrics["skipped" if "skipped" in metrics else "policy/skipped"].max() == 0
     assert np.isfinite(metrics["kl_old_new"]).all()
     assert (metrics["kl_old_new"] >= -1e-9).all()
 
@@ -81,7 +83,13 @@ def test_a_time_limit_is_not_an_end():
 
 
 @pytest.mark.parametrize(
-    "baseline", [baselines.static(0.0), baselines.static(1.0), baselines.running_mean(), baselines.learned()]
+    "baseline",
+    [
+        advantages.static_baseline(0.0),
+        advantages.static_baseline(1.0),
+        advantages.running_mean_baseline(),
+        advantages.learned_baseline(),
+    ],
 )
 def test_reinforce_learns_with_every_baseline(baseline):
     env = ActionReward()
@@ -111,7 +119,7 @@ def test_the_policy_phase_of_trpo_leaves_the_critic_alone():
 def tokens():
     worlds = skip_the_test(jax.random.key(0), num_worlds=2, p_skip=(0.1, 0.2), p_legit=(0.1, 0.2))
     network = transformer(vocab_size=worlds.input_vocabulary, num_outputs=6, max_length=24, width=16, depth=1, heads=2)
-    reference, kl = jax.jit(lambda key: tasks.imitate(network, worlds, key, updates=150, rows=32))(jax.random.key(1))
+    reference, kl = jax.jit(lambda key: imitate(network, worlds, key, updates=150, rows=32))(jax.random.key(1))
     assert kl[-10:].mean() < 0.02 < kl[0]
     return tasks.token_task(network, worlds, reference, num_prompts=8, group_size=8)
 
@@ -130,21 +138,42 @@ def test_grpo_raises_the_reward_of_a_token_policy(tokens):
 
 
 def test_dpo_raises_the_reward_from_preferences_alone(tokens):
-    reward, chunk = token_rewards(algorithms.dpo(tokens, learning_rate=3e-3, num_pairs=128, pairs_per_update=32), 60)
-    assert reward[:3].mean() < 0.6
-    assert reward[-3:].mean() > reward[:3].mean() + 0.25
+    algorithm = algorithms.dpo(tokens, learning_rate=3e-3, num_pairs=128)
+    measure = jax.jit(algorithm.measure)
+    before = measure(tokens.reference, jax.random.key(5))
+    reward, chunk = token_rewards(algorithm, 60)
+    assert reward.shape == (1,), "measured once in a chunk, not at every update"
+    again = measure(jax.tree.map(lambda x: x[0], chunk.state.params), jax.random.key(6))
+    for reward in (reward[0], float(again["episode/return_sum"] / again["episode/finished"])):
+        assert reward > float(before["episode/return_sum"] / before["episode/finished"]) + 0.25
     np.testing.assert_allclose(chunk.metrics["loss"][0, 0], np.log(2), atol=1e-4)
     assert chunk.metrics["accuracy"][0, -5:].mean() > 0.8
 
 
 def test_preferences_differ_in_reward_and_the_better_is_chosen(tokens):
-    data = jax.jit(lambda key: draw_preferences(tokens, key, num_pairs=64, max_redraws=64))(jax.random.key(0))
-    assert data.usable.mean() > 0.95
+    """Scored again from the tokens alone, by the rules of the world that each pair's own prompt names."""
+    world = tokens.world
+
+    def draw(max_redraws):
+        draw = partial(draw_preferences, tokens.network, tokens.reference, world, num_pairs=64, max_redraws=max_redraws)
+        return jax.jit(draw)(jax.random.key(0))
+
+    data, few = draw(64), draw(0)
+    usable = np.asarray(few.batch.mask.any((0, 2)))
+    assert data.batch.mask.any((0, 2)).mean() > 0.95
     assert 0 < data.redraws.mean() < 20
-    few = jax.jit(lambda key: draw_preferences(tokens, key, num_pairs=64, max_redraws=0))(jax.random.key(0))
-    assert few.usable.mean() < 0.7
+    assert 0.1 < usable.mean() < 0.7
     assert (few.redraws == 0).all()
-    batch = preference_batch(few, jnp.arange(64))
-    np.testing.assert_array_equal(batch.mask.any(-1), np.tile(np.asarray(few.usable) > 0, (2, 1)))
-    log_prob = tokens.task.model(tokens.reference, data.obs).policy.log_prob(data.action)
-    np.testing.assert_allclose(log_prob, data.ref_log_prob, atol=1e-5)
+    assert few.batch.mask.shape == (2, 64, 24)
+    np.testing.assert_array_equal(few.batch.mask, np.broadcast_to(usable[None, :, None], (2, 64, 24)))
+    for pairs in (data.batch, few.batch):
+        prompt = pairs.obs[..., 0] - world.vocabulary
+        np.testing.assert_array_equal(prompt[0], prompt[1], "both rows answer the same prompt")
+        assert len(np.unique(prompt)) == 2
+        chosen, rejected = np.asarray(world.reward(prompt, pairs.action))
+        kept = np.asarray(pairs.mask.any((0, 2)))
+        assert (chosen > rejected)[kept].all()
+        assert (chosen == rejected)[~kept].all()
+        np.testing.assert_array_equal(pairs.obs[..., 1:], pairs.action[..., :-1])
+        log_prob = tokens.task.model(tokens.reference, pairs.obs).policy.log_prob(pairs.action)
+        np.testing.assert_allclose(log_prob, pairs.ref_log_prob, atol=1e-5)

@@ -11,7 +11,8 @@ import pytest
 from registry import CASES, TERMS, A, cast
 
 import polopt_jax as po
-from polopt_jax.combinators import split_rows
+from polopt_jax.reductions import count
+from polopt_jax.rows import split_rows
 
 CLOSE = dict(rtol=1e-5, atol=1e-6)
 ROWS, STEPS = 6, 3
@@ -61,7 +62,7 @@ def value_and_grad(objective, params, batch):
 
 def test_weighted_sum_of_terms_by_hand():
     batch = example()
-    parts = {"policy": po.ppo(), "value": po.value_loss(), "entropy": po.entropy()}
+    parts = {"policy": po.ppo(), "value": po.value_loss(), "entropy": po.entropy_bonus()}
     weights = {"policy": 1.0, "value": 0.5, "entropy": -0.01}
     total = po.weighted_sum(**{name: (weights[name], part) for name, part in parts.items()})
     outputs = model(PARAMS, batch.obs)
@@ -89,7 +90,7 @@ def test_weighted_sums_nest_and_weights_are_traced():
     batch, outputs = example(), model(PARAMS, example().obs)
 
     def loss(weight):
-        inner = po.weighted_sum(policy=(1.0, po.ppo()), entropy=(weight, po.entropy()))
+        inner = po.weighted_sum(policy=(1.0, po.ppo()), entropy=(weight, po.entropy_bonus()))
         return po.weighted_sum(all=(2.0, inner))(outputs, batch)
 
     weights = jnp.array([-0.5, 0.0, 0.3])
@@ -97,13 +98,13 @@ def test_weighted_sums_nest_and_weights_are_traced():
     assert_close(values, jnp.stack([loss(w)[0] for w in weights]))
     assert {"all/loss", "all/policy/loss", "all/entropy/loss"} <= set(metrics)
     # d total / d weight is the entropy, doubled
-    assert_close(jax.grad(lambda w: loss(w)[0])(0.3), 2 * po.entropy()(outputs, batch)[0])
+    assert_close(jax.grad(lambda w: loss(w)[0])(0.3), 2 * po.entropy_bonus()(outputs, batch)[0])
     schedule = optax.linear_schedule(1.0, 0.0, 10)
     assert_close(loss(schedule(jnp.array(5)))[0], loss(0.5)[0])
 
 
 def test_nothing_to_sum_is_an_error():
-    for f in (po.weighted_sum, po.weighted_divergence, po.make_step):
+    for f in (po.weighted_sum, po.weighted_divergence, po.sequential):
         with pytest.raises(ValueError, match="at least one"):
             f()
 
@@ -222,6 +223,42 @@ def test_accumulated_equals_whole_for_every_reduction(name):
     assert abs(own.mean() - expected[0][0]) > 1e-3 * abs(expected[0][0])
 
 
+@po.couples_rows
+def batch_wide_baseline(outputs, batch):
+    """A user's own coupled term: log π (A - mean of A over the *batch*), as a plain jnp.mean has it."""
+    policy = outputs.policy.where(batch.mask)
+    log_prob = policy.log_prob(jnp.where(batch.mask, batch.action, 0))
+    centred = batch.advantage - po.token_mean(batch.advantage, batch)
+    return -po.token_mean(log_prob * centred, batch), {}
+
+
+def test_a_coupled_term_is_right_on_a_batch_and_raises_by_name_on_shares_of_one():
+    batch = replace(example(), mask=jnp.ones((ROWS, STEPS), bool))
+    for objective in (
+        po.objective(model, batch_wide_baseline),
+        po.objective(model, po.weighted_sum(policy=(1.0, po.ppo()), mine=(0.5, batch_wide_baseline))),
+    ):
+        value, gradient = value_and_grad(objective, PARAMS, batch)
+        assert np.isfinite(value[0])
+        with pytest.raises(ValueError, match="batch_wide_baseline couples rows"):
+            po.accumulate_gradients(objective, 2)(PARAMS, batch)
+    # What the marker prevents: on shares, with the counts of the whole, the baseline is another one.
+    unmarked = po.objective(model, batch_wide_baseline.__wrapped__)
+    whole = value_and_grad(unmarked, PARAMS, batch)[1]
+    wrong = value_and_grad(po.accumulate_gradients(unmarked, 2), PARAMS, batch)[1]
+    difference = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (whole, wrong)), strict=True))
+    assert difference > 1e-3
+
+
+def test_a_coupled_divergence_raises_too():
+    pooled = po.couples_rows(lambda old, new, batch: jnp.max(old.policy.kl_divergence(new.policy)))
+    batch = example()
+    old = model(PARAMS, batch.obs)
+    assert pooled(old, old, batch) == 0
+    with pytest.raises(ValueError, match="couples rows"):
+        pooled(old, old, replace(batch, counts=count(batch.mask)))
+
+
 @pytest.mark.parametrize(("label", "name"), [("ppo", "clip_eps"), ("grpo", "beta"), ("dpo", "beta")])
 def test_accumulated_under_vmap_over_a_traced_hyperparameter(label, name):
     batch, axis = batch_for(label)
@@ -284,20 +321,20 @@ def test_phases_see_what_the_phase_before_left():
     """θ - 1, then the gradient of ½θ² at the new θ; each optimizer keeps a state of its own, and gets its extras."""
     seen = []
 
-    def update(grads, state, params=None, *, batch, objective):
+    def update(grads, state, params=None, *, batch, objective, **extra):
         seen.append(objective(params, batch)[0])
         return jax.tree.map(lambda g: -g, grads), state + 1
 
     spy = optax.GradientTransformationExtraArgs(lambda params: jnp.zeros((), jnp.int32), update)
     square = lambda params, batch: (0.5 * jnp.sum(params**2), {})  # noqa: E731
-    step = po.make_step((scale_objective(1.0), spy), (square, spy))
+    step = po.make_step(scale=(scale_objective(1.0), spy), square=(square, spy))
     params, state, metrics = step.update(jnp.array([3.0]), step.init(jnp.array([3.0])), example(), jax.random.key(0))
     assert float(params[0]) == 0.0  # 3 - 1 = 2, and 2 - 2 = 0
     assert [float(x) for x in seen] == [3.0, 2.0]
     assert [int(x) for x in jax.tree.leaves(state)] == [1, 1]
     assert {k: float(v) for k, v in metrics.items()} == {
-        "0/loss": 3.0, "0/weight": 1.0, "0/grad_norm": 1.0, "0/skipped": 0.0,
-        "1/loss": 2.0, "1/grad_norm": 2.0, "1/skipped": 0.0,
+        "scale/loss": 3.0, "scale/weight": 1.0, "scale/grad_norm": 1.0, "scale/skipped": 0.0,
+        "square/loss": 2.0, "square/grad_norm": 2.0, "square/skipped": 0.0,
     }  # fmt: skip
 
 
@@ -318,12 +355,12 @@ def test_sequential_is_one_after_the_other():
     batch, key = example(), jax.random.key(0)
     first = po.make_step((po.objective(model, po.ppo()), optax.sgd(0.5)))
     second = po.epochs(po.make_step((po.objective(model, po.value_loss()), optax.adam(0.1))), 3, 1)
-    both = po.sequential(first, second)
+    both = po.sequential(a=first, b=second)
     params, states, metrics = jax.jit(both.update)(PARAMS, both.init(PARAMS), batch, key)
     between, first_state, first_metrics = jax.jit(first.update)(PARAMS, first.init(PARAMS), batch, key)
     after, second_state, second_metrics = jax.jit(second.update)(between, second.init(between), batch, key)
-    assert_close((params, states), (after, (first_state, second_state)))
-    expected = {f"0/{k}": v for k, v in first_metrics.items()} | {f"1/{k}": v for k, v in second_metrics.items()}
+    assert_close((params, states), (after, {"a": first_state, "b": second_state}))
+    expected = {f"a/{k}": v for k, v in first_metrics.items()} | {f"b/{k}": v for k, v in second_metrics.items()}
     assert_close(metrics, expected)
 
 

@@ -25,6 +25,7 @@ from registry import (
     B,
     T,
     cast,
+    group_arrays,
     registered,
 )
 
@@ -34,6 +35,7 @@ CLOSE = dict(rtol=2e-6, atol=2e-6)
 GARBAGE = (np.nan, np.inf, -np.inf, 1e38, -1e38)
 GARBAGE_IDS = (-100, 256, 2**31 - 1, -(2**31), A)
 
+PREFERENCES = [label for label in TERMS if CASES[label].leading == PAIRS]
 TRACES = collections.Counter()
 
 each_case = pytest.mark.parametrize("label", CASES)
@@ -163,7 +165,8 @@ def test_every_public_name_has_a_row():
 def test_every_objective_and_every_hyperparameter_has_a_row():
     from polopt_jax import objectives
 
-    assert set(objectives.__all__) <= {CASES[label].name for label in TERMS}
+    parts = {"summed_log_ratio", "token_ratio"}  # of the two seams: a score and a ratio, no terms
+    assert set(objectives.__all__) - parts <= {CASES[label].name for label in TERMS}
     # Every keyword of a term that is a number is traced somewhere. (`reduce`, `ddof`, `divergence` are no numbers.)
     for name in registered():
         function = getattr(po, name)
@@ -188,7 +191,9 @@ def test_examples_are_not_vacuous():
         assert_all_finite(result)
         reached = [np.abs(x).max() for x in entries(result.input_grads, batch.mask)]
         assert max(reached) > 1e-4, label
-        if "clip_fraction" in result.metrics:
+        if case.name == "surrogate":
+            assert float(result.metrics["clip_fraction"]) == 0, "nothing is clipped"
+        elif "clip_fraction" in result.metrics:
             assert 0 < float(result.metrics["clip_fraction"]) < 1, label
         assert len(case.inputs) == len(inputs)
 
@@ -308,15 +313,29 @@ def test_garbage_under_the_mask_is_inert(label):
     assert_close((clean.value, clean.metrics), tuple(run(label, inputs, batch)[:2]))
 
 
-def test_half_a_pair_is_no_pair():
-    """A chosen row without its rejected one adds nothing to DPO, neither to the mean nor to the number of pairs."""
-    (outputs,), batch = example("dpo")
+@pytest.mark.parametrize("label", PREFERENCES)
+@pytest.mark.parametrize("missing", [0, 1])
+def test_half_a_pair_is_no_pair(label, missing):
+    """One row without the other adds nothing, neither to the mean nor to the number of pairs."""
+    (outputs,), batch = example(label)
     mask = jnp.ones_like(batch.mask)
-    half = replace(batch, mask=mask.at[1, 0].set(False))
+    half = replace(batch, mask=mask.at[missing, 0].set(False))
     without = replace(batch, mask=mask.at[:, 0].set(False))
-    assert_close(run("dpo", (outputs,), half)[0], run("dpo", (outputs,), without)[0])
-    assert_close(run("dpo", (outputs,), half).input_grads, run("dpo", (outputs,), without).input_grads)
-    assert_all_zero(run("dpo", (outputs,), half).input_grads[0].policy.logits[:, 0])
+    assert_close(run(label, (outputs,), half)[0], run(label, (outputs,), without)[0])
+    assert_close(run(label, (outputs,), half).input_grads, run(label, (outputs,), without).input_grads)
+    assert_all_zero(run(label, (outputs,), half).input_grads[0].policy.logits[:, 0])
+
+
+@pytest.mark.parametrize("label", PREFERENCES)
+def test_a_pair_that_favours_its_chosen_row_costs_less_than_the_same_pair_swapped(label):
+    (outputs,), batch = example(label)
+    swap = lambda tree: jax.tree.map(lambda x: x[::-1], tree)  # noqa: E731
+    batch = replace(batch, mask=jnp.ones_like(batch.mask), outcome=None)
+    there, back = run(label, (outputs,), batch), run(label, (swap(outputs),), swap(batch))
+    assert_close(there.metrics["margin"], -back.metrics["margin"])
+    assert_close(there.metrics["accuracy"], 1 - back.metrics["accuracy"])
+    assert_close(there.metrics["chosen_log_ratio"], back.metrics["rejected_log_ratio"])
+    assert (there.metrics["margin"] > 0) == (there.value < back.value)
 
 
 @each_case
@@ -378,7 +397,7 @@ def test_rows_are_exchangeable(label):
 @each_case
 def test_counts_replace_those_of_the_mask(label):
     """Twice every count halves the value: that is what accumulate_gradients rests on."""
-    from polopt_jax.masking import count
+    from polopt_jax.reductions import count
 
     inputs, batch = example(label)
     doubled = jax.tree.map(lambda x: 2 * x, count(batch.mask))
@@ -439,15 +458,19 @@ def _dtype(x):
     return jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype
 
 
-def test_mask_must_be_boolean_and_dpo_needs_pairs():
+@pytest.mark.parametrize("label", PREFERENCES)
+def test_preference_terms_need_pairs(label):
+    for leading in [(T,), (2, T), (3, B, T)]:
+        inputs, batch = cast(CASES[label].example(leading=leading), jnp.float32)
+        with pytest.raises(ValueError, match=f"{CASES[label].name} needs a preference batch"):
+            eager(label, inputs, batch)
+
+
+def test_mask_must_be_boolean():
     for label in CASES:
         inputs, batch = example(label)
         with pytest.raises(TypeError, match=r"mask must be boolean"):
             CASES[label].call(CASES[label].defaults(), inputs, replace(batch, mask=batch.mask.astype(jnp.float32)))
-    for leading in [(T,), (2, T), (3, B, T)]:
-        inputs, batch = cast(CASES["dpo"].example(leading=leading), jnp.float32)
-        with pytest.raises(ValueError, match="preference batch"):
-            po.dpo()(*inputs, batch)
 
 
 @pytest.mark.parametrize("label", [label for label in [*TERMS, *DIVERGENCES] if "-" not in label])
@@ -550,6 +573,41 @@ def test_bfloat16_is_accumulated_in_float32(label):
 
 
 # --- functions of arrays ------------------------------------------------------------------------------------------
+
+
+GROUPS = [label for label, case in ARRAY_CASES.items() if case.make is group_arrays]
+
+
+@pytest.mark.parametrize("label", GROUPS)
+def test_groups_are_permuted_inside_and_among_each_other_and_never_mixed(label):
+    """P20."""
+    reward = array_example(label)["reward"]
+    plain = np.asarray(run_arrays(label, {"reward": reward}))
+    rng = np.random.default_rng(0)
+    inside, among = rng.permutation(reward.shape[1]), rng.permutation(reward.shape[0])
+    assert_close(run_arrays(label, {"reward": reward[:, inside]}), plain[:, inside])
+    assert_identical(run_arrays(label, {"reward": reward[among]}), plain[among])
+    mixed = reward.at[0, 0].set(reward[1, 0]).at[1, 0].set(reward[0, 0])
+    assert np.abs(np.asarray(run_arrays(label, {"reward": mixed}))[:2, 1:] - plain[:2, 1:]).max() > 1e-2
+    np.testing.assert_allclose(plain.sum(-1), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("label", GROUPS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_reward_that_is_not_finite_is_no_member_of_its_group(label, bad):
+    reward = array_example(label)["reward"]
+    found = np.asarray(run_arrays(label, {"reward": reward.at[1, 2].set(bad)}))
+    assert np.isnan(found[1, 2])
+    others = np.arange(reward.shape[1]) != 2
+    assert_close(found[1][others], array_call(label)(ARRAY_CASES[label].defaults(), {"reward": reward[1, others]}))
+    assert_identical(np.delete(found, 1, 0), np.delete(np.asarray(run_arrays(label, {"reward": reward})), 1, 0))
+
+
+@pytest.mark.parametrize("label", GROUPS)
+@pytest.mark.parametrize("value", [0.1, 0.35, 1e8, -0.0])
+def test_equal_rewards_and_a_group_of_one_give_exactly_nothing(label, value):
+    assert_all_zero(array_call(label)(ARRAY_CASES[label].defaults(), {"reward": jnp.full((3, 7), value)}))
+    assert_all_zero(array_call(label)(ARRAY_CASES[label].defaults(), {"reward": jnp.full((3, 1), value)}))
 
 
 def array_call(label):

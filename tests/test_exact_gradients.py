@@ -178,7 +178,13 @@ def library_gae(mdp, v, lambda_):
     last = jnp.broadcast_to(jnp.arange(H)[:, None] == H - 1, (H, PATHS))
     following = jnp.concatenate([v[:, 1:], jnp.full((PATHS, 1), jnp.nan)], axis=1)  # nothing reads what follows the end
     advantage, target = po.gae(
-        rewards(mdp).T, v.T, following.T, last, jnp.zeros_like(last), gamma=GAMMA, lambda_=lambda_
+        reward=rewards(mdp).T,
+        value=v.T,
+        next_value=following.T,
+        terminated=last,
+        truncated=jnp.zeros_like(last),
+        gamma=GAMMA,
+        lambda_=lambda_,
     )
     return advantage.T, target.T
 
@@ -337,7 +343,7 @@ def test_the_entropy_bonus_is_the_gradient_of_the_entropy(wide, tolerance):
         exact = jax.jit(jax.vmap(jax.grad(oracle)))(jnp.asarray(table))
     with jax.enable_x64(wide):
         batch = po.Batch(obs=None, action=jnp.asarray(action), mask=jnp.ones(action.shape, bool))
-        found = jax.jit(jax.vmap(jax.grad(lambda x: po.entropy()(table_model(x, action.shape), batch)[0])))(
+        found = jax.jit(jax.vmap(jax.grad(lambda x: -po.entropy_bonus()(table_model(x, action.shape), batch)[0])))(
             jnp.asarray(table, float)
         )
     assert relative_error(found, exact) < tolerance
@@ -362,7 +368,7 @@ def estimator_gradient(k, logits, ref, weight):
         log_p = po.Categorical(logits=jnp.broadcast_to(logits[:, None], (4, 5, 5))).log_prob(
             jnp.broadcast_to(jnp.arange(5), (4, 5))
         )
-        return (weight(log_p, *args) * k(log_p, log_softmax(ref))).sum(-1).mean()
+        return (weight(log_p, *args) * k(log_p - log_softmax(ref))).sum(-1).mean()
 
     return lambda *args: jax.jit(jax.vmap(jax.grad(loss)))(logits, ref, *args)
 
@@ -402,10 +408,10 @@ def test_k1_and_k3_are_unbiased_and_the_directions_differ(laws):
     log_p, log_q = (log_softmax(jnp.asarray(x)) for x in laws[:2])
     exact = (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
     for k in (po.k1, po.k3):
-        np.testing.assert_allclose((jnp.exp(log_p) * k(log_p, log_q)).sum(-1), exact, atol=1e-13)
-    assert po.k2(log_p, log_q).min() >= 0
-    assert po.k3(log_p, log_q).min() >= 0
-    assert (np.abs((jnp.exp(log_p) * po.k2(log_p, log_q)).sum(-1) - exact) > 1e-2).mean() > 0.5
+        np.testing.assert_allclose((jnp.exp(log_p) * k(log_p - log_q)).sum(-1), exact, atol=1e-13)
+    assert po.k2(log_p - log_q).min() >= 0
+    assert po.k3(log_p - log_q).min() >= 0
+    assert (np.abs((jnp.exp(log_p) * po.k2(log_p - log_q)).sum(-1) - exact) > 1e-2).mean() > 0.5
     forward, backward = (
         jax.jit(jax.vmap(jax.grad(lambda x, y, d=d: d(log_softmax(x), log_softmax(y)))))(*laws[:2])
         for d in (kl, lambda p, q: kl(q, p))
@@ -507,6 +513,7 @@ def test_a_small_step_of_every_policy_loss_raises_the_return(name):
     fields = {
         "advantage": weighted(exact, exact["to_go"] - exact["v"]),
         "log_prob": exact["log_prob"],
+        "ref_log_prob": exact["log_prob"],
         "target": exact["v"],
     }
     after = step(mdps, params, fields)
@@ -534,7 +541,7 @@ def test_a_small_step_of_every_kl_loss_lowers_the_kl(name):
             return po.grpo(beta=1.0, reduce=lambda x, _: probability @ x[:, 0])(outputs(x), batch)[0]
         if name in ("k2", "k3"):
             return probability @ getattr(po, name)(
-                outputs(x).policy.log_prob(everything.action)[:, 0], log_softmax(ref)
+                outputs(x).policy.log_prob(everything.action)[:, 0] - log_softmax(ref)
             )
         keywords = {"divergence": po.action_kl} if name == "the other direction" else {}
         return po.kl_to_reference(lambda p, obs: outputs(p), ref, **keywords)(outputs(x), everything)[0]
@@ -555,7 +562,7 @@ def test_a_small_step_raises_entropy_lowers_the_critics_error_and_widens_the_pre
 
     def bonus(x):
         batch = po.Batch(obs=None, action=jnp.zeros((4, 1), int), mask=ones)
-        return po.weighted_sum(entropy=(-0.01, po.entropy()))(
+        return po.weighted_sum(entropy=(0.01, po.entropy_bonus()))(
             po.Outputs(policy=po.Categorical(logits=x[:, None])), batch
         )[0]
 

@@ -9,7 +9,8 @@ import pytest
 
 from polopt_jax.distributions import TanhGaussian
 from polopt_jax.envs import Box, Discrete
-from polopt_jax.networks import mlp_actor_critic, shared_actor_critic, transformer
+from polopt_jax.language import transformer
+from polopt_jax.networks import mlp_actor_critic, shared_actor_critic
 
 BUILDERS = [mlp_actor_critic, shared_actor_critic]
 SPACES = [Discrete(4), Box(3)]

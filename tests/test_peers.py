@@ -71,7 +71,7 @@ def test_ppo_is_rlax_clipped_surrogate(clip_eps):
 def test_entropy_is_minus_rlax_entropy_loss():
     rlax = pytest.importorskip("rlax")
     logits, _, batch = decisions(2)
-    bonus = po.weighted_sum(entropy=(-1.0, po.entropy()))
+    bonus = po.weighted_sum(entropy=(1.0, po.entropy_bonus()))
     same_loss_and_gradient(bonus, lambda x, *_: rlax.entropy_loss(x, jnp.ones(T)), logits, batch)
 
 
@@ -87,7 +87,15 @@ def test_gae_without_truncation_is_that_of_rlax(lambda_):
         lambda r, d, v: rlax.truncated_generalized_advantage_estimation(r, d, lambda_, v), in_axes=1, out_axes=1
     )(reward, discount, values)
     no = jnp.zeros_like(terminated)
-    ours, _ = po.gae(reward, values[:-1], values[1:], terminated, no, gamma=0.97, lambda_=lambda_)
+    ours, _ = po.gae(
+        reward=reward,
+        value=values[:-1],
+        next_value=values[1:],
+        terminated=terminated,
+        truncated=no,
+        gamma=0.97,
+        lambda_=lambda_,
+    )
     np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
@@ -98,7 +106,9 @@ def test_discounted_returns_are_those_of_rlax():
     reward, value = jnp.asarray(rng.normal(size=(T, N))), jnp.asarray(rng.normal(size=(T, N)))
     terminated = jnp.asarray(rng.random((T, N)) < 0.2)
     theirs = jax.vmap(rlax.discounted_returns, in_axes=1, out_axes=1)(reward, 0.97 * (1.0 - terminated), value)
-    ours = po.discounted_returns(reward, value, terminated, jnp.zeros_like(terminated), gamma=0.97)
+    ours = po.discounted_returns(
+        reward=reward, next_value=value, terminated=terminated, truncated=jnp.zeros_like(terminated), gamma=0.97
+    )
     np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 

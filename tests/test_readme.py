@@ -34,7 +34,7 @@ def test_the_readme_runs():
         ),
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for i, block in enumerate(blocks):
         code = (
             block.replace("updates=100", "updates=2")
@@ -49,9 +49,22 @@ def test_the_readme_runs():
         if i == 1:
             step = names["step"]
             new, _, metrics = jax.jit(step.update)(params, step.init(params), names["batch"], names["key"])
-            assert metrics["0/line_search_accepted"] == 1
+            assert metrics["policy/line_search_accepted"] == 1
+            assert metrics["critic/loss"] > 0
+            # "== po.trpo(model, radius=0.01)": the same updates, to the last bit.
+            surrogate, batch = names["surrogate"], names["batch"]
+            grads = jax.grad(lambda p: surrogate(p, batch)[0])(params)
+            spelled, whole = (
+                jax.jit(lambda g, o=o: o.update(g, o.init(params), params, batch=batch, objective=surrogate)[0])(grads)
+                for o in (names["trpo"], po.trpo(names["model"], radius=0.01))
+            )
+            for ours, theirs in zip(jax.tree.leaves(spelled), jax.tree.leaves(whole), strict=True):
+                assert ours.tobytes() == theirs.tobytes()
             assert not jnp.array_equal(new["policy"]["kernel"], params["policy"]["kernel"])
         if i == 3:
+            for name in ("truncated", "hinge"):
+                assert callable(names[name])
+        if i == 4:
             assert names["metrics"]["kl_old_new"].shape == (4, 2)
     assert names["metrics"]["skipped"] == 0
     assert names["loop"].obs.shape == (32, 4)

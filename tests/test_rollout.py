@@ -139,9 +139,7 @@ def test_a_broken_environment_is_restarted_counted_and_touches_no_other():
 def test_a_break_is_a_cut_not_an_end():
     """The step before the break bootstraps from the state that broke; the broken step has no weight at all."""
     _, rollout = run(Walk(breaks_above=0.8), gaussian)
-    advantage, target = po.gae(
-        rollout.reward, rollout.value, rollout.next_value, rollout.terminated, rollout.truncated, gamma=0.9, lambda_=0.8
-    )
+    advantage, target = po.gae(rollout, gamma=0.9, lambda_=0.8)
     t, b = np.argwhere(~np.asarray(rollout.mask)[1:])[0]
     expected = rollout.reward[t, b] + 0.9 * rollout.next_value[t, b] - rollout.value[t, b]
     np.testing.assert_allclose(advantage[t, b], expected, rtol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 from exact_mdp import log_softmax, relative_error
 
 import polopt_jax as po
-from polopt_jax.masking import LOG_RATIO_LIMIT
+from polopt_jax.surrogates import LOG_RATIO_LIMIT
 
 N = 20
 GROUP = (3, 4, 5)  # prompts, attempts, tokens
@@ -94,10 +94,11 @@ def quadrants(count=4000, edge=1e-6):
     score = np.eye(ACTIONS)[action] - np.exp(log_p)
     log_prob = pick(log_p, action) - np.log(ratio)
     fields = {"logits": logits, "action": action, "log_prob": log_prob, "advantage": advantage}
+    fields["ref_log_prob"] = log_prob
     return fields, ratio, score, low, high
 
 
-@pytest.mark.parametrize("make", [po.ppo, lambda clip_eps: po.grpo(clip_eps=clip_eps, beta=0)], ids=["ppo", "grpo"])
+@pytest.mark.parametrize("make", [po.ppo, lambda clip_eps: po.grpo(clip_eps=clip_eps, beta=0.0)], ids=["ppo", "grpo"])
 def test_gradient_is_exactly_zero_where_clipped_and_the_policy_gradient_elsewhere(make):
     fields, ratio, score, low, high = quadrants()
 
@@ -177,7 +178,7 @@ def test_at_the_old_policy_every_policy_loss_has_the_gradient_of_reinforce():
         "actor_critic": po.actor_critic(value_weight=0.0, entropy_weight=0.0),
         "surrogate": po.surrogate(),
         "ppo": po.ppo(),
-        "grpo": po.grpo(beta=0, reduce=po.token_mean),
+        "grpo": po.grpo(beta=0.0, reduce=po.token_mean),
     }
     found = {name: losses(term, fields) for name, term in terms.items()}
     reference = found["reinforce"][2]
@@ -217,7 +218,7 @@ ALL_TERMS = {
     "grpo": po.grpo(),
     "value_loss": po.value_loss(),
     "clipped_value_loss": po.clipped_value_loss(),
-    "entropy": po.entropy(),
+    "entropy_bonus": po.entropy_bonus(),
     "dpo": po.dpo(),
 }
 
@@ -241,12 +242,12 @@ def test_the_batch_is_constant_and_the_heads_are_apart(name):
 def test_estimators_are_constants():
     rng = np.random.default_rng(5)
     reward, value, following = jnp.asarray(rng.normal(size=(3, 6, 4)))
-    flags = jnp.asarray(rng.random((2, 6, 4)) < 0.2)
+    flags = dict(zip(("terminated", "truncated"), jnp.asarray(rng.random((2, 6, 4)) < 0.2), strict=True))
 
     def everything(reward, value, following):
         parts = [
-            *po.gae(reward, value, following, *flags),
-            po.discounted_returns(reward, following, *flags),
+            *po.gae(reward=reward, value=value, next_value=following, **flags),
+            po.discounted_returns(reward=reward, next_value=following, **flags),
             po.group_relative(reward),
             po.group_centred(reward),
             po.leave_one_out(reward),
@@ -580,13 +581,13 @@ def test_grpo_at_ratio_one_is_reinforce_with_the_group_mean_as_baseline():
     fields["advantage"] = np.repeat((reward - reward.mean(-1, keepdims=True))[..., None], GROUP[2], axis=-1)
     reinforce = losses(po.reinforce(reduce=po.sequence_mean), fields)[2]
     fields["advantage"] = np.repeat(np.asarray(po.group_centred(reward))[..., None], GROUP[2], axis=-1)
-    assert relative_error(losses(po.grpo(beta=0), fields)[2], reinforce) < 1e-13
+    assert relative_error(losses(po.grpo(beta=0.0), fields)[2], reinforce) < 1e-13
     fields["advantage"] = np.repeat(np.asarray(po.leave_one_out(reward))[..., None], GROUP[2], axis=-1)
-    shortened = (GROUP[1] - 1) / GROUP[1] * losses(po.grpo(beta=0), fields)[2]
+    shortened = (GROUP[1] - 1) / GROUP[1] * losses(po.grpo(beta=0.0), fields)[2]
     assert relative_error(shortened, reinforce) < 1e-13
 
 
-@pytest.mark.parametrize("name", ["reinforce", "surrogate", "ppo", "entropy"])
+@pytest.mark.parametrize("name", ["reinforce", "surrogate", "ppo", "entropy_bonus"])
 def test_policy_losses_equal_a_numpy_loop(name):
     fields = stacked(19)
     value = losses(ALL_TERMS[name], fields)[0]
@@ -600,7 +601,7 @@ def test_policy_losses_equal_a_numpy_loop(name):
                 "reinforce": -chosen * advantage,
                 "surrogate": -ratio * advantage,
                 "ppo": -min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage),
-                "entropy": -(np.exp(log_p) * log_p).sum(),
+                "entropy_bonus": (np.exp(log_p) * log_p).sum(),
             }[name]
         np.testing.assert_allclose(value[k], total / i["mask"].sum(), rtol=1e-11)
 
@@ -608,5 +609,5 @@ def test_policy_losses_equal_a_numpy_loop(name):
 def test_actor_critic_is_the_sum_of_its_parts():
     fields = stacked(20)
     whole = losses(po.actor_critic(value_weight=0.7, entropy_weight=0.3), fields)[0]
-    parts = [losses(ALL_TERMS[name], fields)[0] for name in ("reinforce", "value_loss", "entropy")]
-    np.testing.assert_allclose(whole, parts[0] + 0.7 * parts[1] - 0.3 * parts[2], rtol=1e-13)
+    parts = [losses(ALL_TERMS[name], fields)[0] for name in ("reinforce", "value_loss", "entropy_bonus")]
+    np.testing.assert_allclose(whole, parts[0] + 0.7 * parts[1] + 0.3 * parts[2], rtol=1e-13)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polopt_jax.envs import (
+from polopt_jax.worlds import (
     benign_twin,
     impossible_twin,
     sample_reference,

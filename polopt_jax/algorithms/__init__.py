@@ -11,9 +11,13 @@ and seeds and hyperparameters vmap:
     jax.jit(jax.vmap(run))(keys, learning_rates)
 """
 
+from polopt_jax.algorithms._actor_critic import actor_critic
 from polopt_jax.algorithms._algorithm import Algorithm
-from polopt_jax.algorithms._language import dpo, grpo
-from polopt_jax.algorithms._natural import npg, trpo
-from polopt_jax.algorithms._policy_gradient import actor_critic, ppo, reinforce
+from polopt_jax.algorithms._dpo import dpo
+from polopt_jax.algorithms._grpo import grpo
+from polopt_jax.algorithms._npg import npg
+from polopt_jax.algorithms._ppo import ppo
+from polopt_jax.algorithms._reinforce import reinforce
+from polopt_jax.algorithms._trpo import trpo
 
 __all__ = ["Algorithm", "actor_critic", "dpo", "grpo", "npg", "ppo", "reinforce", "trpo"]

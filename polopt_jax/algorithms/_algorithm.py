@@ -7,35 +7,44 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import optax
 
-from polopt_jax import solvers
 from polopt_jax.advantages import gae
+from polopt_jax.combinators import objective
 from polopt_jax.divergences import action_kl
+from polopt_jax.guards import clip_by_global_norm
 from polopt_jax.masking import standardize
+from polopt_jax.objectives import surrogate, value_loss
 from polopt_jax.rollout import to_batch
 from polopt_jax.tasks import Task
-from polopt_jax.training import Collect, Step, TrainState, init_state, monitored
+from polopt_jax.training import Collect, Step, TrainState, epochs, init_state, make_step, monitored, sequential
 from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Params, Rollout
 
 MONITORED_ROWS = 256
-"""Rows of each batch on which KL(old ‖ new) and entropy are reported."""
+"""Rows of each batch, about, on which KL(old ‖ new) and entropy are reported."""
 
 
 class Algorithm(NamedTuple):
-    """What `training.train` needs."""
+    """What `training.train` needs, and how to see what a policy is worth."""
 
     init: Callable[[Array], TrainState]
     """`key -> state`"""
     collect: Collect
     step: Step
+    measure: Callable[[Params, Array], Metrics] | None = None
+    """`(params, key) -> metrics` of a rollout that no update uses; None where `collect` makes rollouts anyway. The
+    driver asks once per chunk, with randomness of its own, so that asking changes nothing."""
 
 
-Estimate: TypeAlias = Callable[[Params, Any, Rollout], tuple[Any, Batch]]
-"""`(params, state, rollout) -> (state, batch)`: what an algorithm makes of a rollout."""
+Estimate: TypeAlias = Callable[[Any, Rollout], tuple[Any, Batch]]
+"""`(state, rollout) -> (state, batch)`: what an algorithm makes of a rollout."""
 
 
-def assemble(task: Task, step: Step, estimate: Estimate, init_estimate: Callable[[], Any] = tuple) -> Algorithm:
-    """Task + estimator + step. `estimate(params, state, rollout) -> (state, batch)`."""
-    step = monitored(step, task.model, rows=min(MONITORED_ROWS, task.num_rows), kl_old_new=action_kl)
+def assemble(
+    task: Task, step: Step, estimate: Estimate, *, gamma: ArrayLike, init_estimate: Callable[[], Any] = tuple
+) -> Algorithm:
+    """Task + estimator + step; `gamma` is the discount that the estimator uses."""
+    first_axis = task.row_shape[0]
+    rows = min(first_axis, max(1, MONITORED_ROWS * first_axis // task.num_rows))
+    step = monitored(step, task.model, rows=rows, kl_old_new=action_kl)
 
     def init(key: Array) -> TrainState:
         params_key, task_key, key = jax.random.split(key, 3)
@@ -44,8 +53,8 @@ def assemble(task: Task, step: Step, estimate: Estimate, init_estimate: Callable
 
     def collect(params: Params, state: Any, key: Array) -> tuple[Any, Batch, Metrics]:
         task_state, estimate_state = state
-        task_state, rollout, metrics = task.rollout(params, task_state, key)
-        estimate_state, batch = estimate(params, estimate_state, rollout)
+        task_state, rollout, metrics = task.rollout(params, task_state, key, gamma)
+        estimate_state, batch = estimate(estimate_state, rollout)
         return (task_state, estimate_state), batch, metrics
 
     return Algorithm(init, collect, step)
@@ -54,25 +63,21 @@ def assemble(task: Task, step: Step, estimate: Estimate, init_estimate: Callable
 def standardized_batch(rollout: Rollout, advantage: Array, target: Array) -> Batch:
     """The rollout as a batch whose advantages have mean 0 and standard deviation 1, over the whole batch."""
     batch = to_batch(rollout, advantage=advantage, target=target)
-    return replace(batch, advantage=standardize(advantage.T, batch.mask))
+    return replace(batch, advantage=standardize(advantage_of(batch), batch.mask))
+
+
+def advantage_of(batch: Batch) -> Array:
+    """`batch.advantage`, which must be there."""
+    if batch.advantage is None:
+        raise ValueError("the batch has no advantage")
+    return batch.advantage
 
 
 def gae_estimate(gamma: ArrayLike, lambda_: ArrayLike) -> Estimate:
     """Advantages and targets by GAE, the advantages standardised; needs a critic."""
 
-    def estimate(params: Params, state: Any, rollout: Rollout) -> tuple[Any, Batch]:
-        del params
-        if rollout.value is None or rollout.next_value is None:
-            raise ValueError("this algorithm needs a model with a critic; the rollout has no values")
-        advantage, target = gae(
-            rollout.reward,
-            rollout.value,
-            rollout.next_value,
-            rollout.terminated,
-            rollout.truncated,
-            gamma=gamma,
-            lambda_=lambda_,
-        )
+    def estimate(state: Any, rollout: Rollout) -> tuple[Any, Batch]:
+        advantage, target = gae(rollout, gamma=gamma, lambda_=lambda_)
         return state, standardized_batch(rollout, advantage, target)
 
     return estimate
@@ -80,4 +85,18 @@ def gae_estimate(gamma: ArrayLike, lambda_: ArrayLike) -> Estimate:
 
 def adam(learning_rate: ArrayLike, max_grad_norm: ArrayLike) -> optax.GradientTransformation:
     """Global-norm clip, then Adam with ε = 1e-5, as PPO's code has it."""
-    return optax.chain(solvers.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5))
+    return optax.chain(clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5))
+
+
+def policy_then_critic(
+    task: Task,
+    optimizer: optax.GradientTransformationExtraArgs,
+    *,
+    value_learning_rate: ArrayLike,
+    value_epochs: int,
+    value_minibatches: int,
+) -> Step:
+    """A natural-gradient phase on the surrogate, then passes of Adam on the critic alone."""
+    policy = make_step((objective(task.model, surrogate()), optimizer))
+    critic = make_step((objective(task.model, value_loss()), optax.adam(value_learning_rate)))
+    return sequential(policy=policy, critic=epochs(critic, value_epochs, value_minibatches))

@@ -5,25 +5,27 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from polopt_jax import baselines, checkpoint
+from polopt_jax import advantages, checkpoint
 from polopt_jax.algorithms import Algorithm
-from polopt_jax.cli._hyperparameters import parameters, recipe
+from polopt_jax.cli._hyperparameters import recipe
 from polopt_jax.cli._plan import Plan
 from polopt_jax.driver import compiler_options
-from polopt_jax.envs import SkipTheTest, brax_env, skip_the_test
-from polopt_jax.networks import TokenNetwork, mlp_actor_critic, transformer
-from polopt_jax.tasks import control_task, imitate, token_task
+from polopt_jax.envs import brax_env
+from polopt_jax.language import TokenNetwork, imitate, transformer
+from polopt_jax.networks import mlp_actor_critic
+from polopt_jax.tasks import control_task, token_task
 from polopt_jax.types import Params
+from polopt_jax.worlds import SkipTheTest, skip_the_test
 
 NUM_WORLDS = 8
 WIDTH, DEPTH = 32, 1
 IMITATION_UPDATES = 300
 
 _BASELINES = {
-    "none": baselines.static,
-    "batch-mean": baselines.batch_mean,
-    "running-mean": baselines.running_mean,
-    "learned": baselines.learned,
+    "none": advantages.static_baseline,
+    "batch-mean": advantages.batch_mean_baseline,
+    "running-mean": advantages.running_mean_baseline,
+    "learned": advantages.learned_baseline,
 }
 
 
@@ -38,9 +40,12 @@ class Reference(NamedTuple):
 def token_world() -> tuple[TokenNetwork, SkipTheTest]:
     """The worlds and the network of the command: the same in every run, whatever its seeds."""
     worlds = skip_the_test(jax.random.key(0), num_worlds=NUM_WORLDS)
-    length, vocabulary = worlds.logits.shape[-2:]
     network = transformer(
-        vocab_size=worlds.input_vocabulary, num_outputs=vocabulary, max_length=length, width=WIDTH, depth=DEPTH
+        vocab_size=worlds.input_vocabulary,
+        num_outputs=worlds.vocabulary,
+        max_length=worlds.length,
+        width=WIDTH,
+        depth=DEPTH,
     )
     return network, worlds
 
@@ -71,8 +76,7 @@ def build(plan: Plan, reference: Reference | None = None) -> Algorithm:
     if reference is None:
         env = brax_env(plan.env, backend=plan.backend or "spring", episode_length=plan.episode_length or 1000)
         network = mlp_actor_critic(env.obs_shape, env.action_space)
-        gamma = {**parameters(plan.algorithm), **plan.hyperparameters}.get("gamma", 0.99)
-        task = control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps, reward_gamma=gamma)
+        task = control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps)
         return recipe(plan.algorithm)(task, **keywords)
     network, worlds = token_world()
     group = plan.group_size or 1

@@ -59,8 +59,6 @@ class Hyperparameters:
     """Minibatches of each pass; ppo, grpo."""
     num_pairs: _Int = None
     """Preference pairs, drawn once; dpo."""
-    pairs_per_update: _Int = None
-    """Pairs in an update; dpo."""
     max_redraws: _Int = None
     """Draws of a pair until its rewards differ; dpo."""
 

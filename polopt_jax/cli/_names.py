@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from polopt_jax import presets
+from polopt_jax.cli import _presets as presets
 from polopt_jax.cli._errors import UsageError
 from polopt_jax.envs import brax_backends, brax_names
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from polopt_jax import presets
 from polopt_jax.cli import _names
+from polopt_jax.cli import _presets as presets
 from polopt_jax.cli._errors import UsageError
 from polopt_jax.cli._hyperparameters import check_parameters, describe, flag, given, parameters
 from polopt_jax.cli._options import Compare, Train
@@ -207,11 +207,17 @@ def _check_division(plan: Plan) -> None:
     for name, divisor in divisors.items():
         if plan.num_envs % divisor:
             raise UsageError(f"--num-envs {plan.num_envs} is not a multiple of {flag(name)} {divisor}")
+        if plan.group_size is not None and name != "group_size" and plan.num_envs // plan.group_size % divisor:
+            raise UsageError(
+                f"--num-envs {plan.num_envs} in groups of {plan.group_size} is not a multiple of {flag(name)} "
+                f"{divisor} groups: groups stay whole"
+            )
     if plan.algorithm == "grpo" and plan.group_size == 1:
         raise UsageError("grpo compares attempts at a prompt, so --group-size must be at least 2; it is 1")
-    if values.get("pairs_per_update", 0) > values.get("num_pairs", 0):
+    if plan.algorithm == "dpo" and (plan.num_envs % 2 or plan.num_envs > 2 * values["num_pairs"]):
         raise UsageError(
-            f"--pairs-per-update {values['pairs_per_update']} is more than --num-pairs {values['num_pairs']}"
+            f"dpo takes its --num-envs {plan.num_envs} sequences in pairs: an even number, of at most --num-pairs "
+            f"{values['num_pairs']} pairs"
         )
     if plan.decisions * plan.num_seeds > 2**26:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Environments: the protocol, exact tabular worlds, probes with known answers, a token world, and Brax.
+"""Environments: the protocol, exact tabular worlds, probes with known answers, and Brax.
 
 Nothing here imports Brax or MuJoCo until `brax_env` is called.
 """
@@ -24,19 +24,6 @@ from polopt_jax.envs._tabular import (
     random_mdp,
     visitation,
 )
-from polopt_jax.envs._tokens import (
-    OutcomeLaw,
-    SkipTheTest,
-    benign_twin,
-    impossible_twin,
-    sample_reference,
-    select_worlds,
-    skip_the_test,
-    token_inputs,
-    token_outcome,
-    token_outcome_law,
-    token_reward,
-)
 from polopt_jax.envs._trajectories import (
     Trajectories,
     enumerate_trajectories,
@@ -55,31 +42,20 @@ __all__ = [
     "Environment",
     "ObsActionReward",
     "ObsReward",
-    "OutcomeLaw",
     "Quadratic",
-    "SkipTheTest",
     "TabularMDP",
     "TimeLimit",
     "Trajectories",
     "Values",
     "bandit",
-    "benign_twin",
     "brax_backends",
     "brax_env",
     "brax_names",
     "chain",
     "enumerate_trajectories",
     "expected_return",
-    "impossible_twin",
     "q_values",
     "random_mdp",
-    "sample_reference",
-    "select_worlds",
-    "skip_the_test",
-    "token_inputs",
-    "token_outcome",
-    "token_outcome_law",
-    "token_reward",
     "trajectory_log_prob",
     "trajectory_prob",
     "visitation",

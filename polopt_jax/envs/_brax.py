@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.dataflow import dependence
 from polopt_jax.envs._protocol import Box, EnvStep
 from polopt_jax.types import Array, record
 
@@ -209,23 +210,20 @@ def _carry(step: Callable[[Any, Array], Any], physics: Any, action: Any) -> _Car
 def _leaves_read(step: Callable[[Any, Array], Any], physics: Any, action: Any) -> tuple[int, ...]:
     """Indices of the leaves of `physics` on which what later steps return can depend.
 
-    The least fixed point of "a leaf is read if it is an input of what is read": JAX's own dead-code elimination
-    decides each round, so this is exact for every backend and every version of Brax.
+    The least fixed point of "a leaf is read if it is an input of what is read", so this is exact for every backend and
+    every version of Brax.
     """
-    try:
-        from jax.interpreters.partial_eval import dce_jaxpr
-    except ImportError:  # not a documented function; without it, carry everything
-        return tuple(range(len(jax.tree.leaves(physics))))
 
     def traced(physics: Any, action: Array) -> tuple[Any, Any]:
         after = step(physics, action)
         return after.pipeline_state, (after.obs, after.reward, after.done, after.metrics)
 
-    jaxpr = jax.make_jaxpr(traced)(physics, action).jaxpr
     size = len(jax.tree.leaves(physics))
+    seen = len(jax.tree.leaves(jax.eval_shape(traced, physics, action)[1]))
+    inputs_read = dependence(traced, physics, action)
     read = [False] * size
     while True:
-        _, inputs = dce_jaxpr(jaxpr, read + [True] * (len(jaxpr.outvars) - size))
+        inputs = inputs_read([*read, *[True] * seen])
         grown = [old or new for old, new in zip(read, inputs[:size], strict=True)]
         if grown == read:
             return tuple(i for i, is_read in enumerate(read) if is_read)

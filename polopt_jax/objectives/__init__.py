@@ -1,27 +1,36 @@
 """The history of policy optimization, one private module per chapter; open them in this order.
 
 1. `reinforce`  2. `actor_critic`  3.-4. `surrogate` (with `polopt_jax.solvers`: NPG, TRPO)  5. `ppo`  6. `dpo`
-7. `grpo`, and the terms that accompany them: `value_loss`, `clipped_value_loss`, `entropy`.
+7. `grpo`, and the terms that accompany them: `value_loss`, `clipped_value_loss`, `entropy_bonus`.
 
-Every name is a function of hyperparameters that returns a *term*, `(outputs, batch) -> (loss, metrics)`.
+Two seams carry the families: `ratio_term` (of which `surrogate`, `ppo` and `grpo` are members) and `preference` (of
+which `dpo` is one). Every name is a function of hyperparameters that returns a *term*,
+`(outputs, batch) -> (loss, metrics)`: always a loss, so that a positive weight asks for what the name says.
 """
 
 from polopt_jax.objectives._actor_critic import actor_critic
-from polopt_jax.objectives._auxiliary import clipped_value_loss, entropy, value_loss
 from polopt_jax.objectives._dpo import dpo
+from polopt_jax.objectives._entropy import entropy_bonus
 from polopt_jax.objectives._grpo import grpo
 from polopt_jax.objectives._ppo import ppo
+from polopt_jax.objectives._preference import preference, summed_log_ratio
+from polopt_jax.objectives._ratio_term import ratio_term, token_ratio
 from polopt_jax.objectives._reinforce import reinforce
 from polopt_jax.objectives._surrogate import surrogate
+from polopt_jax.objectives._value import clipped_value_loss, value_loss
 
 __all__ = [
     "actor_critic",
     "clipped_value_loss",
     "dpo",
-    "entropy",
+    "entropy_bonus",
     "grpo",
     "ppo",
+    "preference",
+    "ratio_term",
     "reinforce",
+    "summed_log_ratio",
     "surrogate",
+    "token_ratio",
     "value_loss",
 ]

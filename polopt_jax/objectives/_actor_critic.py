@@ -1,9 +1,10 @@
 """Chapter 2: Actor-Critic. A learned value takes the place of the sampled return."""
 
 from polopt_jax.combinators import weighted_sum
-from polopt_jax.masking import token_mean
-from polopt_jax.objectives._auxiliary import entropy, value_loss
+from polopt_jax.objectives._entropy import entropy_bonus
 from polopt_jax.objectives._reinforce import reinforce
+from polopt_jax.objectives._value import value_loss
+from polopt_jax.reductions import token_mean
 from polopt_jax.types import ArrayLike, Reduction, Term
 
 
@@ -14,8 +15,8 @@ def actor_critic(
 
         L(θ) = -E[ log π_θ(a|s) A ] + c_v E[ ½ (V_θ(s) - target)² ] - c_e E[ H(π_θ(·|s)) ]
 
-    It *is* `weighted_sum(policy=(1, reinforce()), value=(c_v, value_loss()), entropy=(-c_e, entropy()))`: what makes
-    it actor-critic is that the advantage was estimated with the critic (`gae`, which also gives the target).
+    It *is* `weighted_sum(policy=(1, reinforce()), value=(c_v, value_loss()), entropy=(c_e, entropy_bonus()))`: what
+    makes it actor-critic is that the advantage was estimated with the critic (`gae`, which also gives the target).
 
     Returns a term. Reads `action, advantage, target, mask`, each [...], and `outputs.value`. Metrics: those of the
     three terms, under `policy/`, `value/` and `entropy/`. Raises as they do.
@@ -33,5 +34,5 @@ def actor_critic(
     return weighted_sum(
         policy=(1.0, reinforce(reduce=reduce)),
         value=(value_weight, value_loss(reduce=reduce)),
-        entropy=(-entropy_weight, entropy(reduce=reduce)),
+        entropy=(entropy_weight, entropy_bonus(reduce=reduce)),
     )

@@ -3,14 +3,13 @@
 The KL-regularised optimum is inverted, so that a preference between two whole rows trains the policy directly.
 """
 
-import jax.numpy as jnp
+from polopt_jax.objectives._preference import preference, summed_log_ratio
+from polopt_jax.ranges import Nonnegative, check_range
+from polopt_jax.surrogates import bradley_terry
+from polopt_jax.types import Term
 
-from polopt_jax.masking import check_mask, counts, masked_sum, read, read_log_prob, zero_where_masked
-from polopt_jax.surrogates import preference_loss
-from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Outputs, Term
 
-
-def dpo(*, beta: ArrayLike = 0.1) -> Term:
+def dpo(*, beta: Nonnegative = 0.1) -> Term:
     """Direct Preference Optimization.
 
         L(θ) = -E[ log σ(β Δ) ],    Δ = Σ_t log(π_θ/ref)(chosen) - Σ_t log(π_θ/ref)(rejected)
@@ -22,11 +21,13 @@ def dpo(*, beta: ArrayLike = 0.1) -> Term:
       beta: strength of the implicit KL to the reference: the optimum is π ∝ ref exp(r/β). May be traced.
 
     Returns:
-      A term over preference batches `[2, N, T]` (chosen, rejected). Reads `action, ref_log_prob, mask`. Averages over
-      pairs whose two rows both have a real decision. Metrics: `accuracy` (share with Δ > 0, ties count ½), `margin`
-      (mean βΔ), `chosen_log_ratio`, `rejected_log_ratio` (mean log π/ref per row), `num_valid`.
+      A term over preference batches `[2, N, T]` (chosen, rejected): `preference` with the Bradley-Terry link and the
+      summed log-ratio as score. Reads `action, ref_log_prob, mask`. Averages over pairs whose two rows both have a
+      real decision. Metrics: `accuracy` (share with Δ > 0, ties count ½), `margin` (mean βΔ), `chosen_log_ratio`,
+      `rejected_log_ratio` (mean log π/ref per row), `num_valid`.
 
-    Raises (at trace time): ValueError if the mask is not [2, N, T], or a field is missing or has another shape.
+    Raises: ValueError if beta is negative or NaN (where it is concrete), and at trace time if the mask is not
+    [2, N, T], or a field is missing or has another shape.
 
     Differs from the paper: no label smoothing.
 
@@ -40,26 +41,5 @@ def dpo(*, beta: ArrayLike = 0.1) -> Term:
     (0.693147, 0.5)
     """
 
-    def term(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
-        check_mask("dpo", batch)
-        if batch.mask.ndim < 3 or batch.mask.shape[0] != 2:
-            raise ValueError(f"dpo needs a preference batch [2, N, T] (chosen, rejected); mask has {batch.mask.shape}")
-        log_prob = read_log_prob("dpo", outputs, batch)
-        ref_log_prob = read("dpo", batch, "ref_log_prob")
-        chosen, rejected = masked_sum(log_prob - ref_log_prob, batch.mask, axis=-1)
-        valid = batch.mask.any(-1).all(0)
-        number = jnp.maximum(counts(batch).pairs, 1).astype(chosen.dtype)
-
-        def mean(x: Array) -> Array:
-            return masked_sum(x, valid) / number
-
-        margin = zero_where_masked(beta * (chosen - rejected), valid)
-        return mean(preference_loss(margin)), {
-            "accuracy": mean(0.5 * (jnp.sign(margin) + 1)),
-            "margin": mean(margin),
-            "chosen_log_ratio": mean(chosen),
-            "rejected_log_ratio": mean(rejected),
-            "num_valid": batch.mask.sum().astype(chosen.dtype),
-        }
-
-    return term
+    check_range("dpo", Nonnegative, beta=beta)
+    return preference(bradley_terry, summed_log_ratio, beta=beta, caller="dpo")

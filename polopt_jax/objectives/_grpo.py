@@ -1,14 +1,16 @@
 """Chapter 7: GRPO. The group takes the place of the critic, and the reference comes back as a penalty."""
 
-import jax.numpy as jnp
+from functools import partial
 
-from polopt_jax.masking import log_ratio, read, read_log_prob, sequence_mean, token_mean
-from polopt_jax.objectives._surrogate import ratio_metrics
-from polopt_jax.surrogates import ClipRange, clipped_surrogate, is_clipped, k3
-from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Outputs, Reduction, Term
+from polopt_jax.objectives._ratio_term import ratio_loss, token_ratio
+from polopt_jax.ranges import Nonnegative, check_range
+from polopt_jax.reading import read, read_log_prob
+from polopt_jax.reductions import sequence_mean, token_mean
+from polopt_jax.surrogates import LOG_RATIO_LIMIT, ClipRange, clipped_surrogate, k3
+from polopt_jax.types import Array, Batch, Metrics, Outputs, Reduction, Term
 
 
-def grpo(*, clip_eps: ClipRange = 0.2, beta: ArrayLike = 0.04, reduce: Reduction = sequence_mean) -> Term:
+def grpo(*, clip_eps: ClipRange = 0.2, beta: Nonnegative = 0.04, reduce: Reduction = sequence_mean) -> Term:
     """Group Relative Policy Optimization.
 
         L(θ) = -E[ min(ρ A, clip(ρ, 1-ε, 1+ε) A) - β k3(π_θ, ref) ],    k3 = ref/π_θ - 1 - log(ref/π_θ)
@@ -18,20 +20,23 @@ def grpo(*, clip_eps: ClipRange = 0.2, beta: ArrayLike = 0.04, reduce: Reduction
 
     Args:
       clip_eps: ε, or a pair (ε_low, ε_high) as DAPO has it. May be traced.
-      beta: weight of the penalty, per decision. May be traced. The literal 0 (a Python number) drops the penalty and
-        with it the need for `ref_log_prob`.
+      beta: weight of the penalty, per decision. May be traced. Where there is to be no penalty and so no reference,
+        GRPO is `ppo(clip_eps=..., reduce=sequence_mean)` on the same batch.
       reduce: the default is GRPO's, the mean over rows of each row's mean; `token_mean` is DAPO's,
         `constant_length(L)` Dr.GRPO's.
 
     Returns:
-      A term, over group batches `[N, G, T]` as a rule. Reads `action, log_prob, advantage, mask` and, unless beta is
-      the literal 0, `ref_log_prob`, each [...]. Metrics: `clip_fraction, approx_kl, clamped_fraction, num_valid` as
-      `ppo`, and `ref_kl` (mean k3 per decision; the log-ratio to the reference is clamped to ±20 as well).
+      A term, over group batches `[N, G, T]` as a rule. Reads `action, log_prob, advantage, ref_log_prob, mask`, each
+      [...]. Metrics: `clip_fraction, approx_kl, clamped_fraction, num_valid` as `ppo`; `ref_kl` (mean k3 per
+      decision); `ref_clamped_fraction` (decisions more than 20 nats less probable than under the reference, where the
+      exponential of k3 goes on along its tangent). The penalty's gradient vanishes nowhere but at the reference.
 
-    Raises (at trace time): ValueError if a field is missing or has another shape.
+    Raises: ValueError if clip_eps or beta is negative or NaN (where it is concrete), and at trace time if a field is
+    missing or has another shape.
 
     Differs from the paper: nothing in the formula. Note that k3 *as a loss* has the gradient of KL(ref ‖ π), not of
-    the KL(π ‖ ref) that it estimates; for that penalty use `grpo(beta=0)` with `kl_to_reference`.
+    the KL(π ‖ ref) that it estimates; for that penalty add `kl_to_reference` to
+    `ppo(clip_eps=..., reduce=sequence_mean)`.
 
     Source: Shao et al. 2024, DeepSeekMath, equations 3 and 4.
 
@@ -44,23 +49,18 @@ def grpo(*, clip_eps: ClipRange = 0.2, beta: ArrayLike = 0.04, reduce: Reduction
     >>> float(loss), float(metrics["ref_kl"])
     (-0.0, 0.0)
     """
-    penalised = not (isinstance(beta, int | float) and beta == 0)
+    check_range("grpo", Nonnegative, clip_eps=clip_eps, beta=beta)
+    gain = partial(clipped_surrogate, clip_eps=clip_eps)
 
     def term(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
         log_prob = read_log_prob("grpo", outputs, batch)
-        old_log_prob = read("grpo", batch, "log_prob")
-        advantage = read("grpo", batch, "advantage")
-        ratio = log_ratio(log_prob, old_log_prob)
-        gain = clipped_surrogate(ratio, advantage, clip_eps=clip_eps)
-        metrics = {
-            "clip_fraction": token_mean(is_clipped(ratio, advantage, clip_eps=clip_eps), batch),
-            **ratio_metrics(log_prob, old_log_prob, batch),
+        loss, metrics = ratio_loss("grpo", log_prob, batch, gain, token_ratio, reduce)
+        to_ref = log_prob - read("grpo", batch, "ref_log_prob")
+        penalty = k3(to_ref)
+        return loss + beta * reduce(penalty, batch), {
+            **metrics,
+            "ref_kl": token_mean(penalty, batch),
+            "ref_clamped_fraction": token_mean(to_ref < -LOG_RATIO_LIMIT, batch),
         }
-        if penalised:
-            to_ref = log_ratio(log_prob, read("grpo", batch, "ref_log_prob"))
-            penalty = k3(to_ref, jnp.zeros_like(to_ref))
-            gain = gain - beta * penalty
-            metrics["ref_kl"] = token_mean(penalty, batch)
-        return -reduce(gain, batch), metrics
 
     return term

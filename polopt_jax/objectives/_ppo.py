@@ -1,9 +1,12 @@
 """Chapter 5: PPO. The trust region becomes a clip inside a first-order loss."""
 
-from polopt_jax.masking import log_ratio, read, read_log_prob, token_mean
-from polopt_jax.objectives._surrogate import ratio_metrics
-from polopt_jax.surrogates import ClipRange, clipped_surrogate, is_clipped
-from polopt_jax.types import Array, Batch, Metrics, Outputs, Reduction, Term
+from functools import partial
+
+from polopt_jax.objectives._ratio_term import ratio_term
+from polopt_jax.ranges import Nonnegative, check_range
+from polopt_jax.reductions import token_mean
+from polopt_jax.surrogates import ClipRange, clipped_surrogate
+from polopt_jax.types import Reduction, Term
 
 
 def ppo(*, clip_eps: ClipRange = 0.2, reduce: Reduction = token_mean) -> Term:
@@ -15,15 +18,16 @@ def ppo(*, clip_eps: ClipRange = 0.2, reduce: Reduction = token_mean) -> Term:
     removes the reason to go further, it does not pull back. For A < 0 and ρ large the loss is unbounded.
 
     Args:
-      clip_eps: ε, or a pair (ε_low, ε_high). May be traced.
+      clip_eps: ε, or a pair (ε_low, ε_high); infinity does not clip. May be traced.
       reduce: how decisions become one number.
 
     Returns:
-      A term. Reads `action, log_prob, advantage, mask`, each of leading shape [...]. Metrics: `approx_kl` (k3 sample
-      of KL(old ‖ new) per decision), `clip_fraction` (decisions whose gradient the clip removed), `clamped_fraction`
-      (log-ratios beyond ±20, whose gradient is 0), `num_valid`.
+      A term: `ratio_term` with the clipped gain. Reads `action, log_prob, advantage, mask`, each of leading shape
+      [...]. Metrics: `approx_kl` (k3 sample of KL(old ‖ new) per decision), `clip_fraction` (decisions whose gradient
+      the clip removed), `clamped_fraction` (log-ratios beyond ±20, whose gradient is 0), `num_valid`.
 
-    Raises (at trace time): ValueError if a field is missing or has another shape.
+    Raises: ValueError if clip_eps is negative or NaN (where it is concrete), and at trace time if a field is missing
+    or has another shape.
 
     Differs from the paper: the value and entropy terms are separate; add them with `weighted_sum`. Its KL-penalty
     variant is `surrogate` plus `kl_to_reference(model, old_params, divergence=action_kl)`, which is KL(old ‖ new).
@@ -38,13 +42,5 @@ def ppo(*, clip_eps: ClipRange = 0.2, reduce: Reduction = token_mean) -> Term:
     (-1.2, 1.0)
     """
 
-    def term(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
-        log_prob = read_log_prob("ppo", outputs, batch)
-        old_log_prob = read("ppo", batch, "log_prob")
-        advantage = read("ppo", batch, "advantage")
-        ratio = log_ratio(log_prob, old_log_prob)
-        loss = -reduce(clipped_surrogate(ratio, advantage, clip_eps=clip_eps), batch)
-        clipped = token_mean(is_clipped(ratio, advantage, clip_eps=clip_eps), batch)
-        return loss, {"clip_fraction": clipped, **ratio_metrics(log_prob, old_log_prob, batch)}
-
-    return term
+    check_range("ppo", Nonnegative, clip_eps=clip_eps)
+    return ratio_term(partial(clipped_surrogate, clip_eps=clip_eps), reduce=reduce, caller="ppo")

@@ -2,20 +2,14 @@
 
 import jax.numpy as jnp
 
-from polopt_jax.masking import LOG_RATIO_LIMIT, log_ratio, read, read_log_prob, token_mean
-from polopt_jax.surrogates import k3
-from polopt_jax.types import Array, Batch, Metrics, Outputs, Reduction, Term
+from polopt_jax.objectives._ratio_term import ratio_term
+from polopt_jax.reductions import token_mean
+from polopt_jax.types import Array, Reduction, Term
 
 
-def ratio_metrics(log_prob: Array, old_log_prob: Array, batch: Batch) -> Metrics:
-    """What every importance-weighted term reports, as means over decisions."""
-    clamped = jnp.abs(log_prob - old_log_prob) > LOG_RATIO_LIMIT
-    new_over_old = log_ratio(log_prob, old_log_prob)
-    return {
-        "approx_kl": token_mean(k3(jnp.zeros_like(new_over_old), new_over_old), batch),
-        "clamped_fraction": token_mean(clamped, batch),
-        "num_valid": batch.mask.sum().astype(log_prob.dtype),
-    }
+def importance_weighted(log_ratio: Array, advantage: Array) -> Array:
+    """The gain ρA."""
+    return jnp.exp(log_ratio) * advantage
 
 
 def surrogate(*, reduce: Reduction = token_mean) -> Term:
@@ -26,9 +20,11 @@ def surrogate(*, reduce: Reduction = token_mean) -> Term:
     At θ_old its gradient is the policy gradient; away from it, it is what `trpo` checks for improvement. Log-ratios
     are clamped to ±20 (the gradient beyond is 0; `clamped_fraction` counts them).
 
-    Returns a term. Reads `action, log_prob, advantage, mask`, each of leading shape [...]. Metrics: `approx_kl` (k3
-    sample of KL(old ‖ new) per decision), `clamped_fraction`, `num_valid`. Raises ValueError if a field is missing or
-    has another shape. Source: Kakade & Langford 2002; Schulman et al. 2015 (TRPO), equation 14.
+    Returns a term: `ratio_term` with the gain ρA. Reads `action, log_prob, advantage, mask`, each of leading shape
+    [...]. Metrics: `approx_kl` (k3 sample of KL(old ‖ new) per decision), `clip_fraction` (0: nothing is clipped),
+    `clamped_fraction`, `num_valid`. Raises ValueError if a field is missing or has another shape.
+
+    Source: Kakade & Langford 2002; Schulman et al. 2015 (TRPO), equation 14.
 
     >>> import jax.numpy as jnp, polopt_jax as po
     >>> batch = po.Batch(obs=jnp.zeros(2), action=jnp.zeros(2, int), mask=jnp.ones(2, bool), advantage=jnp.ones(2),
@@ -37,11 +33,4 @@ def surrogate(*, reduce: Reduction = token_mean) -> Term:
     -2.0
     """
 
-    def term(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
-        log_prob = read_log_prob("surrogate", outputs, batch)
-        old_log_prob = read("surrogate", batch, "log_prob")
-        advantage = read("surrogate", batch, "advantage")
-        loss = -reduce(jnp.exp(log_ratio(log_prob, old_log_prob)) * advantage, batch)
-        return loss, ratio_metrics(log_prob, old_log_prob, batch)
-
-    return term
+    return ratio_term(importance_weighted, reduce=reduce, caller="surrogate")

@@ -2,8 +2,15 @@
 
 from polopt_jax.solvers._conjugate_gradient import CGInfo, CGStatus, conjugate_gradient
 from polopt_jax.solvers._fisher import fisher_operator, policy_parameters, quadratic_form
-from polopt_jax.solvers._guard import clip_by_global_norm
-from polopt_jax.solvers._natural_gradient import NaturalGradientState, Subsample, every, natural_gradient, npg, whole
+from polopt_jax.solvers._natural_gradient import (
+    DAMPING,
+    NaturalGradientState,
+    Subsample,
+    every,
+    natural_gradient,
+    npg,
+    whole,
+)
 from polopt_jax.solvers._trust_region import (
     BacktrackState,
     ScaleToRadiusState,
@@ -13,6 +20,7 @@ from polopt_jax.solvers._trust_region import (
 )
 
 __all__ = [
+    "DAMPING",
     "BacktrackState",
     "CGInfo",
     "CGStatus",
@@ -20,7 +28,6 @@ __all__ = [
     "ScaleToRadiusState",
     "Subsample",
     "backtrack",
-    "clip_by_global_norm",
     "conjugate_gradient",
     "every",
     "fisher_operator",

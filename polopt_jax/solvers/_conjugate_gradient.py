@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.guards import tree_norm, tree_vdot
 from polopt_jax.masking import accumulate
 from polopt_jax.types import Array, ArrayLike, Params
 
@@ -49,20 +50,6 @@ class _State(NamedTuple):
 
 
 _RUNNING = -1
-
-
-def tree_vdot(a: Params, b: Params) -> Array:
-    """Σ a·b over all leaves, in at least float32."""
-    products = jax.tree.map(lambda x, y: jnp.sum(accumulate(x) * accumulate(y)), a, b)
-    return jax.tree.reduce(jnp.add, products)
-
-
-def tree_norm(tree: Params) -> Array:
-    """Euclidean norm over all leaves; neither overflows nor underflows on the way."""
-    largest = jax.tree.reduce(jnp.maximum, jax.tree.map(lambda x: jnp.max(jnp.abs(accumulate(x)), initial=0), tree))
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    unit = jax.tree.map(lambda x: accumulate(x) / scale, tree)
-    return scale * jnp.sqrt(tree_vdot(unit, unit))
 
 
 def _axpy(alpha: Array, x: Params, y: Params) -> Params:

@@ -1,11 +1,11 @@
 """The Fisher operator of any divergence, without a matrix: v -> F v."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.dataflow import dependence
 from polopt_jax.masking import accumulate
 from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Model, Outputs, Params
 
@@ -92,8 +92,7 @@ def quadratic_form(model: Model, divergence: Divergence, params: Params, batch: 
 def policy_parameters(model: Model, params: Params, batch: Batch) -> Params:
     """A tree like `params` of Python bools: does the policy depend on this leaf? (A critic's own leaves: False.)
 
-    Read off the program that JAX traces, not off numbers, so it costs nothing at run time. It sees through `jit` and
-    `checkpoint`; a nested function of another kind, as the body of a `scan`, is taken to depend on all it is given.
+    Read off the program that JAX traces (`dataflow.dependence`), not off numbers, so it costs nothing at run time.
 
     >>> import polopt_jax as po
     >>> def model(params, obs):
@@ -102,25 +101,6 @@ def policy_parameters(model: Model, params: Params, batch: Batch) -> Params:
     >>> policy_parameters(model, {"actor": jnp.ones(2), "critic": jnp.ones(2)}, batch)
     {'actor': True, 'critic': False}
     """
-    leaves, treedef = jax.tree.flatten(params)
     policy = _policy_map(model, batch)
-    jaxpr = jax.make_jaxpr(lambda *leaves: policy(jax.tree.unflatten(treedef, leaves)))(*leaves).jaxpr
-    return jax.tree.unflatten(treedef, _needed_inputs(jaxpr, [True] * len(jaxpr.outvars)))
-
-
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "custom_jvp_call", "custom_vjp_call"}
-
-
-def _needed_inputs(jaxpr: Any, outputs: list[bool]) -> list[bool]:
-    """Which inputs of a traced program the marked outputs depend on."""
-    needed = {id(v) for v, mark in zip(jaxpr.outvars, outputs, strict=True) if mark}
-    for equation in reversed(jaxpr.eqns):
-        marks = [id(v) in needed for v in equation.outvars]
-        if not any(marks):
-            continue
-        inputs = [True] * len(equation.invars)
-        body = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-        if body is not None and equation.primitive.name in _CALLS:
-            inputs = _needed_inputs(getattr(body, "jaxpr", body), marks)
-        needed |= {id(v) for v, mark in zip(equation.invars, inputs, strict=True) if mark}
-    return [id(v) in needed for v in jaxpr.invars]
+    results = [True] * len(jax.tree.leaves(jax.eval_shape(policy, params)))
+    return jax.tree.unflatten(jax.tree.structure(params), dependence(policy, params)(results))

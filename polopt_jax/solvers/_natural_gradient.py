@@ -9,17 +9,31 @@ import jax.numpy as jnp
 import optax
 
 from polopt_jax.divergences import action_kl
+from polopt_jax.ranges import Nonnegative, check_range
 from polopt_jax.solvers._conjugate_gradient import CGInfo, CGStatus, conjugate_gradient
 from polopt_jax.solvers._fisher import fisher_operator, policy_parameters
-from polopt_jax.types import ArrayLike, Batch, Divergence, Model
+from polopt_jax.types import ArrayLike, Batch, Divergence, Metrics, Model
 
 Subsample = Callable[[Batch], Batch]
+
+
+DAMPING = 1e-2
+"""Tikhonov term of the Fisher solve, in units of F. That of OpenAI baselines (`trpo_mpi`)."""
 
 
 class NaturalGradientState(NamedTuple):
     """How the last solve went; nothing of it is used by the next."""
 
     solve: CGInfo
+
+    def metrics(self) -> Metrics:
+        """`cg_iterations`, `cg_residual`, and `cg_failed`: the solve met a curvature that is not positive, or a NaN."""
+        failures = (CGStatus.NONPOSITIVE_CURVATURE, CGStatus.NONFINITE)
+        return {
+            "cg_iterations": self.solve.iterations,
+            "cg_residual": self.solve.residual,
+            "cg_failed": (self.solve.status == failures[0]) | (self.solve.status == failures[1]),
+        }
 
 
 def whole(batch: Batch) -> Batch:
@@ -28,7 +42,11 @@ def whole(batch: Batch) -> Batch:
 
 
 def every(k: int) -> Subsample:
-    """Every k-th row of a batch (its first axis), to estimate the Fisher information on fewer.
+    """Every k-th row of a batch, to estimate the Fisher information on fewer.
+
+    Rows are counted along the last axis before T, whose entries are exchangeable in every kind of batch: environments
+    of `[B, T]`, attempts at each prompt of `[N, G, T]`, pairs of `[2, N, T]`. Raises ValueError if k is not positive
+    or the batch has no row axis or fewer than k rows along it.
 
     >>> import polopt_jax as po
     >>> batch = po.Batch(obs=jnp.zeros((10, 1)), action=jnp.zeros((10, 1), int), mask=jnp.ones((10, 1), bool))
@@ -39,7 +57,12 @@ def every(k: int) -> Subsample:
         raise ValueError(f"k must be at least 1; it is {k}")
 
     def subsample(batch: Batch) -> Batch:
-        return jax.tree.map(lambda x: x[::k], replace(batch, counts=None))
+        shape = batch.mask.shape
+        if len(shape) < 2 or shape[-2] < k:
+            raise ValueError(f"every({k}) needs at least {k} rows along the axis before T; mask has {shape}")
+        axis = len(shape) - 2
+        take = lambda x: jax.lax.slice_in_dim(x, 0, None, stride=k, axis=axis)  # noqa: E731
+        return jax.tree.map(take, replace(batch, counts=None))
 
     return subsample
 
@@ -48,7 +71,7 @@ def natural_gradient(
     model: Model,
     divergence: Divergence = action_kl,
     *,
-    damping: ArrayLike = 1e-3,
+    damping: Nonnegative = DAMPING,
     cg_iters: ArrayLike = 10,
     cg_tol: ArrayLike = 1e-10,
     fisher_batch: Subsample = whole,
@@ -68,7 +91,7 @@ def natural_gradient(
       cg_iters, cg_tol: limit and relative tolerance of the solve.
       fisher_batch: the rows that F is estimated on, `every(5)` for a fifth; the gradient stays on the full batch.
 
-    Raises ValueError if `params` or `batch` is missing. Source: Amari 1998; Kakade 2001.
+    Raises ValueError if `params` or `batch` is missing, or damping is negative. Source: Amari 1998; Kakade 2001.
 
     >>> import optax, polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))
@@ -78,6 +101,8 @@ def natural_gradient(
     >>> x.round(4).tolist()
     [0.5, -0.5]
     """
+
+    check_range("natural_gradient", Nonnegative, damping=damping)
 
     def init(params: Any) -> NaturalGradientState:
         zero = jnp.zeros(())
@@ -112,7 +137,7 @@ def npg(
     *,
     divergence: Divergence = action_kl,
     learning_rate: ArrayLike = 0.1,
-    damping: ArrayLike = 1e-3,
+    damping: Nonnegative = DAMPING,
     cg_iters: ArrayLike = 10,
     fisher_batch: Subsample = whole,
 ) -> optax.GradientTransformationExtraArgs:

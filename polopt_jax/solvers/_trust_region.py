@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from polopt_jax.divergences import action_kl
-from polopt_jax.solvers._conjugate_gradient import tree_norm
+from polopt_jax.guards import tree_norm
+from polopt_jax.ranges import Nonnegative, Unit, check_range
 from polopt_jax.solvers._fisher import quadratic_form
-from polopt_jax.solvers._natural_gradient import Subsample, natural_gradient, require, whole
-from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Model, Objective, Outputs, Params
+from polopt_jax.solvers._natural_gradient import DAMPING, Subsample, natural_gradient, require, whole
+from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Metrics, Model, Objective, Outputs, Params
 
 Constraint = tuple[Divergence, ArrayLike]
 
@@ -20,6 +21,10 @@ class ScaleToRadiusState(NamedTuple):
     """The factor that the last direction was multiplied by, `[]`; the largest float32 where it would overflow."""
 
     factor: Array
+
+    def metrics(self) -> Metrics:
+        """`natural_step_factor`."""
+        return {"natural_step_factor": self.factor}
 
 
 class BacktrackState(NamedTuple):
@@ -36,9 +41,18 @@ class BacktrackState(NamedTuple):
     divergence: Array
     """The first constraint's divergence at the accepted point; 0 if none was."""
 
+    def metrics(self) -> Metrics:
+        """`step_size`, `line_search_trials`, `line_search_accepted`, `surrogate_improvement`."""
+        return {
+            "step_size": self.step_size,
+            "line_search_trials": self.trials,
+            "line_search_accepted": self.accepted,
+            "surrogate_improvement": self.improvement,
+        }
+
 
 def scale_to_radius(
-    model: Model, divergence: Divergence = action_kl, *, radius: ArrayLike = 0.01, fisher_batch: Subsample = whole
+    model: Model, divergence: Divergence = action_kl, *, radius: Nonnegative = 0.01, fisher_batch: Subsample = whole
 ) -> optax.GradientTransformationExtraArgs:
     """Optax transform x -> x √(2 radius / xᵀ F x): to second order, the step makes a divergence of `radius`.
 
@@ -54,6 +68,8 @@ def scale_to_radius(
     >>> [round(u, 4) for u in x.tolist()]
     [0.2, -0.2]
     """
+
+    check_range("scale_to_radius", Nonnegative, radius=radius)
 
     def update(
         updates: Any, state: Any, params: Any = None, *, batch: Any = None, **extra_args: Any
@@ -73,7 +89,7 @@ def scale_to_radius(
 
 
 def backtrack(
-    model: Model, constraints: Sequence[Constraint], *, shrink: ArrayLike = 0.8, max_trials: int = 10
+    model: Model, constraints: Sequence[Constraint], *, shrink: Unit = 0.8, max_trials: int = 10
 ) -> optax.GradientTransformationExtraArgs:
     """Optax transform that shortens a proposed update until it is safe, or gives it up.
 
@@ -102,6 +118,8 @@ def backtrack(
     >>> [round(x, 3) for x in u.tolist()], float(state.step_size)
     ([0.1, -0.1], 0.25)
     """
+    check_range("backtrack", Unit, shrink=shrink)
+    check_range("backtrack", Nonnegative, radius=tuple(radius for _, radius in constraints))
     if not constraints:
         raise ValueError("constraints must hold at least one (divergence, radius)")
 
@@ -150,11 +168,11 @@ def trpo(
     model: Model,
     *,
     divergence: Divergence = action_kl,
-    radius: ArrayLike = 0.01,
-    damping: ArrayLike = 1e-3,
+    radius: Nonnegative = 0.01,
+    damping: Nonnegative = DAMPING,
     cg_iters: ArrayLike = 10,
     constraints: Sequence[Constraint] = (),
-    shrink: ArrayLike = 0.8,
+    shrink: Unit = 0.8,
     max_trials: int = 10,
     fisher_batch: Subsample = whole,
 ) -> optax.GradientTransformationExtraArgs:

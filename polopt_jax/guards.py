@@ -1,4 +1,4 @@
-"""Two guards around an update: a global-norm clip that survives any gradient, and the skipping of broken steps."""
+"""What keeps an update sound: norms that no gradient overflows, a clip that survives any, tests of finiteness."""
 
 from typing import Any
 
@@ -6,11 +6,26 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from polopt_jax.solvers._conjugate_gradient import tree_norm
-from polopt_jax.types import Array, ArrayLike
+from polopt_jax.masking import accumulate
+from polopt_jax.ranges import Nonnegative, check_range
+from polopt_jax.types import Array, Params
 
 
-def clip_by_global_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
+def tree_vdot(a: Params, b: Params) -> Array:
+    """Σ a·b over all leaves, in at least float32."""
+    products = jax.tree.map(lambda x, y: jnp.sum(accumulate(x) * accumulate(y)), a, b)
+    return jax.tree.reduce(jnp.add, products)
+
+
+def tree_norm(tree: Params) -> Array:
+    """Euclidean norm over all leaves; neither overflows nor underflows on the way."""
+    largest = jax.tree.reduce(jnp.maximum, jax.tree.map(lambda x: jnp.max(jnp.abs(accumulate(x)), initial=0), tree))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    unit = jax.tree.map(lambda x: accumulate(x) / scale, tree)
+    return scale * jnp.sqrt(tree_vdot(unit, unit))
+
+
+def clip_by_global_norm(max_norm: Nonnegative) -> optax.GradientTransformation:
     """Optax transform g -> g · min(1, max_norm / ‖g‖), with a norm that does not overflow.
 
     optax's own squares the entries first: a gradient of 1e30 comes out as 0, an infinite one as NaN. Here the first
@@ -20,6 +35,8 @@ def clip_by_global_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
     >>> transform.update(jnp.array([3e30, 4e30]), transform.init(None))[0].round(3).tolist()
     [0.6000000238418579, 0.800000011920929]
     """
+
+    check_range("clip_by_global_norm", Nonnegative, max_norm=max_norm)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
@@ -34,6 +51,12 @@ def clip_by_global_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
 def all_finite(tree: Any) -> Array:
     """`[]` bool: every float leaf of the tree is finite everywhere."""
     leaves = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
+    return jnp.stack(leaves).all() if leaves else jnp.ones((), bool)
+
+
+def no_nan(tree: Any) -> Array:
+    """`[]` bool: no float leaf of the tree holds a NaN."""
+    leaves = [~jnp.isnan(x).any() for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
     return jnp.stack(leaves).all() if leaves else jnp.ones((), bool)
 
 

@@ -20,6 +20,7 @@ from dataclasses import field
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.distributions import Categorical
 from polopt_jax.types import Array, record
 
 FORK = 4
@@ -56,9 +57,46 @@ class SkipTheTest:
     """W, also of a selection."""
 
     @property
+    def length(self) -> int:
+        """T."""
+        return self.logits.shape[-2]
+
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return self.logits.shape[-1]
+
+    @property
     def input_vocabulary(self) -> int:
         """Size of a model's input vocabulary: V words, then one prompt token per world."""
-        return self.logits.shape[-1] + self.num_worlds
+        return self.vocabulary + self.num_worlds
+
+    # The protocol of `polopt_jax.worlds.World`: a prompt is the number of a world.
+
+    def prompts(self, key: Array, num: int) -> Array:
+        """World numbers `[num]`, drawn uniformly."""
+        return jax.random.randint(key, (num,), 0, self.num_worlds)
+
+    def context(self, prompt: Array) -> Array:
+        """The token that names the world, V + id, `[...]`."""
+        return self.vocabulary + prompt
+
+    def reward(self, prompt: Array, tokens: Array) -> Array:
+        """`token_reward` of sequences `[..., T]` in the worlds `prompt` `[...]`."""
+        return token_reward(tokens, select_worlds(self, prompt))
+
+    def outcome(self, prompt: Array, tokens: Array) -> dict[str, Array]:
+        """`token_outcome` of sequences `[..., T]` in the worlds `prompt` `[...]`."""
+        return token_outcome(tokens, select_worlds(self, prompt))
+
+    def reference(self, prompt: Array, tokens: Array) -> Categorical:
+        """The reference policy at every position of sequences `[..., T]`: it ignores what came before."""
+        logits = select_worlds(self, prompt).logits
+        return Categorical(logits=jnp.broadcast_to(logits, (*tokens.shape, self.vocabulary)))
+
+    def speak(self, prompt: Array, key: Array) -> Array:
+        """One sequence of the reference policy for each prompt, `[..., T]` int32."""
+        return sample_reference(self, prompt, key)
 
 
 @record

@@ -20,7 +20,7 @@ class Baseline(NamedTuple):
     init: Callable[[], Any]
     """`() -> state`"""
     apply: Callable[[Any, Array, Rollout], tuple[Any, Array]]
-    """`(state, returns [T, B], rollout) -> (state, baseline [T, B])`"""
+    """`(state, returns [T, ...], rollout) -> (state, baseline [T, ...])`"""
     terms: dict[str, tuple[ArrayLike, Term]]
     """`{name: (weight, term)}`, empty unless the baseline is learned."""
 
@@ -29,26 +29,27 @@ def _stateless(apply: Callable[[Array, Rollout], Array]) -> Baseline:
     return Baseline(lambda: (), lambda state, returns, rollout: (state, apply(returns, rollout)), {})
 
 
-def static(value: ArrayLike = 0.0) -> Baseline:
+def static_baseline(value: ArrayLike = 0.0) -> Baseline:
     """A constant. Zero is no baseline at all, REINFORCE at its plainest.
 
-    >>> static(1.5).apply((), jnp.zeros((2, 3)), None)[1].tolist()
+    >>> static_baseline(1.5).apply((), jnp.zeros((2, 3)), None)[1].tolist()
     [[1.5, 1.5, 1.5], [1.5, 1.5, 1.5]]
     """
     return _stateless(lambda returns, rollout: jnp.full_like(returns, value))
 
 
-def batch_mean() -> Baseline:
-    """Mean over environments of the returns at the same step of the window, `[T, 1]` repeated."""
+def batch_mean_baseline() -> Baseline:
+    """Mean over rows of the returns at the same step of the window, the same for every row."""
 
     def apply(returns: Array, rollout: Rollout) -> Array:
-        mean = masked_mean(returns, rollout.mask, axis=1)
-        return jnp.broadcast_to(mean[:, None], returns.shape)
+        rows = tuple(range(1, returns.ndim))
+        mean = masked_mean(returns, rollout.mask, axis=rows)
+        return jnp.broadcast_to(jnp.expand_dims(mean, rows), returns.shape)
 
     return _stateless(apply)
 
 
-def running_mean(decay: ArrayLike = 0.9) -> Baseline:
+def running_mean_baseline(decay: ArrayLike = 0.9) -> Baseline:
     """Exponential moving average, over updates, of the mean return of *earlier* batches (0 before the first)."""
 
     def apply(state: tuple[Array, Array], returns: Array, rollout: Rollout) -> tuple[tuple[Array, Array], Array]:
@@ -60,7 +61,7 @@ def running_mean(decay: ArrayLike = 0.9) -> Baseline:
     return Baseline(lambda: (jnp.zeros(()), jnp.zeros(())), apply, {})
 
 
-def learned(weight: ArrayLike = 0.5) -> Baseline:
+def learned_baseline(weight: ArrayLike = 0.5) -> Baseline:
     """The critic's value of the state, trained on the returns beside the policy (weight of its loss)."""
 
     def apply(returns: Array, rollout: Rollout) -> Array:

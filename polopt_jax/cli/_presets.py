@@ -1,7 +1,6 @@
 """Sizes and hyperparameters with which the command runs each algorithm: tuned to learn in minutes on two CPU cores.
 
-They are the command's, not the recipes': `polopt_jax.algorithms` has the literature's defaults. Every one can be
-overridden on the command line.
+`polopt_jax.algorithms` has the literature's defaults. Every one can be overridden on the command line.
 """
 
 from typing import Any, NamedTuple
@@ -34,7 +33,7 @@ TOKENS = {
     "npg": Preset(256, 24, {"learning_rate": 0.3, "gamma": 1.0, "fisher_every": 4, "value_epochs": 2}),
     "trpo": Preset(256, 24, {"radius": 0.02, "gamma": 1.0, "fisher_every": 4, "value_epochs": 2}),
     "ppo": Preset(256, 24, {"learning_rate": 1e-3, "gamma": 1.0}),
-    "dpo": Preset(256, 24, {"learning_rate": 1e-3, "num_pairs": 512, "max_redraws": 32}),
+    "dpo": Preset(128, 24, {"learning_rate": 1e-3, "num_pairs": 512, "max_redraws": 32}),
     "grpo": Preset(256, 24, {"learning_rate": 1e-3}),
 }
 """For token worlds, by algorithm."""

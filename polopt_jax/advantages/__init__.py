@@ -1,0 +1,27 @@
+"""What the objectives are told that a decision was worth: over time, over a group, and REINFORCE's baselines.
+
+None has a gradient: estimates are data, and everything returned is constant with respect to the inputs.
+"""
+
+from polopt_jax.advantages._baselines import (
+    Baseline,
+    batch_mean_baseline,
+    learned_baseline,
+    running_mean_baseline,
+    static_baseline,
+)
+from polopt_jax.advantages._episodes import discounted_returns, gae
+from polopt_jax.advantages._groups import group_centred, group_relative, leave_one_out
+
+__all__ = [
+    "Baseline",
+    "batch_mean_baseline",
+    "discounted_returns",
+    "gae",
+    "group_centred",
+    "group_relative",
+    "learned_baseline",
+    "leave_one_out",
+    "running_mean_baseline",
+    "static_baseline",
+]

@@ -1,0 +1,118 @@
+"""Estimators over time, with `terminated` and `truncated` apart.
+
+Only a termination means that no reward follows; at a time limit the value of the *true final observation* stands in
+for what would have followed. Each reads a `Rollout`, or the same fields as arrays by keyword.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from polopt_jax.masking import accumulate, check_shape
+from polopt_jax.ranges import Unit, check_range
+from polopt_jax.types import Array, Rollout
+
+
+def _fields(caller: str, names: tuple[str, ...], rollout: Rollout | None, arrays: dict[str, Array]) -> list[Array]:
+    """The named fields of a rollout, or the arrays given instead: constants of one shape, in at least float32."""
+    if (rollout is None) != (arrays.keys() == set(names)) or (rollout is not None and arrays):
+        raise TypeError(f"{caller} takes a Rollout, or by keyword {', '.join(names)}; it was given {sorted(arrays)}")
+    found = {name: getattr(rollout, name) for name in names} if rollout is not None else arrays
+    for name in names:
+        x = found[name]
+        if x is None:
+            raise ValueError(f"{caller} needs rollout.{name}, which is None: the model has no critic")
+        check_shape(caller, name, x, jnp.shape(found["reward"]), of="reward")
+        if name in ("terminated", "truncated") and x.dtype != jnp.bool_:
+            raise TypeError(f"{caller}: {name} must be boolean; its dtype is {x.dtype}")
+    if jnp.ndim(found["reward"]) < 1:
+        raise ValueError(f"{caller}: reward must have a leading time axis [T, ...]; it is a scalar")
+    ordered = [found[name] for name in names]
+    return [jax.lax.stop_gradient(x if x.dtype == jnp.bool_ else accumulate(x)) for x in ordered]
+
+
+def gae(
+    rollout: Rollout | None = None, /, *, gamma: Unit = 0.99, lambda_: Unit = 0.95, **arrays: Array
+) -> tuple[Array, Array]:
+    """Generalized advantage estimation, exact at time limits.
+
+        δ_t = r_t + γ (1 - terminated_t) V(s'_t) - V(s_t)
+        A_t = δ_t + γ λ (1 - terminated_t)(1 - truncated_t) A_{t+1},      target_t = A_t + V(s_t)
+
+    `next_value` is the value of the observation *after* step t and before any reset, so a truncated step bootstraps
+    from its true final observation while a terminated one does not, and no estimate leaks across an episode's end.
+    The last row of the window bootstraps from `next_value` like any other.
+
+    Args:
+      rollout: with `reward, value, next_value, terminated, truncated`, each `[T, ...]`.
+      gamma: discount, in [0, 1]. May be traced.
+      lambda_: in [0, 1]; 0 gives one-step TD errors, 1 gives Monte-Carlo returns minus the value. May be traced.
+      arrays: those five fields by keyword, instead of a rollout. Where `terminated` and `truncated` are both True the
+        step counts as terminated.
+
+    Returns:
+      `(advantage, target)`, each `[T, ...]`, constants.
+
+    Raises:
+      ValueError: a field is missing, of another shape than the reward, or without a time axis; gamma or lambda_ is
+        outside [0, 1] (where it is concrete). TypeError: a flag is not boolean, or the arrays given are not those
+        five.
+
+    Differs from the paper (and from rlax, brax and CleanRL): those take one value array and one `done` flag, which
+    cannot express a time limit; brax also sets the advantage of a truncated step to 0.
+
+    Source: Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation",
+    equation 16.
+
+    >>> no, zero = jnp.zeros(3, bool), jnp.zeros(3)
+    >>> advantage, target = gae(reward=jnp.ones(3), value=zero, next_value=zero, terminated=no, truncated=no,
+    ...                         gamma=0.5, lambda_=1.0)
+    >>> target.tolist()
+    [1.75, 1.5, 1.0]
+    """
+    check_range("gae", Unit, gamma=gamma, lambda_=lambda_)
+    names = ("reward", "value", "next_value", "terminated", "truncated")
+    reward, value, next_value, terminated, truncated = _fields("gae", names, rollout, arrays)
+    delta = reward + gamma * jnp.where(terminated, 0, next_value) - value
+
+    def backward(advantage: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        delta, last = step  # selected, not multiplied by 0: a NaN of a later episode stays in that episode
+        advantage = delta + jnp.where(last, 0, gamma * lambda_ * advantage)
+        return advantage, advantage
+
+    _, advantage = jax.lax.scan(backward, jnp.zeros_like(delta[0]), (delta, terminated | truncated), reverse=True)
+    return advantage, advantage + value
+
+
+def discounted_returns(rollout: Rollout | None = None, /, *, gamma: Unit = 0.99, **arrays: Array) -> Array:
+    """Discounted reward-to-go within each episode, bootstrapped where the episode was cut short.
+
+        G_t = r_t + γ { 0 if terminated_t;  V(s'_t) if truncated_t or t is the last row;  G_{t+1} otherwise }
+
+    With `next_value` zero this is the plain Monte-Carlo return of what was seen, which is short of the truth for an
+    episode that the window or a time limit cut.
+
+    Args:
+      rollout: with `reward, next_value, terminated, truncated`, each `[T, ...]`.
+      gamma: discount, in [0, 1]. May be traced.
+      arrays: those four fields by keyword, instead of a rollout.
+
+    Returns:
+      Returns `[T, ...]`, a constant.
+
+    Raises as `gae`. Source: Williams 1992 (REINFORCE uses the return of the whole episode; reward-to-go has the same
+    expectation of the gradient and less variance).
+
+    >>> no = jnp.zeros(3, bool)
+    >>> discounted_returns(reward=jnp.ones(3), next_value=jnp.zeros(3), terminated=no, truncated=no, gamma=0.5).tolist()
+    [1.75, 1.5, 1.0]
+    """
+    check_range("discounted_returns", Unit, gamma=gamma)
+    names = ("reward", "next_value", "terminated", "truncated")
+    reward, next_value, terminated, truncated = _fields("discounted_returns", names, rollout, arrays)
+
+    def backward(following: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
+        reward, next_value, terminated, truncated = step
+        following = reward + gamma * jnp.where(terminated, 0, jnp.where(truncated, next_value, following))
+        return following, following
+
+    return jax.lax.scan(backward, next_value[-1], (reward, next_value, terminated, truncated), reverse=True)[1]

@@ -1,0 +1,55 @@
+"""Natural policy gradient."""
+
+from polopt_jax import solvers
+from polopt_jax.algorithms._algorithm import Algorithm, assemble, gae_estimate, policy_then_critic
+from polopt_jax.ranges import Count, Nonnegative, Positive, Unit
+from polopt_jax.solvers import DAMPING
+from polopt_jax.tasks import Task
+
+
+def npg(
+    task: Task,
+    *,
+    learning_rate: Positive = 0.1,
+    damping: Nonnegative = DAMPING,
+    cg_iters: Count = 10,
+    fisher_every: Count = 1,
+    gamma: Unit = 0.99,
+    lambda_: Unit = 0.95,
+    value_learning_rate: Positive = 1e-3,
+    value_epochs: Count = 4,
+    value_minibatches: Count = 8,
+) -> Algorithm:
+    """Natural policy gradient with a critic: one preconditioned step on the surrogate, then Adam on the critic.
+
+    Needs a critic that shares no parameters with the policy (or stops its gradient), as `networks.mlp_actor_critic` and
+    `language.transformer` have it.
+
+    Args:
+      learning_rate: step size along the natural gradient.
+      damping: added to the diagonal of the Fisher matrix.
+      cg_iters: most iterations of conjugate gradients.
+      fisher_every: the Fisher matrix is estimated on every so many-th row, while the gradient stays on all.
+      gamma: discount.
+      lambda_: λ of generalised advantage estimation.
+      value_learning_rate: step size of the critic's Adam.
+      value_epochs: passes of the critic over each batch.
+      value_minibatches: minibatches of each such pass.
+
+    Source: Kakade 2001.
+    """
+    optimizer = solvers.npg(
+        task.model,
+        learning_rate=learning_rate,
+        damping=damping,
+        cg_iters=cg_iters,
+        fisher_batch=solvers.every(fisher_every),
+    )
+    step = policy_then_critic(
+        task,
+        optimizer,
+        value_learning_rate=value_learning_rate,
+        value_epochs=value_epochs,
+        value_minibatches=value_minibatches,
+    )
+    return assemble(task, step, gae_estimate(gamma, lambda_), gamma=gamma)

@@ -1,0 +1,46 @@
+"""Proximal policy optimization."""
+
+from polopt_jax import objectives
+from polopt_jax.algorithms._algorithm import Algorithm, adam, assemble, gae_estimate
+from polopt_jax.combinators import objective, weighted_sum
+from polopt_jax.ranges import Count, Nonnegative, Positive, Unit
+from polopt_jax.tasks import Task
+from polopt_jax.training import epochs, make_step
+
+
+def ppo(
+    task: Task,
+    *,
+    learning_rate: Positive = 3e-4,
+    clip_eps: Positive = 0.2,
+    num_epochs: Count = 4,
+    num_minibatches: Count = 8,
+    gamma: Unit = 0.99,
+    lambda_: Unit = 0.95,
+    value_weight: Nonnegative = 0.5,
+    entropy_weight: Nonnegative = 0.0,
+    max_grad_norm: Positive = 0.5,
+) -> Algorithm:
+    """Proximal policy optimization: several epochs of minibatch Adam on the clipped surrogate, the critic beside it.
+
+    Args:
+      learning_rate: step size of Adam.
+      clip_eps: the ratio is clipped to 1 ± this; in Python also a pair (ε_low, ε_high).
+      num_epochs: passes over each batch.
+      num_minibatches: minibatches of each pass.
+      gamma: discount.
+      lambda_: λ of generalised advantage estimation.
+      value_weight: weight of the value loss.
+      entropy_weight: weight of the entropy bonus.
+      max_grad_norm: norm to which the gradient is clipped.
+
+    Differs from the common code: advantages are standardised over the batch, not per minibatch; rows (environments)
+    are shuffled, not decisions; values are not clipped. Source: Schulman et al. 2017.
+    """
+    term = weighted_sum(
+        policy=(1.0, objectives.ppo(clip_eps=clip_eps)),
+        value=(value_weight, objectives.value_loss()),
+        entropy=(entropy_weight, objectives.entropy_bonus()),
+    )
+    step = make_step((objective(task.model, term), adam(learning_rate, max_grad_norm)))
+    return assemble(task, epochs(step, num_epochs, num_minibatches), gae_estimate(gamma, lambda_), gamma=gamma)

@@ -1,0 +1,85 @@
+"""The seam of every importance-weighted objective: a gain of (log-ratio, advantage), a ratio, a reduction."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from polopt_jax.reading import read, read_log_prob
+from polopt_jax.reductions import token_mean
+from polopt_jax.surrogates import LOG_RATIO_LIMIT, k3, log_ratio
+from polopt_jax.types import Array, Batch, Metrics, Outputs, Reduction, Term
+
+Gain: TypeAlias = Callable[[Array, Array], Array]
+"""`(log ρ, A) -> gain`, elementwise, to be maximised."""
+Ratio: TypeAlias = Callable[[Array, Batch], Array]
+"""`(log π_θ/π_old of every decision, batch) -> log ρ`, both `[...]`."""
+
+
+def token_ratio(difference: Array, batch: Batch) -> Array:
+    """Every decision's own log-ratio: `difference` as it is."""
+    del batch
+    return difference
+
+
+def ratio_term(
+    gain: Gain, *, ratio: Ratio = token_ratio, reduce: Reduction = token_mean, caller: str | None = None
+) -> Term:
+    """An importance-weighted policy objective, of which `surrogate`, `ppo` and `grpo` are members.
+
+        L(θ) = -E[ gain(log ρ, A) ],    ρ = π_θ(a|s) / π_old(a|s)
+
+    A member is its gain: `surrogate` has ρA, `ppo` the clipped one. Log-ratios are clamped to ±20 before the gain
+    sees them (the gradient beyond is 0; `clamped_fraction` counts them).
+
+    Args:
+      gain: elementwise function of the log-ratio and the advantage, e.g. `lambda log_ratio, advantage: ...`.
+      ratio: which log-ratio the gain sees, given that of every decision and the batch; `token_ratio` is the
+        decision's own. One of a whole row (GSPO's) must be repeated over its decisions.
+      reduce: how decisions become one number.
+      caller: the name that errors give; that of this function if None.
+
+    Returns:
+      A term. Reads `action, log_prob, advantage, mask`, each of leading shape [...]. Metrics: `approx_kl` (k3 sample
+      of KL(old ‖ new) per decision), `clip_fraction` (decisions with an advantage of whose gradient the gain leaves
+      nothing), `clamped_fraction` (log-ratios beyond ±20), `num_valid`.
+
+    Raises (at trace time): ValueError if a field is missing or has another shape.
+
+    Source: the importance-weighted surrogate is Kakade & Langford 2002's.
+
+    >>> import jax.numpy as jnp, polopt_jax as po
+    >>> batch = po.Batch(obs=jnp.zeros(2), action=jnp.zeros(2, int), mask=jnp.ones(2, bool), advantage=jnp.ones(2),
+    ...                  log_prob=jnp.log(jnp.full(2, 0.125)))
+    >>> outputs = po.Outputs(policy=po.Categorical(logits=jnp.zeros((2, 4))))
+    >>> truncated = ratio_term(lambda log_ratio, advantage: jnp.minimum(jnp.exp(log_ratio), 1.5) * advantage)
+    >>> loss, metrics = truncated(outputs, batch)
+    >>> float(loss), float(metrics["clip_fraction"])
+    (-1.5, 1.0)
+    """
+
+    def term(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
+        name = caller or "ratio_term"
+        return ratio_loss(name, read_log_prob(name, outputs, batch), batch, gain, ratio, reduce)
+
+    return term
+
+
+def ratio_loss(
+    caller: str, log_prob: Array, batch: Batch, gain: Gain, ratio: Ratio, reduce: Reduction
+) -> tuple[Array, Metrics]:
+    """`ratio_term` from log-probabilities that were read already, for members that need them once more."""
+    old_log_prob = read(caller, batch, "log_prob")
+    advantage = read(caller, batch, "advantage")
+    log_rho = ratio(log_prob - old_log_prob, batch)
+    clamped = log_ratio(log_rho, jnp.zeros_like(log_rho))
+    constant = jax.lax.stop_gradient(clamped)
+    _, slope = jax.jvp(lambda x: gain(x, advantage), (constant,), (jnp.ones_like(constant),))
+    to_old = log_ratio(old_log_prob, log_prob)
+    return -reduce(gain(clamped, advantage), batch), {
+        "approx_kl": token_mean(k3(to_old), batch),
+        "clip_fraction": token_mean((slope == 0) & (advantage != 0), batch),
+        "clamped_fraction": token_mean(jnp.abs(log_rho) > LOG_RATIO_LIMIT, batch),
+        "num_valid": batch.mask.sum().astype(log_prob.dtype),
+    }

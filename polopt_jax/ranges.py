@@ -1,0 +1,65 @@
+"""Which values a hyperparameter may have: said once, in its type, and checked wherever the value is concrete."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+import jax
+import numpy as np
+
+from polopt_jax.types import ArrayLike
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from `low` to `high`, both included unless `above`; NaN is in none.
+
+    >>> 0.5 in Interval(0, 1), float("nan") in Interval(0, 1), 0 in Interval(0, above=True)
+    (True, False, False)
+    """
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    """Whether `low` itself is excluded."""
+
+    def __contains__(self, value: Any) -> bool:
+        return bool((value > self.low if self.above else value >= self.low) and value <= self.high)
+
+    def __str__(self) -> str:
+        if math.isfinite(self.high):
+            return f"from {self.low:g} to {self.high:g}"
+        return f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+
+
+Positive: TypeAlias = Annotated[ArrayLike, Interval(0, above=True)]
+Nonnegative: TypeAlias = Annotated[ArrayLike, Interval(0)]
+Unit: TypeAlias = Annotated[ArrayLike, Interval(0, 1)]
+Count: TypeAlias = Annotated[int, Interval(1)]
+
+
+def interval(kind: Any) -> Interval:
+    """The interval of one of the types above.
+
+    >>> str(interval(Unit))
+    'from 0 to 1'
+    """
+    (found,) = [entry for entry in kind.__metadata__ if isinstance(entry, Interval)]
+    return found
+
+
+def check_range(caller: str, kind: Any, **values: Any) -> None:
+    """Raises ValueError naming the first of `values` that is outside the interval of the type `kind`.
+
+    A value may be a number, an array or a tuple of them. What is traced cannot be looked at, and passes.
+
+    >>> check_range("gae", Unit, gamma=0.99, lambda_=2.0)
+    Traceback (most recent call last):
+    ValueError: gae: lambda_ must be from 0 to 1; it is 2.0
+    """
+    allowed = interval(kind)
+    for name, value in values.items():
+        concrete = [x for x in jax.tree.leaves(value) if not isinstance(x, jax.core.Tracer)]
+        for entry in (entry for x in concrete for entry in np.ravel(np.asarray(x)).tolist()):
+            if entry not in allowed:
+                raise ValueError(f"{caller}: {name} must be {allowed}; it is {entry}")

@@ -1,0 +1,69 @@
+"""What a term reads of its batch and outputs: present, of the right shape, zeroed under the mask, constant."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from polopt_jax.masking import accumulate, check_shape, zero_where_masked
+from polopt_jax.types import Array, Batch, Outputs
+
+
+def check_mask(caller: str, batch: Batch) -> None:
+    """Raises unless the mask is boolean with at least a time axis."""
+    if batch.mask is None:
+        raise ValueError(f"{caller} needs batch.mask, which is None")
+    if batch.mask.dtype != jnp.bool_:
+        raise TypeError(f"{caller}: batch.mask must be boolean; its dtype is {batch.mask.dtype}")
+    if batch.mask.ndim < 1:
+        raise ValueError(f"{caller}: batch.mask must have at least a time axis [T]; it is a scalar")
+
+
+def read(caller: str, batch: Batch, name: str) -> Array:
+    """Field `name` of the batch: present, of the mask's shape, zeroed under the mask, and constant."""
+    field = getattr(batch, name)
+    if field is None:
+        raise ValueError(f"{caller} needs batch.{name}, which is None")
+    check_shape(caller, f"batch.{name}", field, batch.mask.shape, of="batch.mask")
+    return jax.lax.stop_gradient(zero_where_masked(accumulate(field), batch.mask))
+
+
+def check_policy(caller: str, outputs: Outputs, batch: Batch, *, name: str = "outputs") -> None:
+    """Raises `ValueError` unless the outputs, an argument called `name`, have a policy that fits the batch."""
+    check_mask(caller, batch)
+    if outputs.policy is None:
+        raise ValueError(f"{caller} needs {name}.policy, which is None")
+    if outputs.policy.batch_shape != batch.mask.shape:
+        raise ValueError(
+            f"{caller}: {name}.policy must have batch shape {batch.mask.shape}, that of batch.mask; "
+            f"it has {outputs.policy.batch_shape}"
+        )
+
+
+def read_policy(caller: str, outputs: Outputs, batch: Batch, *, name: str = "outputs") -> Any:
+    """The policy, made harmless under the mask; raises if it does not fit the batch. `name` is that of the argument."""
+    check_policy(caller, outputs, batch, name=name)
+    return outputs.policy.where(batch.mask)
+
+
+def read_value(caller: str, outputs: Outputs, batch: Batch) -> Array:
+    """The critic's values, zeroed under the mask; raises if there is no critic or it does not fit the batch."""
+    check_mask(caller, batch)
+    if outputs.value is None:
+        raise ValueError(f"{caller} needs outputs.value, which is None: the model has no critic")
+    check_shape(caller, "outputs.value", outputs.value, batch.mask.shape, of="batch.mask")
+    return zero_where_masked(accumulate(outputs.value), batch.mask)
+
+
+def read_log_prob(caller: str, outputs: Outputs, batch: Batch) -> Array:
+    """log π(action), 0 under the mask; the policy and the actions are both made harmless there first."""
+    policy = read_policy(caller, outputs, batch)
+    if batch.action is None:
+        raise ValueError(f"{caller} needs batch.action, which is None")
+    if batch.action.shape[: batch.mask.ndim] != batch.mask.shape:
+        raise ValueError(
+            f"{caller}: batch.action must have leading shape {batch.mask.shape}, that of batch.mask; "
+            f"it has shape {batch.action.shape}"
+        )
+    action = jax.lax.stop_gradient(zero_where_masked(batch.action, batch.mask))
+    return zero_where_masked(policy.log_prob(action), batch.mask)

@@ -1,0 +1,90 @@
+"""Counts, and the ways in which a loss becomes one number.
+
+A reduction is a function `reduce(x, batch) -> scalar` of per-decision values `x` `[..., T]`. All divide by
+`batch.counts` where it is present and else by the counts of `batch.mask`; a sum over an empty mask is exactly 0.
+"""
+
+import jax.numpy as jnp
+
+from polopt_jax.masking import check_shape, masked_mean, masked_sum
+from polopt_jax.reading import check_mask
+from polopt_jax.types import Array, ArrayLike, Batch, Counts, Reduction
+
+
+def count(mask: Array) -> Counts:
+    """The denominators of a mask `[..., T]`: real decisions, rows that have one, preference pairs that have two."""
+    rows = mask.any(-1)
+    pairs = jnp.sum(rows.all(0)) if rows.ndim >= 2 and rows.shape[0] == 2 else jnp.zeros((), jnp.int32)
+    return Counts(
+        decisions=jnp.sum(mask).astype(jnp.float32),
+        rows=jnp.sum(rows).astype(jnp.float32),
+        pairs=pairs.astype(jnp.float32),
+    )
+
+
+def counts(batch: Batch) -> Counts:
+    """`batch.counts`, or else those of its mask."""
+    return count(batch.mask) if batch.counts is None else batch.counts
+
+
+def _over(total: Array, number: Array) -> Array:
+    return total / jnp.maximum(number, 1).astype(total.dtype)
+
+
+def _check_reducible(caller: str, x: Array, batch: Batch) -> None:
+    check_mask(caller, batch)
+    check_shape(caller, "x", x, batch.mask.shape, of="batch.mask")
+
+
+def token_mean(x: Array, batch: Batch) -> Array:
+    """Σ x / number of real decisions: every decision counts the same. The mean of PPO, DAPO's and BNPO's choice.
+
+    Raises, as every reduction, `ValueError` if `x` has not the shape of the mask.
+
+    >>> mask = jnp.array([[True, True, True], [True, False, False]])
+    >>> x, batch = jnp.array([[1.0, 2.0, 3.0], [6.0, 0.0, 0.0]]), Batch(obs=None, action=None, mask=mask)
+    >>> float(token_mean(x, batch))
+    3.0
+    """
+    _check_reducible("token_mean", x, batch)
+    return _over(masked_sum(x, batch.mask), counts(batch).decisions)
+
+
+def sequence_mean(x: Array, batch: Batch) -> Array:
+    """Mean over rows of each row's mean over its decisions: every row counts the same. GRPO's own choice.
+
+    A row without a real decision is not counted.
+
+    >>> mask = jnp.array([[True, True, True], [True, False, False]])
+    >>> x, batch = jnp.array([[1.0, 2.0, 3.0], [6.0, 0.0, 0.0]]), Batch(obs=None, action=None, mask=mask)
+    >>> float(sequence_mean(x, batch))
+    4.0
+    """
+    _check_reducible("sequence_mean", x, batch)
+    return _over(jnp.sum(masked_mean(x, batch.mask, axis=-1)), counts(batch).rows)
+
+
+def sequence_sum(x: Array, batch: Batch) -> Array:
+    """Mean over rows of each row's sum: per trajectory rather than per decision.
+
+    >>> mask = jnp.array([[True, True, True], [True, False, False]])
+    >>> x, batch = jnp.array([[1.0, 2.0, 3.0], [6.0, 0.0, 0.0]]), Batch(obs=None, action=None, mask=mask)
+    >>> float(sequence_sum(x, batch))
+    6.0
+    """
+    _check_reducible("sequence_sum", x, batch)
+    return _over(masked_sum(x, batch.mask), counts(batch).rows)
+
+
+def constant_length(length: ArrayLike) -> Reduction:
+    """Reduction `sequence_sum / length`, with a length that does not depend on the data (Dr.GRPO).
+
+    >>> batch = Batch(obs=None, action=None, mask=jnp.ones((2, 3), bool))
+    >>> float(constant_length(4.0)(jnp.ones((2, 3)), batch))
+    0.75
+    """
+
+    def reduce(x: Array, batch: Batch) -> Array:
+        return sequence_sum(x, batch) / length
+
+    return reduce

@@ -1,0 +1,55 @@
+"""Samples of a KL divergence, from the log-ratio of the action that was taken."""
+
+import math
+
+import jax.numpy as jnp
+
+from polopt_jax.masking import accumulate
+from polopt_jax.surrogates._ratio import LOG_RATIO_LIMIT
+from polopt_jax.types import Array
+
+IMPOSSIBLE = 1e4
+"""Nats beyond which a log-ratio is one of an action that has no probability."""
+
+
+def k1(log_ratio: Array) -> Array:
+    """log π(a) - log ref(a) itself: the naive sample of KL(π ‖ ref) for a ~ π; unbiased, of either sign.
+
+    Gradient: *zero in expectation* if it is differentiated as a loss on samples of π (it is E[∇log π]). Use it in
+    the reward or as a monitor, not as a loss. Source: Schulman 2020, "Approximating KL divergence".
+
+    >>> k1(jnp.log(jnp.array([2.0]))).round(3).tolist()
+    [0.6930000185966492]
+    """
+    return accumulate(log_ratio)
+
+
+def k2(log_ratio: Array) -> Array:
+    """½ (log π(a) - log ref(a))²: biased as a sample of KL(π ‖ ref), never negative.
+
+    Gradient: as a loss on samples of π its expected gradient *is* ∇KL(π ‖ ref), exactly, at every π. Off-policy,
+    multiply by the stop-gradient ratio π/μ. Source: as `k1`; the gradient: Tang & Munos 2025.
+
+    >>> k2(jnp.array([2.0])).tolist()
+    [2.0]
+    """
+    return 0.5 * accumulate(log_ratio) ** 2
+
+
+def k3(log_ratio: Array) -> Array:
+    """ref/π - 1 - log(ref/π), with `log_ratio` = log π(a) - log ref(a): unbiased for KL(π ‖ ref) on samples of π,
+    never negative, of low variance.
+
+    Gradient: as a loss on samples of π its expected gradient is ∇KL(ref ‖ π), the *other* direction. Multiplied by
+    the differentiable ratio π/μ (μ: the sampler) it becomes ∇KL(π ‖ ref), on- and off-policy. GRPO uses it as it is.
+    Where the action is more than e^20 times less probable under π than under ref it goes on along its tangent, so that
+    the gradient stays finite and does not vanish; everywhere else it is exact. Beyond ±1e4 nats, where one of the two
+    has no probability left, it is constant. Source: as `k1`.
+
+    >>> k3(jnp.array([0.0, 30.0])).tolist()
+    [0.0, 29.0]
+    """
+    log_ratio = jnp.clip(accumulate(log_ratio), -IMPOSSIBLE, IMPOSSIBLE)
+    surplus = -log_ratio  # log ref/π, of which the exponential is taken
+    beyond = math.exp(LOG_RATIO_LIMIT) * jnp.maximum(surplus - LOG_RATIO_LIMIT, 0)
+    return jnp.expm1(jnp.minimum(surplus, LOG_RATIO_LIMIT)) + beyond + log_ratio

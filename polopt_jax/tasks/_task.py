@@ -1,0 +1,48 @@
+"""What every recipe is given: something to learn, sized and ready to be rolled out."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from polopt_jax.rollout import EpisodeStats
+from polopt_jax.types import Array, ArrayLike, Metrics, Model, Params, Rollout
+
+
+class Task(NamedTuple):
+    """Four pure functions and two sizes."""
+
+    model: Model
+    """`(params, obs) -> Outputs`, on observations as the rollout stores them."""
+    init_params: Callable[[Array], Params]
+    """`key -> params`"""
+    init: Callable[[Array], Any]
+    """`key -> state`: environments and whatever else goes from rollout to rollout."""
+    rollout: Callable[[Params, Any, Array, ArrayLike], tuple[Any, Rollout, Metrics]]
+    """`(params, state, key, gamma) -> (state, rollout [T, ...], metrics)`. `gamma` is the discount that the recipe
+    learns with: a task that scales its rewards does so by the spread of the return discounted with it."""
+    row_shape: tuple[int, ...]
+    """The row axes of a rollout: `(B,)` environments, `(N, G)` prompts and attempts at each."""
+    num_steps: int
+    """T."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of one rollout."""
+        rows = 1
+        for size in self.row_shape:
+            rows *= size
+        return rows
+
+    @property
+    def decisions(self) -> int:
+        """Decisions in one rollout, rows x T: the steps that an update costs, whatever the algorithm."""
+        return self.num_rows * self.num_steps
+
+
+def episode_metrics(stats: EpisodeStats) -> Metrics:
+    """Sums, not means, so that they add up over updates: divide `episode/return_sum` by `episode/finished`."""
+    return {
+        "episode/finished": stats.finished,
+        "episode/return_sum": stats.return_sum,
+        "episode/length_sum": stats.length_sum,
+        "nonfinite_steps": stats.nonfinite,
+    }

@@ -1,0 +1,266 @@
+"""One shape of data: axes are swapped once, groups and pairs keep theirs, only whole episodes count as such."""
+
+from dataclasses import fields, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import polopt_jax as po
+from polopt_jax.language import sample_tokens, transformer
+
+T = 4
+ROWS = {"environments": (5,), "groups": (3, 2), "pairs": (2, 6)}
+
+
+def rollout_of(rows, seed=0):
+    """Every entry tells its own place: 1000 t + the number of its row."""
+    place = 1000.0 * np.arange(T).reshape(T, *(1,) * len(rows)) + np.arange(np.prod(rows)).reshape(rows)
+    no = np.zeros((T, *rows), bool)
+    return po.Rollout(
+        obs={"a": jnp.asarray(place)[..., None] + jnp.array([0.0, 0.5]), "id": jnp.asarray(place, jnp.int32)},
+        action=jnp.asarray(place, jnp.int32),
+        log_prob=-jnp.asarray(place),
+        reward=jnp.asarray(place) / 2,
+        terminated=jnp.asarray(no).at[-1].set(True),
+        truncated=jnp.asarray(no),
+        next_obs={"a": jnp.zeros((T, *rows, 2)), "id": jnp.zeros((T, *rows), jnp.int32)},
+        mask=jnp.asarray(~no),
+        value=jnp.asarray(place) * 3,
+    )
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_time_goes_last_and_the_rows_keep_their_axes(kind):
+    rows = ROWS[kind]
+    rollout = rollout_of(rows)
+    batch = po.to_batch(
+        rollout,
+        advantage=rollout.reward + 1,
+        target=rollout.reward + 2,
+        outcome=lambda episode: {"return": episode.reward.sum(), "last": episode.action[-1]},
+    )
+    expected = {
+        "action": rollout.action,
+        "log_prob": rollout.log_prob,
+        "advantage": rollout.reward + 1,
+        "target": rollout.reward + 2,
+        "value": rollout.value,
+        "mask": rollout.mask,
+    }
+    for index in np.ndindex(*rows):
+        for t in range(T):
+            for name, x in expected.items():
+                assert getattr(batch, name)[(*index, t)] == x[(t, *index)], (name, index, t)
+            np.testing.assert_array_equal(batch.obs["a"][(*index, t)], rollout.obs["a"][(t, *index)])
+            assert batch.obs["id"][(*index, t)] == rollout.obs["id"][(t, *index)]
+        assert batch.outcome["return"][index] == rollout.reward[(slice(None), *index)].sum()
+        assert batch.outcome["last"][index] == rollout.action[(-1, *index)]
+    assert batch.obs["a"].shape == (*rows, T, 2)
+    assert {f.name for f in fields(batch) if getattr(batch, f.name) is None} == {
+        "ref_log_prob",
+        "sampler_log_prob",
+        "label",
+        "counts",
+    }
+
+
+def test_outcomes_may_be_given_as_values_and_must_have_the_row_axes():
+    rollout = rollout_of((3, 2))
+    values = {"z": jnp.arange(6).reshape(3, 2), "vector": jnp.zeros((3, 2, 7))}
+    batch = po.to_batch(rollout, outcome=values)
+    np.testing.assert_array_equal(batch.outcome["z"], values["z"])
+    assert batch.advantage is None
+    for wrong in (jnp.zeros((2, 3)), jnp.zeros((T, 3, 2)), jnp.zeros(3)):
+        with pytest.raises(ValueError, match=r"outcome must have the rollout's row axes \(3, 2\)"):
+            po.to_batch(rollout, outcome={"z": wrong})
+    for name in ("advantage", "target"):
+        with pytest.raises(ValueError, match=f"{name} must have the rollout's shape"):
+            po.to_batch(rollout, **{name: jnp.zeros((3, 2, T))})
+
+
+def test_a_feature_sees_one_row_and_its_own_arguments():
+    rollout = rollout_of((3, 2))
+    weight = jnp.arange(6.0).reshape(3, 2)
+    seen = []
+
+    def feature(episode, weight):
+        seen.append((episode.reward.shape, episode.obs["a"].shape, weight.shape))
+        return episode.reward[0] * weight
+
+    found = po.per_episode(feature, rollout, weight)
+    assert seen == [((T,), (T, 2), ())]
+    np.testing.assert_array_equal(found, rollout.reward[0] * weight)
+
+
+def test_what_is_not_finite_is_masked_in_every_row_axis():
+    rollout = rollout_of((3, 2))
+    rollout = replace(
+        rollout,
+        obs={**rollout.obs, "a": rollout.obs["a"].at[1, 2, 0, 1].set(jnp.inf)},
+        log_prob=rollout.log_prob.at[0, 0, 1].set(jnp.nan),
+    )
+    advantage = jnp.ones((T, 3, 2)).at[:, 1, 1].set(jnp.nan)
+    batch = po.to_batch(rollout, advantage=advantage)
+    masked = {tuple(i) for i in np.argwhere(~np.asarray(batch.mask))}
+    assert masked == {(2, 0, 1), (0, 1, 0), *((1, 1, t) for t in range(T))}
+    assert np.isfinite(batch.obs["a"]).all()
+
+
+# --- whole episodes --------------------------------------------------------------------------------------------------
+
+
+def recorded(environments):
+    """A rollout [T, B] from strings, one per environment: `.` goes on, `x` terminated, `t` time limit, `b` a step that
+    broke. As `unroll` records it, the step before a break is truncated."""
+
+    table = np.array([list(row) for row in environments]).T
+    mask = table != "b"
+    terminated = table == "x"
+    before_break = np.concatenate([~mask[1:], np.zeros_like(mask[:1])])
+    truncated = (table == "t") | ~mask | (before_break & ~terminated)
+    steps = 100.0 * np.arange(table.shape[1]) + np.arange(table.shape[0])[:, None]
+    return po.Rollout(
+        obs=jnp.asarray(steps)[..., None],
+        action=jnp.asarray(steps),
+        log_prob=jnp.zeros(steps.shape),
+        reward=jnp.asarray(steps),
+        terminated=jnp.asarray(terminated),
+        truncated=jnp.asarray(truncated),
+        next_obs=jnp.zeros((*steps.shape, 1)),
+        mask=jnp.asarray(mask),
+    )
+
+
+@pytest.mark.parametrize(
+    ("environments", "kept", "dropped"),
+    [
+        (["..x..x"], [[0, 1, 2], [3, 4, 5]], 0),
+        (["..x..t", "...x.."], [[0, 1, 2], [3, 4, 5], [100, 101, 102, 103]], 1),
+        (["..b..x"], [[3, 4, 5]], 1),  # the part before the break is no episode, nor is the break
+        (["..xb.x"], [[0, 1, 2], [4, 5]], 1),  # a fresh episode broke at its first step
+        (["bbx..x"], [[2], [3, 4, 5]], 2),
+        ([".....b"], [], 1),
+        (["..b...", "x....x"], [[100], [101, 102, 103, 104, 105]], 2),
+    ],
+)
+def test_no_episode_that_broke_is_whole(environments, kept, dropped):
+    rollout = recorded(environments)
+    whole, lost = jax.jit(lambda r: po.episodes(r, max_length=6, num_episodes=5))(rollout)
+    lengths = np.asarray(whole.mask).sum(0)
+    found = [np.asarray(whole.reward)[:n, i].tolist() for i, n in enumerate(lengths) if n]
+    assert found == kept
+    assert int(lost) == dropped
+    assert (lengths[: len(kept)] > 0).all(), "no empty column before the last episode"
+    assert (np.asarray(whole.mask) == (np.arange(6)[:, None] < lengths)).all()
+
+
+def test_episodes_needs_environments():
+    with pytest.raises(ValueError, match=r"episodes needs a rollout \[T, B\]"):
+        po.episodes(rollout_of((3, 2)), max_length=3, num_episodes=2)
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+ESTIMATORS = [po.group_relative, po.group_centred, po.leave_one_out]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("estimate", ESTIMATORS)
+def test_a_reward_that_nobody_can_give_is_left_out_of_its_group(estimate, bad):
+    rng = np.random.default_rng(0)
+    reward = rng.normal(size=(6, 5))
+    for place in range(5):
+        poisoned = np.insert(reward, place, bad, axis=1)
+        found = np.asarray(estimate(jnp.asarray(poisoned)))
+        np.testing.assert_allclose(np.delete(found, place, axis=1), estimate(jnp.asarray(reward)), rtol=1e-6, atol=1e-6)
+        assert np.isnan(found[:, place]).all()
+    alone = np.asarray(estimate(jnp.array([[bad, 3.0, bad], [bad, bad, bad], [bad, 0.1, 0.1]])))
+    np.testing.assert_array_equal(alone[0], [np.nan, 0, np.nan])
+    assert np.isnan(alone[1]).all()
+    np.testing.assert_array_equal(alone[2], [np.nan, 0, 0])
+
+
+def test_an_unscorable_attempt_changes_nothing_but_its_own_row():
+    """The GRPO loss and gradient of the batch are those of the batch in which that attempt was never made."""
+    rollout = rollout_of((3, 4))
+    rng = np.random.default_rng(1)
+    reward = jnp.asarray(rng.normal(size=(3, 4))).at[1, 2].set(jnp.nan)
+    logits = jnp.asarray(rng.normal(size=(3, 4, T, 5)))
+    rollout = replace(rollout, action=rollout.action % 5, log_prob=jnp.full((T, 3, 4), np.log(0.2)))
+
+    def loss(logits, batch):
+        outputs = po.Outputs(policy=po.Categorical(logits=logits))
+        return po.grpo(reduce=po.sequence_sum)(outputs, batch)[0] * batch.mask.any(-1).sum()
+
+    def batch_of(reward):
+        advantage = jnp.broadcast_to(po.group_relative(reward), rollout.reward.shape)
+        batch = po.to_batch(rollout, advantage=advantage)
+        return replace(batch, ref_log_prob=batch.log_prob)
+
+    batch = batch_of(reward)
+    assert (~np.asarray(batch.mask)).sum() == T
+    value, gradient = jax.value_and_grad(loss)(logits, batch)
+    assert np.isfinite(value)
+    assert (np.asarray(gradient)[1, 2] == 0).all()
+    others = [0, 1, 3]
+    group = jax.tree.map(lambda x: x[1:2][:, jnp.array(others)], batch_of(jnp.nan_to_num(reward)))
+    group = replace(
+        group, advantage=jnp.broadcast_to(po.group_relative(reward[1:2, jnp.array(others)])[..., None], (1, 3, T))
+    )
+    alone = jax.grad(loss)(logits[1:2][:, jnp.array(others)], group)
+    np.testing.assert_allclose(np.asarray(gradient)[1][others], np.asarray(alone)[0], rtol=1e-5, atol=1e-7)
+
+
+# --- rows of a sampler, and every k-th -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [(4,), (3, 2), (2, 3)])
+def test_the_sampler_keeps_the_axes_of_its_prompts(rows):
+    network = transformer(vocab_size=9, num_outputs=5, max_length=6, width=8, depth=1, heads=2)
+    params = jax.jit(network.init)(jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), params)
+    prompt = 5 + jnp.arange(np.prod(rows)).reshape(rows) % 4
+    rollout = jax.jit(lambda p, key: sample_tokens(network, params, p, key, length=6))(prompt, jax.random.key(2))
+    assert rollout.action.shape == (6, *rows)
+    np.testing.assert_array_equal(rollout.obs[0], prompt)
+    np.testing.assert_array_equal(rollout.obs[1:], rollout.action[:-1])
+    batch = po.to_batch(rollout)
+    outputs = network.apply(params, batch.obs)
+    np.testing.assert_allclose(outputs.policy.log_prob(batch.action), batch.log_prob, atol=2e-6)
+    np.testing.assert_allclose(outputs.value, batch.value, atol=2e-6)
+    assert rollout.terminated[-1].all()
+    assert not rollout.terminated[:-1].any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "k", "expected"),
+    [((6, 3), 2, (3, 3)), ((3, 4, 5), 2, (3, 2, 5)), ((2, 7, 3), 3, (2, 3, 3)), ((2, 7, 3), 1, (2, 7, 3))],
+)
+def test_every_kth_row_is_taken_along_the_axis_before_time(shape, k, expected):
+    """So that pairs lose no half and prompts keep attempts of their own."""
+    place = jnp.arange(np.prod(shape)).reshape(shape)
+    batch = po.Batch(
+        obs=place[..., None],
+        action=place,
+        mask=place >= 0,
+        outcome={"z": place[..., 0]},
+        label=place[..., 0] > 0,
+        counts=po.reductions.count(place >= 0),
+    )
+    few = po.every(k)(batch)
+    assert few.mask.shape == expected
+    np.testing.assert_array_equal(few.action, place[..., ::k, :])
+    np.testing.assert_array_equal(few.obs[..., 0], few.action)
+    np.testing.assert_array_equal(few.outcome["z"], place[..., ::k, 0])
+    assert few.label.shape == expected[:-1]
+    assert few.counts is None
+
+
+def test_every_refuses_what_has_too_few_rows():
+    batch = po.Batch(obs=None, action=jnp.zeros((2, 3, 4), int), mask=jnp.ones((2, 3, 4), bool))
+    with pytest.raises(ValueError, match=r"every\(4\) needs at least 4 rows along the axis before T"):
+        po.every(4)(batch)
+    with pytest.raises(ValueError, match=r"every\(1\)"):
+        po.every(1)(po.Batch(obs=None, action=None, mask=jnp.ones(3, bool)))

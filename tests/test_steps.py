@@ -1,0 +1,243 @@
+"""One update: which optimizers it drives, what it refuses to take, what its phases and its optimizers report."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import polopt_jax as po
+from polopt_jax.guards import all_finite
+
+BATCH = po.Batch(
+    obs=jnp.ones((4, 2, 3)),
+    action=jnp.arange(8).reshape(4, 2) % 3,
+    mask=jnp.ones((4, 2), bool),
+    log_prob=jnp.full((4, 2), np.log(1 / 3)),
+    advantage=jnp.linspace(-1.0, 1.0, 8).reshape(4, 2),
+    ref_log_prob=jnp.full((4, 2), np.log(1 / 3)),
+)
+PARAMS = {"policy": jnp.zeros((3, 3)), "critic": jnp.full(3, 0.1)}
+
+
+def model(params, obs):
+    return po.Outputs(policy=po.Categorical(logits=obs @ params["policy"]), value=obs @ params["critic"])
+
+
+def quadratic(params, batch):
+    """½ Σ c (x - 1)², badly scaled."""
+    return 0.5 * jnp.sum(jnp.array([1.0, 100.0]) * (params - 1) ** 2), {}
+
+
+def same(a, b):
+    return all(
+        np.asarray(x).tobytes() == np.asarray(y).tobytes()
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+# --- what an optimizer is passed -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "updates"),
+    [(optax.lbfgs(), 10), (optax.polyak_sgd(max_learning_rate=1.0), 400), (optax.sgd(0.005), 1500)],
+    ids=["lbfgs", "polyak", "sgd"],
+)
+def test_optimizers_that_ask_for_value_gradient_or_function_reach_the_minimum(optimizer, updates):
+    """optax's L-BFGS starts with infinities in its state, which is no reason to refuse its steps."""
+    step = po.make_step((quadratic, optimizer))
+
+    def one(carry, _):
+        params, state, metrics = step.update(*carry, BATCH, None)
+        return (params, state), metrics["skipped"]
+
+    params = jnp.zeros(2)
+    (params, _), skipped = jax.jit(lambda c: jax.lax.scan(one, c, None, length=updates))((params, step.init(params)))
+    assert skipped.sum() == 0
+    np.testing.assert_allclose(params, [1, 1], atol=1e-3)
+
+
+def test_the_start_of_lbfgs_is_not_finite():
+    """Otherwise the test above would not test the guard."""
+    assert not all_finite(optax.lbfgs().init(jnp.zeros(2)))
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+def illegal(params, obs):
+    """No action is legal anywhere."""
+    return po.Outputs(policy=model(params, obs).policy.only(jnp.zeros((4, 2, 3), bool)), value=model(params, obs).value)
+
+
+REFUSED = {
+    "a NaN clip range": lambda eps: po.objective(model, po.grpo(clip_eps=eps)),
+    "a loss of NaN and a finite gradient": lambda eps: (
+        lambda params, batch: (
+            quadratic(params["critic"][:2], batch)[0] + jax.lax.stop_gradient(eps),
+            {},
+        )
+    ),
+    "an infinite loss and a finite gradient": lambda eps: (
+        lambda params, batch: (
+            quadratic(params["critic"][:2], batch)[0] + jnp.inf,
+            {},
+        )
+    ),
+    "no legal action, reinforce": lambda eps: po.objective(illegal, po.reinforce()),
+    "no legal action, actor_critic": lambda eps: po.objective(
+        illegal, po.weighted_sum(policy=(1.0, po.reinforce()), entropy=(0.1, po.entropy_bonus()))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_step_whose_loss_is_not_finite_is_not_taken(name):
+    def update(eps, params, state):
+        return po.make_step((REFUSED[name](eps), optax.adam(0.1))).update(params, state, BATCH, None)
+
+    state = optax.adam(0.1).init(PARAMS)
+    params, new_state, metrics = jax.jit(update)(jnp.nan, PARAMS, state)
+    assert metrics["skipped"] == 1
+    assert same((params, new_state), (PARAMS, state))
+
+
+def test_no_legal_action_in_a_preference_is_refused():
+    batch = po.Batch(
+        obs=jnp.ones((2, 4, 2, 3)),
+        action=jnp.zeros((2, 4, 2), int),
+        mask=jnp.ones((2, 4, 2), bool),
+        ref_log_prob=jnp.zeros((2, 4, 2)),
+    )
+    impossible = lambda params, obs: po.Outputs(  # noqa: E731
+        policy=model(params, obs).policy.only(jnp.zeros((2, 4, 2, 3), bool))
+    )
+    step = po.make_step((po.objective(impossible, po.dpo()), optax.adam(0.1)))
+    params, _, metrics = step.update(PARAMS, step.init(PARAMS), batch, None)
+    assert metrics["skipped"] == 1
+    assert same(params, PARAMS)
+
+
+def test_a_nan_in_an_optimizers_state_is_refused():
+    poison = optax.GradientTransformation(lambda p: jnp.zeros(()), lambda g, s, p=None: (g, s + jnp.nan))
+    step = po.make_step((quadratic, optax.chain(poison, optax.sgd(0.01))))
+    params, state, metrics = step.update(jnp.zeros(2), step.init(jnp.zeros(2)), BATCH, None)
+    assert metrics["skipped"] == 1
+    assert same((params, state[0]), (jnp.zeros(2), jnp.zeros(())))
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: po.ppo(clip_eps=-0.2), "ppo: clip_eps must be at least 0; it is -0.2"),
+        (lambda: po.ppo(clip_eps=-np.inf), "ppo: clip_eps"),
+        (lambda: po.ppo(clip_eps=(0.2, np.nan)), "ppo: clip_eps must be at least 0; it is nan"),
+        (lambda: po.ppo(clip_eps=jnp.array([0.2, -0.1])), "ppo: clip_eps"),
+        (lambda: po.grpo(clip_eps=np.nan), "grpo: clip_eps"),
+        (lambda: po.grpo(beta=-1.0), "grpo: beta"),
+        (lambda: po.dpo(beta=-0.1), "dpo: beta"),
+        (lambda: po.clipped_value_loss(clip_eps=-1.0), "clipped_value_loss: clip_eps"),
+        (lambda: po.natural_gradient(model, damping=-1e-3), "natural_gradient: damping"),
+        (lambda: po.npg(model, damping=-1e-3), "natural_gradient: damping"),
+        (lambda: po.trpo(model, radius=-0.01), "scale_to_radius: radius"),
+        (lambda: po.backtrack(model, [(po.action_kl, np.nan)]), "backtrack: radius"),
+        (lambda: po.trpo(model, shrink=1.5), "backtrack: shrink must be from 0 to 1"),
+        (lambda: po.clip_by_global_norm(-1.0), "clip_by_global_norm: max_norm"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_where_they_are_concrete(call, named):
+    with pytest.raises(ValueError, match=named):
+        call()
+
+
+def test_the_ends_of_the_ranges_are_inside():
+    po.ppo(clip_eps=0.0)
+    po.ppo(clip_eps=(0.0, np.inf))
+    po.grpo(beta=0)
+    po.trpo(model, radius=0.0, damping=0.0)
+    jax.eval_shape(lambda eps: po.objective(model, po.ppo(clip_eps=eps))(PARAMS, BATCH)[0], jnp.float32(-1.0))
+
+
+# --- phases and reports ----------------------------------------------------------------------------------------------
+
+
+def trpo_step():
+    surrogate, value = po.objective(model, po.surrogate()), po.objective(model, po.value_loss())
+    return po.make_step(policy=(surrogate, po.trpo(model)), critic=(value, optax.adam(1e-3)))
+
+
+def test_phases_and_their_metrics_have_names_and_need_no_key():
+    batch = replace(BATCH, target=BATCH.advantage)
+    step = trpo_step()
+    params, state, metrics = step.update(PARAMS, step.init(PARAMS), batch, None)
+    assert set(state) == {"policy", "critic"}
+    assert {name.split("/")[0] for name in metrics} == {"policy", "critic"}
+    assert metrics["policy/line_search_accepted"] == 1
+    assert metrics["critic/loss"] > 0
+    assert metrics["critic/skipped"] == metrics["policy/skipped"] == 0
+    assert not np.array_equal(params["critic"], PARAMS["critic"])
+
+
+def test_the_reports_of_the_solvers_are_those_of_their_states():
+    objective = po.objective(model, po.surrogate())
+    optimizer = po.trpo(model)
+    grads = jax.grad(lambda p: objective(p, BATCH)[0])(PARAMS)
+    _, states = optimizer.update(grads, optimizer.init(PARAMS), PARAMS, batch=BATCH, objective=objective)
+    solve, scale, search = states[0].solve, states[1], states[3]
+    step = po.make_step((objective, optimizer))
+    metrics = step.update(PARAMS, step.init(PARAMS), BATCH, None)[2]
+    expected = {
+        "cg_iterations": solve.iterations,
+        "cg_residual": solve.residual,
+        "cg_failed": 0,
+        "natural_step_factor": scale.factor,
+        "step_size": search.step_size,
+        "line_search_trials": search.trials,
+        "line_search_accepted": 1,
+        "surrogate_improvement": search.improvement,
+    }
+    for name, value in expected.items():
+        assert metrics[name].dtype == jnp.float32
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-6)
+    assert 1 <= int(solve.iterations) <= 10
+
+
+def test_a_state_of_ones_own_reports_too():
+    class Counter(NamedTuple):
+        taken: jax.Array
+
+        def metrics(self):
+            return {"taken": self.taken}
+
+    counting = optax.GradientTransformation(
+        lambda p: Counter(jnp.zeros((), jnp.int32)), lambda g, s, p=None: (g, Counter(s.taken + 1))
+    )
+    step = po.make_step((quadratic, optax.chain(counting, optax.sgd(0.01))))
+    state = step.init(jnp.zeros(2))
+    for expected in (1, 2):
+        _, state, metrics = step.update(jnp.zeros(2), state, BATCH, None)
+        assert metrics["taken"] == expected
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        po.make_step,
+        lambda: po.make_step((quadratic, optax.sgd(0.1)), policy=(quadratic, optax.sgd(0.1))),
+    ],
+)
+def test_a_step_has_one_phase_without_a_name_or_several_with_names(call):
+    with pytest.raises(ValueError, match="one phase"):
+        call()
+
+
+def test_a_backtracking_line_search_of_optax_is_driven_too():
+    optimizer = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(max_backtracking_steps=20))
+    step = po.make_step((quadratic, optimizer))
+    params, _, metrics = jax.jit(step.update)(jnp.zeros(2), step.init(jnp.zeros(2)), BATCH, None)
+    assert metrics["skipped"] == 0
+    assert quadratic(params, BATCH)[0] < quadratic(jnp.zeros(2), BATCH)[0]
