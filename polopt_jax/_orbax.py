@@ -36,8 +36,8 @@ def _outlive(others: set[threading.Thread]) -> None:
     deadline = time.monotonic() + 10.0
     while (left := set(threading.enumerate()) - others) and time.monotonic() < deadline:
         for thread in left:
-            with contextlib.suppress(RuntimeError):  # it is about to start, or about to be this one
-                thread.join(timeout=0.1)
+            with contextlib.suppress(RuntimeError):  # it is about to start
+                threading.Thread.join(thread, timeout=0.1)  # orbax's own raises what the thread raised
 
 
 def reason(error: Exception) -> str:

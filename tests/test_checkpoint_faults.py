@@ -2,15 +2,19 @@
 
 import errno
 import json
+import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from polopt_jax import checkpoint
+from polopt_jax._orbax import quiet_orbax
 from polopt_jax.checkpoint import CheckpointError, SaveError
 from polopt_jax.leaves import leaves_of
 
@@ -64,6 +68,30 @@ def test_no_file_size_limit_damages_what_was_saved(tmp_path):
     assert len(said) == 9
     assert all(line.startswith(f"step 3 could not be saved in {tmp_path}: ") and "\n" not in line for line in said)
     assert (entries, step, same, afterwards) == (["1", "2"], 2, True, [2, 3])
+
+
+class RaisingThread(threading.Thread):
+    """A thread of which, as of orbax's, `join` raises what it raised."""
+
+    def join(self, timeout=None):
+        super().join(timeout)
+        raise ValueError("what the thread raised")
+
+
+def test_a_failure_is_told_when_the_threads_it_leaves_have_ended(capfd):
+    """They log, late; half of them have ended long before the others."""
+
+    def work(seconds):
+        time.sleep(seconds)
+        logging.getLogger("absl").error("too late")
+
+    threads = [RaisingThread(target=work, args=(0.3 * (i % 2),)) for i in range(8)]
+    with pytest.raises(KeyError), quiet_orbax():
+        for thread in threads:
+            thread.start()
+        raise KeyError
+    assert not any(thread.is_alive() for thread in threads)
+    assert capfd.readouterr() == ("", "")
 
 
 FULL_DISK = (
