@@ -86,10 +86,14 @@ def test_a_failure_is_told_when_the_threads_it_leaves_have_ended(capfd):
         logging.getLogger("absl").error("too late")
 
     threads = [RaisingThread(target=work, args=(0.3 * (i % 2),)) for i in range(8)]
-    with pytest.raises(KeyError), quiet_orbax():
+
+    def fail():
         for thread in threads:
             thread.start()
         raise KeyError
+
+    with pytest.raises(KeyError), quiet_orbax():
+        fail()
     assert not any(thread.is_alive() for thread in threads)
     assert capfd.readouterr() == ("", "")
 
