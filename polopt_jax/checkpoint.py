@@ -1,134 +1,262 @@
-"""Exact save and resume of a training state: orbax for the arrays, a sha256 of every leaf against silent corruption.
+"""Exact save and resume of a training state: orbax for the bytes, a manifest against silent corruption.
 
 Orbax writes a step atomically (a kill leaves the newest complete step) but loads flipped bits without a word; so a
-manifest with the shape, dtype and digest of each leaf is saved beside the arrays and checked on the way back.
+manifest with the step, and with the shape, dtype and sha256 of each leaf, is saved beside the bytes and checked on the
+way back. All leaves are one array of bytes to orbax: where one of several arrays cannot be read or written, the
+threads of the others print tracebacks that nobody can catch.
 """
 
 import contextlib
-import hashlib
-import io
+import os
+import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+
+from polopt_jax._orbax import quiet_orbax, reason
+from polopt_jax.leaves import Entry, describe, digest, leaves_of, pack, packed_size, rebuild, unpack
+from polopt_jax.training import TrainState
+
+_MEMBERS = ("_CHECKPOINT_METADATA", "manifest/metadata", "state/_METADATA", "state/manifest.ocdbt")
+"""Files without which the directory of a step is no checkpoint."""
+_TEMPORARY = re.compile(r"\d+\.orbax-checkpoint-tmp.*")
+_REMOVED = ".removed"
 
 
 class CheckpointError(Exception):
     """A checkpoint is missing, does not fit, or is not what was saved. The message names the leaf."""
 
 
-def _leaves(state: Any) -> dict[str, np.ndarray]:
-    """Every leaf as a numpy array under its path; typed PRNG keys as their data."""
-
-    def as_array(x: Any) -> np.ndarray:
-        if isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x = jax.random.key_data(x)
-        return np.asarray(jax.device_get(x))
-
-    return {jax.tree_util.keystr(path): as_array(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
+class SaveError(CheckpointError):
+    """A checkpoint could not be written. Those that were there before are as they were."""
 
 
-def _manifest(leaves: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    def entry(x: np.ndarray) -> dict[str, Any]:
-        digest = hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
-        return {"shape": list(x.shape), "dtype": str(x.dtype), "sha256": digest}
-
-    return {name: entry(x) for name, x in leaves.items()}
+# What there is
 
 
-def _manager(directory: Path, *, keep: int | None = None) -> Any:
-    with contextlib.redirect_stdout(io.StringIO()):
-        import orbax.checkpoint as ocp
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
-    )
-    return ocp.CheckpointManager(directory.resolve(), options=options)
+def steps(directory: str | Path) -> list[int]:
+    """The steps of which all files are there, in order. A temporary directory is none."""
+    path = Path(directory)
+    names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    numbers = sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
+    return [number for number in numbers if _is_complete(path / str(number))]
+
+
+def unfinished(directory: str | Path) -> list[str]:
+    """Names of the directories that look like steps but are not complete: a save was killed, or files were lost."""
+    path = Path(directory)
+    entries = sorted(path.iterdir()) if path.is_dir() else []
+    return [
+        entry.name
+        for entry in entries
+        if _TEMPORARY.fullmatch(entry.name) or (entry.name.isdecimal() and not _is_complete(entry))
+    ]
+
+
+def latest_step(directory: str | Path) -> int | None:
+    """The newest complete step, or None."""
+    return max(steps(directory), default=None)
+
+
+def _is_complete(path: Path) -> bool:
+    return all((path / member).is_file() for member in _MEMBERS)
+
+
+# Saving
 
 
 def save(directory: str | Path, step: int, state: Any, *, keep: int = 2) -> None:
     """Saves any pytree of arrays as step `step`, and removes all but the newest `keep` steps.
 
-    Returns when it is on disk. Raises CheckpointError if that step is there already.
+    Returns when it is on disk. An unfinished directory of that step, and temporary ones that killed saves left, are
+    removed. Raises CheckpointError if that step is there already, and SaveError if it cannot be written (a full disk,
+    say): then the steps before it are as they were.
     """
-    import orbax.checkpoint as ocp
+    path = Path(directory).resolve()
+    if step in steps(path):
+        raise CheckpointError(f"step {step} is already saved in {directory}")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _sweep(path, step)
+        _write(path / str(step), step, leaves_of(state))
+        _sync(path, step)
+    except Exception as error:  # orbax and tensorstore raise many kinds
+        with contextlib.suppress(OSError):
+            _sweep(path, step)
+        raise SaveError(f"step {step} could not be saved in {directory}: {reason(error)}") from error
+    try:
+        _remove(path, steps(path)[:-keep])
+    except OSError as error:
+        raise SaveError(f"an older step could not be removed from {directory}: {reason(error)}") from error
 
-    leaves = _leaves(state)
-    # Orbax treats names as paths, so leaves are numbered in the order of the manifest.
-    arrays = {f"{i:05d}": x for i, x in enumerate(leaves.values())}
-    with _manager(Path(directory), keep=keep) as manager:
-        if step in manager.all_steps():
-            raise CheckpointError(f"step {step} is already saved in {directory}")
-        manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), manifest=ocp.args.JsonSave(_manifest(leaves))),
+
+def discard_after(directory: str | Path, step: int) -> None:
+    """Removes the steps after `step`: those of updates that are going to be done again."""
+    path = Path(directory)
+    _remove(path, [other for other in steps(path) if other > step])
+
+
+def _write(path: Path, step: int, leaves: dict[str, np.ndarray]) -> None:
+    with quiet_orbax() as ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "manifest")) as checkpointer:
+        checkpointer.save(
+            path,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave({"leaves": pack(leaves)}),
+                manifest=ocp.args.JsonSave({"step": step, "leaves": describe(leaves)}),
+            ),
         )
 
 
-def latest_step(directory: str | Path) -> int | None:
-    """The newest complete step, or None."""
-    path = Path(directory)
-    if not path.is_dir():
-        return None
-    with _manager(path) as manager:
-        return manager.latest_step()
+def _sync(path: Path, step: int) -> None:
+    """Returns when the files of a step, and their names, are on disk; orbax does not wait for that."""
+    inside = [path / str(step), *(path / str(step)).rglob("*")]
+    for entry in (*inside, path):
+        descriptor = os.open(entry, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(path: Path, doomed: list[int]) -> None:
+    """Removes steps. Each is renamed first, so that a kill in the middle leaves nothing that looks like a step."""
+    for step in doomed:
+        (path / str(step)).rename(path / f"{step}{_REMOVED}")
+        shutil.rmtree(path / f"{step}{_REMOVED}")
+
+
+def _sweep(path: Path, step: int) -> None:
+    """Removes what killed or failed saves and removals left behind, and an unfinished directory of this step."""
+    for entry in path.iterdir():
+        left_over = _TEMPORARY.fullmatch(entry.name) or entry.name.removesuffix(_REMOVED).isdecimal()
+        if left_over and (not entry.name.isdecimal() or entry.name == str(step)):
+            shutil.rmtree(entry)
+
+
+# Restoring
 
 
 def restore(directory: str | Path, like: Any, *, step: int | None = None) -> tuple[Any, int]:
     """The state saved at `step` (the newest, if None) in the structure of `like`, bit for bit: `(state, step)`.
 
-    `like` is a state of the same run (its values do not matter). Raises CheckpointError if there is no such step, if
-    a leaf is missing, additional, or of another shape or dtype than in `like`, or if its digest differs from the one
-    that was saved; the message then names the older step, if there is one, and what to delete to go back to it.
+    `like` is a state of the same run (its values do not matter). Raises CheckpointError if there is no such step; if
+    a leaf is missing, additional, or of another shape or dtype than in `like`; if it is of another step, by its
+    manifest or, in a TrainState, by its counter `update`; or if the digest of a leaf differs from the one that was
+    saved. Of a damaged step the message names the older one, if there is one, and what to delete to go back to it.
     """
-    import orbax.checkpoint as ocp
+    step = _existing(directory, step)
+    wanted = leaves_of(like)
+    with _damage_told(directory, step):
+        manifest = _read_manifest(Path(directory), step)
+        _check_structure(manifest, wanted)
+        found = _read_leaves(Path(directory), step, manifest)
+        state = rebuild(found, like)
+        if isinstance(state, TrainState) and (np.asarray(state.update) != step).any():
+            raise _DamageError(f"its state has done {np.asarray(state.update).ravel()[0]} updates")
+    return state, step
 
-    if step is None:
-        step = latest_step(directory)
-    if step is None:
+
+def check(directory: str | Path, *, step: int | None = None) -> int:
+    """Reads a step (the newest, if None) and compares it with its manifest, without a state to fit it to.
+
+    Returns the step. Raises CheckpointError as `restore` does of a damaged one.
+    """
+    step = _existing(directory, step)
+    with _damage_told(directory, step):
+        _read_leaves(Path(directory), step, _read_manifest(Path(directory), step))
+    return step
+
+
+class _DamageError(Exception):
+    """What is wrong with the step that is being read."""
+
+
+@contextlib.contextmanager
+def _damage_told(directory: str | Path, step: int) -> Iterator[None]:
+    """Turns whatever goes wrong within it into a CheckpointError that names the way back."""
+    older = [other for other in steps(directory) if other < step]
+    way_out = f"; delete {Path(directory) / str(step)} to go back to step {older[-1]}" if older else ""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except _DamageError as error:
+        raise CheckpointError(f"step {step} in {directory} is corrupt: {error}{way_out}") from error
+    except Exception as error:  # orbax and tensorstore raise many kinds
+        raise CheckpointError(f"step {step} in {directory} cannot be read: {reason(error)}{way_out}") from error
+
+
+def _existing(directory: str | Path, step: int | None) -> int:
+    known = steps(directory)
+    if not known:
         raise CheckpointError(f"there is no checkpoint in {directory}")
-    wanted = _leaves(like)
-    with _manager(Path(directory)) as manager:
-        steps = sorted(manager.all_steps())
-        if step not in steps:
-            raise CheckpointError(f"there is no step {step} in {directory}; there are {steps}")
-        older = [other for other in steps if other < step]
-        way_out = f"; delete {Path(directory) / str(step)} to go back to step {older[-1]}" if older else ""
-        try:
-            manifest = manager.restore(step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())).manifest
-            _check_structure(manifest, wanted)
-            target = {f"{i:05d}": np.empty(e["shape"], e["dtype"]) for i, e in enumerate(manifest.values())}
-            restored = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))).state
-        except CheckpointError:
-            raise
-        except Exception as error:  # orbax and tensorstore raise many kinds
-            why = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"step {step} in {directory} cannot be read: {why}{way_out}") from error
-    found = {name: np.asarray(restored[f"{i:05d}"]) for i, name in enumerate(manifest)}
-    for name, entry in _manifest(found).items():
-        if entry != manifest[name]:
-            raise CheckpointError(f"step {step} in {directory} is corrupt: {name} is not what was saved{way_out}")
-    return _rebuild(found, like), step
+    if step is not None and step not in known:
+        raise CheckpointError(f"there is no step {step} in {directory}; there are {known}")
+    return known[-1] if step is None else step
 
 
-def _check_structure(manifest: dict[str, dict[str, Any]], wanted: dict[str, np.ndarray]) -> None:
+def _read_manifest(path: Path, step: int) -> dict[str, Entry]:
+    """The entries of the leaves, by name, of a manifest that is of this step."""
+    with quiet_orbax() as ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler("manifest")) as checkpointer:
+        args = ocp.args.Composite(manifest=ocp.args.JsonRestore())
+        manifest = checkpointer.restore(path.resolve() / str(step), args=args).manifest
+    if not (isinstance(manifest, dict) and isinstance(manifest.get("leaves"), dict)):
+        raise _DamageError("its manifest is not one")
+    if manifest.get("step") != step:
+        raise _DamageError(f"its manifest is that of step {manifest.get('step')}")
+    return manifest["leaves"]
+
+
+def _read_leaves(path: Path, step: int, manifest: dict[str, Entry]) -> dict[str, np.ndarray]:
+    target = {"leaves": np.empty(packed_size(manifest), np.uint8)}
+    with quiet_orbax() as ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler("state")) as checkpointer:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        packed = checkpointer.restore(path.resolve() / str(step), args=args).state["leaves"]
+    leaves = unpack(np.asarray(packed), manifest)
+    for name, x in leaves.items():
+        if digest(x) != manifest[name]["sha256"]:
+            raise _DamageError(f"{name} is not what was saved")
+    return leaves
+
+
+def _check_structure(manifest: dict[str, Entry], wanted: dict[str, np.ndarray]) -> None:
+    """Raises CheckpointError where the leaves differ in name, shape or dtype, and says in what."""
     for name in sorted(manifest.keys() ^ wanted.keys()):
         where = "the checkpoint" if name in wanted else "this run"
         raise CheckpointError(f"the checkpoint is of another run: {where} has no {name}")
-    for name, x in wanted.items():
-        saved = manifest[name]
-        if (list(x.shape), str(x.dtype)) != (saved["shape"], saved["dtype"]):
+    theirs = {name: (tuple(entry["shape"]), entry["dtype"]) for name, entry in manifest.items()}
+    ours = {name: (x.shape, str(x.dtype)) for name, x in wanted.items()}
+    _check_seed_axis(theirs, ours)
+    for name, (shape, dtype) in ours.items():
+        if theirs[name] != (shape, dtype):
+            saved_shape, saved_dtype = theirs[name]
             raise CheckpointError(
-                f"the checkpoint is of another run: {name} is {saved['dtype']}{saved['shape']} there "
-                f"and {x.dtype}{list(x.shape)} here"
+                f"the checkpoint is of another run: {name} is {saved_dtype}{list(saved_shape)} there "
+                f"and {dtype}{list(shape)} here"
             )
 
 
-def _rebuild(found: dict[str, np.ndarray], like: Any) -> Any:
-    def leaf(path: Any, old: Any) -> Any:
-        x = jax.numpy.asarray(found[jax.tree_util.keystr(path)])
-        if isinstance(old, jax.Array) and jax.numpy.issubdtype(old.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(x, impl=jax.random.key_impl(old))
-        return x
+def _check_seed_axis(theirs: dict[str, tuple], ours: dict[str, tuple]) -> None:
+    """Raises CheckpointError if two TrainStates differ in nothing but the leading axis, that of the seeds.
 
-    return jax.tree_util.tree_map_with_path(leaf, like)
+    The axis is read off the counter `update`, which is a scalar without it.
+    """
+    there, here = (leaves.get(".update", ((), ""))[0] for leaves in (theirs, ours))
+
+    def inner(leaves: dict[str, tuple], axes: int) -> dict[str, tuple]:
+        return {name: (shape[axes:], dtype) for name, (shape, dtype) in leaves.items()}
+
+    if there != here and inner(theirs, len(there)) == inner(ours, len(here)):
+        raise CheckpointError(f"the checkpoint is of the same run with {_seeds(there)}; this one has {_seeds(here)}")
+
+
+def _seeds(axes: tuple[int, ...]) -> str:
+    """What a leading axis says of the seeds.
+
+    >>> _seeds(()), _seeds((1,)), _seeds((3,))
+    ('no seed axis', 'a seed axis of 1', 'a seed axis of 3')
+    """
+    return f"a seed axis of {axes[0]}" if axes else "no seed axis"

@@ -1,7 +1,9 @@
 """Checkpoints: bit-exact, verified leaf by leaf, and refused with a name when something is off."""
 
+import json
+import re
 import shutil
-from pathlib import Path
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,8 @@ import pytest
 
 from polopt_jax import checkpoint
 from polopt_jax.checkpoint import CheckpointError
+from polopt_jax.leaves import leaves_of
+from polopt_jax.training import TrainState
 
 
 def make_state(seed=0):
@@ -27,7 +31,7 @@ def make_state(seed=0):
 
 
 def as_bytes(state):
-    return {name: x.tobytes() for name, x in checkpoint._leaves(state).items()}
+    return {name: x.tobytes() for name, x in leaves_of(state).items()}
 
 
 def test_a_state_comes_back_bit_for_bit_with_its_types(tmp_path):
@@ -110,14 +114,127 @@ def test_no_flipped_bit_in_the_arrays_is_loaded_silently(tmp_path):
 def test_a_changed_manifest_is_noticed(tmp_path):
     checkpoint.save(tmp_path, 1, {"x": jnp.zeros(2)})
     checkpoint.save(tmp_path, 2, {"x": jnp.ones(2)})
-    (manifest,) = [
-        p for p in Path(tmp_path / "2" / "manifest").rglob("*") if p.is_file() and b"sha256" in p.read_bytes()
-    ]
-    text = manifest.read_text()
-    digest = text.split('"sha256":')[1].split('"')[1]
-    manifest.write_text(text.replace(digest, "0" * 64))
-    with pytest.raises(CheckpointError, match=r"corrupt: \['x'\] .*; delete .*/2 to go back to step 1$"):
-        checkpoint.restore(tmp_path, {"x": jnp.ones(2)})
+    edit_manifest(tmp_path / "2", lambda manifest: manifest["leaves"]["['x']"].update(sha256="0" * 64))
+    for read in (lambda: checkpoint.restore(tmp_path, {"x": jnp.ones(2)}), lambda: checkpoint.check(tmp_path)):
+        with pytest.raises(CheckpointError, match=r"corrupt: \['x'\] .*; delete .*/2 to go back to step 1$"):
+            read()
     shutil.rmtree(tmp_path / "2")
     restored, step = checkpoint.restore(tmp_path, {"x": jnp.ones(2)})
-    assert (restored["x"].tolist(), step) == ([0.0, 0.0], 1)
+    assert (restored["x"].tolist(), step, checkpoint.check(tmp_path)) == ([0.0, 0.0], 1, 1)
+
+
+def edit_manifest(step_directory, change):
+    path = step_directory / "manifest" / "metadata"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("kind", ["zeroed", "empty", "half", "gone", "swapped"])
+def test_no_damaged_file_is_loaded_silently_or_told_at_length(kind, tmp_path, capfd):
+    """Every file of a step. What is told is one line, and nothing else comes out, of whichever thread."""
+    checkpoint.save(tmp_path, 1, make_state(seed=1))
+    checkpoint.save(tmp_path, 2, make_state())
+    files = [path for path in (tmp_path / "2").rglob("*") if path.is_file()]
+    said = []
+    for file in files:
+        original = file.read_bytes()
+        twin = tmp_path / "1" / file.relative_to(tmp_path / "2")
+        if kind == "gone":
+            file.unlink()
+        elif kind == "swapped":
+            file.write_bytes(twin.read_bytes() if twin.exists() else b"{}")
+        else:
+            file.write_bytes(
+                {"zeroed": bytes(len(original)), "empty": b"", "half": original[: len(original) // 2]}[kind]
+            )
+        try:
+            restored, step = checkpoint.restore(tmp_path, make_state(seed=2))
+        except CheckpointError as error:
+            said.append(str(error))
+        else:  # a file that orbax does not read, or one without which this is no checkpoint
+            assert as_bytes(restored) == as_bytes(make_state(seed=2 - step))
+            assert step == 2 or checkpoint.unfinished(tmp_path) == ["2"]
+        file.write_bytes(original)
+    time.sleep(0.1)  # threads, if any, that have something to say
+    assert capfd.readouterr() == ("", "")
+    assert len(said) >= 2
+    assert all(re.fullmatch(r".*; delete .*/2 to go back to step 1", line) for line in said)
+
+
+def test_a_step_under_another_name_is_refused(tmp_path):
+    state = TrainState(
+        params={"w": jnp.ones((2, 3))},
+        opt_state=(),
+        collect_state=(),
+        key=jax.random.split(jax.random.key(0), 2),
+        update=jnp.full(2, 240),
+    )
+    checkpoint.save(tmp_path, 240, state)
+    shutil.copytree(tmp_path / "240", tmp_path / "300")
+    with pytest.raises(
+        CheckpointError, match=r"its manifest is that of step 240; delete .*300 to go back to step 240$"
+    ):
+        checkpoint.restore(tmp_path, state)
+    edit_manifest(tmp_path / "300", lambda manifest: manifest.update(step=300))
+    with pytest.raises(CheckpointError, match="its state has done 240 updates"):
+        checkpoint.restore(tmp_path, state)
+    edit_manifest(tmp_path / "300", lambda manifest: manifest.pop("step"))
+    with pytest.raises(CheckpointError, match="manifest is that of step None"):
+        checkpoint.restore(tmp_path, state)
+    edit_manifest(tmp_path / "300", lambda manifest: manifest.pop("leaves"))
+    with pytest.raises(CheckpointError, match="its manifest is not one"):
+        checkpoint.check(tmp_path)
+    assert checkpoint.restore(tmp_path, state, step=240)[1] == 240
+
+
+def test_what_is_no_complete_step_is_skipped_named_and_replaced_when_its_turn_comes(tmp_path):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, {"x": jnp.full(3, step)})
+    (tmp_path / "3").mkdir()
+    shutil.copytree(tmp_path / "2", tmp_path / "4")
+    (tmp_path / "4" / "state" / "_METADATA").unlink()
+    shutil.copytree(tmp_path / "2", tmp_path / "5.orbax-checkpoint-tmp")
+    shutil.copytree(tmp_path / "2", tmp_path / "06")
+    for foreign in ("LATEST", "7.txt", "notes"):
+        (tmp_path / foreign).write_text("mine")
+    assert checkpoint.steps(tmp_path) == [1, 2]
+    assert checkpoint.latest_step(tmp_path) == 2
+    assert checkpoint.unfinished(tmp_path) == ["3", "4", "5.orbax-checkpoint-tmp"]
+    checkpoint.save(tmp_path, 3, {"x": jnp.full(3, 3)})
+    assert checkpoint.steps(tmp_path) == [2, 3]
+    assert {path.name for path in tmp_path.iterdir()} == {"2", "3", "4", "06", "LATEST", "7.txt", "notes"}
+    assert checkpoint.restore(tmp_path, {"x": jnp.zeros(3, int)})[0]["x"].tolist() == [3, 3, 3]
+
+
+def test_steps_after_a_step_are_discarded(tmp_path):
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, step, {"x": jnp.full(3, step)}, keep=3)
+    checkpoint.discard_after(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_the_same_run_with_other_seeds_is_not_called_another_run(tmp_path):
+    def state(seeds, width=4):
+        key = jax.random.key(0) if seeds == () else jax.random.split(jax.random.key(0), seeds)
+        return TrainState(
+            params={"w": jnp.ones((*seeds, width))},
+            opt_state=(),
+            collect_state=jnp.zeros(seeds),
+            key=key,
+            update=jnp.ones(seeds, int),
+        )
+
+    for number, (there, here, said) in enumerate(
+        [
+            ((), (1,), "of the same run with no seed axis; this one has a seed axis of 1"),
+            ((3,), (2,), "of the same run with a seed axis of 3; this one has a seed axis of 2"),
+            ((2,), (), "of the same run with a seed axis of 2; this one has no seed axis"),
+        ]
+    ):
+        directory = tmp_path / str(number)
+        checkpoint.save(directory, 1, state(there))
+        with pytest.raises(CheckpointError, match=said):
+            checkpoint.restore(directory, state(here))
+        with pytest.raises(CheckpointError, match=r"of another run: \.params\['w'\] is float32"):
+            checkpoint.restore(directory, state(here, width=5))

@@ -1,6 +1,5 @@
 """The command: wrong input, a run and its files, resuming, locks, the report. Long runs are marked slow."""
 
-import hashlib
 import inspect
 import json
 import math
@@ -25,8 +24,7 @@ from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import (
     _build,
     _compare,
-    _loop,
-    _metrics,
+    _log,
     _plan,
     _recipes,
     _report,
@@ -37,14 +35,13 @@ from polopt_jax.cli import (
 )
 from polopt_jax.cli._envs import ABOUT, environments
 from polopt_jax.cli._envs import algorithms as algorithms_of
-from polopt_jax.cli._errors import NonFiniteError, UsageError, one_line
+from polopt_jax.cli._errors import UsageError, one_line
 from polopt_jax.cli._options import Compare, Train
 from polopt_jax.cli._presets import PRESETS, Preset, Presets
 from polopt_jax.driver import Chunk
 from polopt_jax.envs import TimeLimit, brax_backends, brax_env, brax_names
 from polopt_jax.ranges import Count, Interval, Positive
 from polopt_jax.tasks import Task
-from polopt_jax.training import TrainState
 
 ENVIRON = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 """For subprocesses: they see the modules that the tests see."""
@@ -532,31 +529,6 @@ def test_a_link_is_no_run_directory(tmp_path):
     assert _run_directory.check_path(Path("runs/x")) == Path("runs/x")
 
 
-def test_write_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    _run_directory.write(path, "old")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        _run_directory.write(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_truncating_the_log_leaves_whole_rows_each_once(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    rows = [{"update": update, "reward": [None, 1.0]} for update in (2, 4, 6)]
-    lines = "".join(json.dumps(row) + "\n" for row in (*rows, rows[2]))
-    path.write_text(lines + '{"update": 8, "rew')
-    assert _metrics.truncate(path, up_to=8) == rows
-    assert [json.loads(line) for line in path.read_text().splitlines()] == rows
-    assert _metrics.truncate(path, up_to=4) == rows[:2]
-    before = path.stat().st_mtime_ns, path.stat().st_ino
-    _metrics.truncate(path, up_to=4)
-    assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
-    assert _metrics.truncate(path, up_to=0) == []
-    assert path.read_text() == ""
-
-
 def test_json_has_no_nan():
     assert (
         _run_directory.to_json({"a": [math.nan, math.inf, 1.5], "b": -math.inf})
@@ -594,7 +566,7 @@ def fake_result(algorithm="ppo", env="inverted_pendulum", seeds=2, status="finis
                 "critic/entropy": np.full((seeds, 1), 7.0),
             }
         chunk = Chunk(i * plan.chunk_updates, metrics, 0.5, None)
-        rows.append(_metrics.chunk_row(plan, chunk, seconds=0.5 * i, compile_seconds=3.0))
+        rows.append(_log.chunk_row(plan, chunk, seconds=0.5 * i, compile_seconds=3.0))
     return _results.Result(plan, rows, status)
 
 
@@ -643,22 +615,6 @@ def test_a_run_in_which_no_episode_finished_has_no_reward():
     (reward,) = [column for column in _results.columns_of(rows) if report.full_name(column) == "final reward"]
     assert reward.cell(rows[0].rows[0]) == "-"
     assert "<svg" in _report.render("x", [result], FACTS)
-
-
-def test_a_run_is_given_up_when_every_seed_is_stuck():
-    plan = plan_of()
-
-    def chunk(skipped, params):
-        state = TrainState(params=params, opt_state=(), collect_state=(), key=None, update=None)
-        return Chunk(0, {"0/skipped": np.array(skipped), "1/skipped": np.zeros_like(skipped)}, 0.0, state)
-
-    fine, broken = {"w": np.ones((2, 3))}, {"w": np.array([[1.0], [np.nan]])}
-    health = _loop._Health(plan)
-    for _ in range(4):
-        health.check(chunk([[1.0] * 5, [1.0, 1.0, 0.0, 1.0, 1.0]], fine))  # one seed recovers
-    health.check(chunk([[0.0] * 5, [1.0] * 5], broken))
-    with pytest.raises(NonFiniteError, match="no seed"):
-        health.check(chunk([[1.0] * 10, [0.0] * 10], broken))
 
 
 # --- table and report ----------------------------------------------------------------------------------------------
@@ -765,94 +721,6 @@ def test_the_report_escapes_what_it_is_given(text, results):
 
 # --- runs ----------------------------------------------------------------------------------------------------------
 
-RUN = "train actor_critic --env inverted_pendulum --num-envs 8 --rollout-steps 4 --steps 384 --seed 3"
-
-
-def digests(directory):
-    """The sha256 of every leaf of the newest checkpoint, by name."""
-    newest = max(
-        (path for path in (directory / "checkpoints").iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
-    )
-    manifest = json.loads((newest / "manifest" / "metadata").read_text())
-    return newest.name, {name: entry["sha256"] for name, entry in manifest.items()}
-
-
-def rows_without_times(directory):
-    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{name: x for name, x in row.items() if not name.endswith("seconds")} for row in rows]
-
-
-def hashes(directory):
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
-
-
-def interrupt_at(monkeypatch, update, number):
-    """Sends this process a signal as soon as a chunk that ends at `update` is done."""
-
-    def chunk_row(plan, chunk, **times):
-        if chunk.update == update:
-            signal.raise_signal(number)
-        return _metrics.chunk_row(plan, chunk, **times)
-
-    monkeypatch.setattr(_loop, "chunk_row", chunk_row)
-
-
-def test_a_run_and_its_files_and_going_on_with_it(tmp_path, capsys, monkeypatch):
-    """One test, because every run compiles: whole, then interrupted twice and made longer, which must be the same."""
-    longer = RUN.replace("384", "416")
-    assert main([*longer.split(), "--out", "whole"]) == 0
-    out, err = capsys.readouterr()
-    assert "actor_critic" in out
-    assert "compiling" in err
-    assert "\x1b" not in out + err
-    whole = tmp_path / "whole"
-    names = {"config.json", "metrics.jsonl", "checkpoints", "curves.png", "report.html", "summary.json", ".lock"}
-    assert {path.name for path in whole.iterdir()} == names
-    config = json.loads((whole / "config.json").read_text())
-    assert (config["updates"], config["steps"], config["num_envs"]) == (13, 416, 8)
-    rows = rows_without_times(whole)
-    assert [row["update"] for row in rows] == list(range(1, 14))
-    assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((whole / "summary.json").read_text())["results"][0]["status"] == "finished"
-
-    parts = tmp_path / "parts"
-    interrupt_at(monkeypatch, 5, signal.SIGINT)
-    assert main([*RUN.split(), "--out", "parts"]) == 130
-    err = capsys.readouterr().err
-    assert err.splitlines()[-1].endswith(f"saved at update 5; go on with: polopt {RUN} --out parts --resume")
-    assert digests(parts)[0] == "5"
-
-    with (parts / "metrics.jsonl").open("a") as file:  # as if killed while later chunks were being logged
-        file.write(json.dumps(rows[5]) + "\n" + '{"update": 7, "st')
-    interrupt_at(monkeypatch, 8, signal.SIGTERM)
-    assert main([*RUN.split(), "--out", "parts", "--resume"]) == 143
-    assert digests(parts)[0] == "8"
-
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    assert main([*longer.split(), "--out", "parts", "--resume"]) == 0
-    assert digests(parts) == digests(whole)
-    assert rows_without_times(parts) == rows
-
-    before = hashes(parts)
-    capsys.readouterr()
-    assert main([*longer.split(), "--out", "parts", "--resume", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["results"][0]["updates"] == 13
-    assert main([*RUN.replace("--seed 3", "--gamma 0.9").split(), "--out", "parts", "--resume"]) == 2
-    assert "seed was 3, now 0; gamma was 0.99, now 0.9" in capsys.readouterr().err
-    assert main([*RUN.split(), "--out", "parts", "--resume"]) == 2
-    assert "--steps 384 is less than the 416" in capsys.readouterr().err
-    assert hashes(parts) == before
-
-    (parts / "metrics.jsonl").write_text("")
-    (parts / "summary.json").unlink()
-    assert main([*longer.split(), "--out", "parts", "--resume"]) == 5
-    assert "does not reach update 13" in capsys.readouterr().err.splitlines()[-1]
-
 
 def test_compare_prints_one_table(tmp_path, capsys):
     line = "compare --algorithms actor_critic reinforce --env inverted_pendulum --num-envs 8 --steps 1024 --num-seeds 2"
@@ -875,29 +743,3 @@ def test_compare_prints_one_table(tmp_path, capsys):
         "report.html",
         "summary.json",
     }
-
-
-@pytest.mark.slow
-def test_a_run_that_breaks_down_ends_with_3_and_keeps_no_bad_checkpoint(tmp_path, capsys):
-    line = RUN.replace("384", "2048") + " --learning-rate 1e38"
-    assert main([*line.split(), "--out", "broken"]) == 3
-    err = capsys.readouterr().err
-    assert "no seed had a finite update" in err.splitlines()[-1]
-    assert json.loads((tmp_path / "broken" / "summary.json").read_text())["results"][0]["status"] == "non-finite"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["grpo", "dpo", "trpo"])
-def test_the_token_world_is_resumed_with_its_reference(algorithm, tmp_path, capsys, monkeypatch):
-    line = f"train {algorithm} --env skip_the_test --num-envs 32 --steps 6144 --num-seeds 2"
-    if algorithm == "dpo":
-        line += " --num-pairs 64 --max-redraws 4"
-    assert main([*line.split(), "--out", "whole"]) == 0
-    assert "KL(language‖it)" in capsys.readouterr().out
-    interrupt_at(monkeypatch, 4, signal.SIGINT)
-    assert main([*line.split(), "--out", "parts"]) == 130
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
-    assert main([*line.split(), "--out", "parts", "--resume"]) == 0
-    assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
-    assert rows_without_times(tmp_path / "parts") == rows_without_times(tmp_path / "whole")

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from polopt_jax import algorithms, checkpoint, driver, tasks
+from polopt_jax.cli import _build
+from polopt_jax.cli._log import chunk_row
+from polopt_jax.cli._options import Train
+from polopt_jax.cli._plan import plan_train
 from polopt_jax.envs import chain
+from polopt_jax.leaves import leaves_of
 from polopt_jax.networks import mlp_actor_critic
+from polopt_jax.training import TrainState
 
 SEEDS_SCRIPT = """
 import jax
@@ -39,7 +45,7 @@ def finish(run, num_chunks):
 
 
 def same(a, b):
-    ours, theirs = checkpoint._leaves(a), checkpoint._leaves(b)
+    ours, theirs = leaves_of(a), leaves_of(b)
     return ours.keys() == theirs.keys() and all(ours[k].tobytes() == theirs[k].tobytes() for k in ours)
 
 
@@ -117,3 +123,98 @@ def test_the_first_ratio_of_every_update_is_one():
         log_prob = network.apply(state.params, batch.obs).policy.log_prob(batch.action)
         np.testing.assert_allclose(log_prob, batch.log_prob, atol=1e-6)
         state = type(state)(**{**vars(state), "collect_state": collect_state})
+
+
+def test_the_time_of_a_chunk_ends_when_its_result_is_there(monkeypatch):
+    """A clock that only the work moves: 1 second to hand the chunk over, 5 until its numbers have arrived."""
+    clock = [100.0]
+
+    def takes(seconds, result):
+        def work(*_):
+            clock[0] += seconds
+            return result
+
+        return work
+
+    state, metrics = TrainState(params=(), opt_state=(), collect_state=(), key=None, update=np.array([3])), {"x": 1}
+    run = driver.Run(state, takes(1.0, (state, metrics)), 2, 0.0)
+    monkeypatch.setattr(driver.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(driver.jax, "device_get", takes(5.0, metrics))
+    assert [(chunk.update, chunk.seconds) for chunk in driver.chunks(run, 2)] == [(5, 6.0), (7, 6.0)]
+
+
+def test_sums_are_added_over_a_chunk_and_the_rest_averaged():
+    """Two seeds, a chunk of three updates; the numbers on the right are worked out by hand."""
+    metrics = {
+        "episode/finished": [[0, 2, 1], [0, 0, 0]],
+        "episode/return_sum": [[0.0, 7.0, 5.0], [0.0, 0.0, 0.0]],
+        "episode/length_sum": [[0.0, 20.0, 11.0], [0.0, 0.0, 0.0]],
+        "nonfinite_steps": [[1, 0, 4], [0, 0, 2]],
+        "kl_old_new": [[0.25, 0.5, 0.75], [1.0, 2.0, 6.0]],
+        "0/loss": [[1.0, np.inf, 2.0], [-1.0, 0.0, 1.0]],
+        "episodes": [[3.0, 6.0, 9.0], [0.0, 0.0, 3.0]],
+    }
+    plan = plan_train(Train(algorithm="ppo", env="inverted_pendulum", num_envs=8, rollout_steps=5, num_seeds=2))
+    chunk = driver.Chunk(6, {name: np.array(x, np.float32) for name, x in metrics.items()}, 0.5, None)
+    assert chunk_row(plan, chunk, seconds=1.23456, compile_seconds=2.0) == {
+        "update": 6,
+        "steps": 240,
+        "seconds": 1.235,
+        "compile_seconds": 2.0,
+        "reward": [4.0, None],
+        "episode/finished": [3.0, 0.0],
+        "episode/return_sum": [12.0, 0.0],
+        "episode/length_sum": [31.0, 0.0],
+        "nonfinite_steps": [5.0, 2.0],
+        "kl_old_new": [0.5, 3.0],
+        "0/loss": [None, 0.0],
+        "episodes": [6.0, 1.0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("version", "backend", "scheduler"),
+    [
+        ("0.10.0", "cpu", "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"),
+        ("0.10.2", "cpu", "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"),
+        ("0.9.1", "cpu", "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"),
+        ("0.10.2", "gpu", None),
+        ("0.11.0", "cpu", None),
+        ("0.12.0.1", "cpu", None),
+        ("1.0.0", "cpu", None),
+    ],
+)
+def test_the_scheduler_is_chosen_where_the_default_hangs(version, backend, scheduler, monkeypatch):
+    monkeypatch.setattr(jax, "__version__", version)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert driver.compiler_options() == (scheduler and {"xla_cpu_scheduler_type": scheduler})
+
+
+@pytest.mark.parametrize(
+    "compile_all",
+    [
+        lambda: driver.prepare(make(), driver.seed_keys(0, 2), chunk_updates=1),
+        lambda: _build.imitate_reference(),
+    ],
+    ids=["prepare", "imitate_reference"],
+)
+def test_every_compilation_of_a_training_loop_is_given_the_options(compile_all, monkeypatch):
+    """Whatever the version here: `jax.jit` is asked what it was given, and compiles nothing."""
+    given = []
+
+    def jit(f, *, compiler_options=None, **_):
+        given.append(compiler_options)
+        return stub
+
+    def stub(*_):
+        return jnp.zeros(())
+
+    stub.lower = lambda *_: stub
+    stub.compile = lambda: stub
+    wanted = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    monkeypatch.setattr(driver, "compiler_options", lambda: wanted)
+    monkeypatch.setattr(_build, "compiler_options", lambda: wanted)
+    monkeypatch.setattr(jax, "jit", jit)
+    compile_all()
+    assert given
+    assert given == [wanted] * len(given)

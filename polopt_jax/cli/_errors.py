@@ -14,15 +14,21 @@ class UsageError(CommandError):
 
 
 class NonFiniteError(CommandError):
-    """Training broke down: the updates of every seed are no longer finite."""
+    """Training broke down: in every seed the numbers are no longer finite, or the policy cannot move."""
 
     exit_code = 3
 
 
 class CheckpointUnusable(CommandError):
-    """A checkpoint is missing, damaged, or of another run."""
+    """What a run would go on from, its checkpoint or its log, is missing, damaged, or of another run."""
 
     exit_code = 5
+
+
+class FileError(CommandError):
+    """A file could not be written: a full disk, say. What was there before is as it was."""
+
+    exit_code = 6
 
 
 class Interrupted(CommandError):

@@ -4,14 +4,13 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 from polopt_jax import report
+from polopt_jax.cli._log import Row
 from polopt_jax.cli._plan import Plan
 
-Row: TypeAlias = Mapping[str, Any]
-"""A line of metrics.jsonl."""
 LINE_EVERY = 10.0
 """Seconds between two lines of a log, at least."""
 

@@ -13,7 +13,11 @@ from typing import Any
 
 from polopt_jax.cli._errors import UsageError, one_line
 
-LOCK = ".lock"
+LOCK, TEMPORARY = ".lock", ".polopt-"
+"""The lock file, and how the name of a file begins that is being written."""
+CONFIG, ROWS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
+CHECKPOINTS, REFERENCE = "checkpoints", "reference"
+"""What a run keeps in its directory."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
@@ -68,13 +72,16 @@ def _claim(path: Path) -> Path:
 
 
 def holds_something(path: Path) -> bool:
-    """Whether there is anything but a lock in the directory."""
-    return path.is_dir() and any(entry.name != LOCK for entry in path.iterdir())
+    """Whether there is anything in the directory but a lock, and what a kill left of a file that was being written."""
+    return path.is_dir() and any(entry.name != LOCK and not _is_temporary(entry) for entry in path.iterdir())
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the directory's lock, which goes with the process however that ends. UsageError if another holds it."""
+    """Holds the directory's lock, which goes with the process however that ends. UsageError if another holds it.
+
+    Whoever holds it clears away the temporary files that a killed process left.
+    """
     lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         try:
@@ -82,8 +89,11 @@ def locked(path: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = re.sub(r"\D", "", os.read(lock, 32).decode(errors="replace")) or "unknown"
             raise UsageError(f"{path} is in use by process {holder}") from None
-        os.ftruncate(lock, 0)
-        os.write(lock, str(os.getpid()).encode())
+        with named(path / LOCK):
+            os.ftruncate(lock, 0)
+            write_all(lock, str(os.getpid()).encode())
+        for orphan in filter(_is_temporary, path.iterdir()):
+            orphan.unlink()
         try:
             yield
         finally:
@@ -92,21 +102,55 @@ def locked(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Writes a file that is at all times either the old one or the whole new one."""
-    data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+# Files
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Within it, a system call that fails names the file, also one that knows but its descriptor."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes all of it: the system may take a part, and then says why when it is given the rest."""
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Writes a file that is at all times either the old one or the whole new one, and is on disk when this returns."""
+    data = content.encode() if isinstance(content, str) else content
+    with named(path):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}.")
+        try:
+            try:
+                write_all(descriptor, data)
+                os.fchmod(descriptor, 0o644)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Returns when the names in a directory are on disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(TEMPORARY) and not path.is_dir()
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:

@@ -1,0 +1,57 @@
+"""Orbax without its noise: what goes wrong in it is one error, in one line."""
+
+import contextlib
+import errno
+import io
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def quiet_orbax() -> Iterator[Any]:
+    """Orbax, which says nothing while it is used - what goes wrong is raised - and whose threads end with it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        import orbax.checkpoint as ocp
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    others = set(threading.enumerate())
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield ocp
+    except BaseException:
+        _outlive(others)
+        raise
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _outlive(others: set[threading.Thread]) -> None:
+    """Waits for all other threads, which after a failure may still write, and log; ten seconds at most."""
+    deadline = time.monotonic() + 10.0
+    while (left := set(threading.enumerate()) - others) and time.monotonic() < deadline:
+        for thread in left:
+            with contextlib.suppress(RuntimeError):  # it is about to start
+                threading.Thread.join(thread, timeout=0.1)  # orbax's own raises what the thread raised
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in a line; of a system call that failed, in the system's words alone.
+
+    >>> reason(OSError(28, "No space left on device", "x")), reason(KeyError())
+    ('No space left on device', 'KeyError')
+    >>> reason(ValueError("RESOURCE_EXHAUSTED: Error writing a/0: Failed: [Errno 28: No space left on device] [x='y']"))
+    'No space left on device'
+    """
+    text = (str(error).splitlines() or [""])[0]
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES):
+        if os.strerror(code) in text:
+            return os.strerror(code)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return text or type(error).__name__

@@ -1,0 +1,189 @@
+"""When training has broken down, and when it has not."""
+
+import json
+import math
+import re
+import signal
+
+import numpy as np
+import pytest
+from small_run import RUN, build, interrupt_at, rows_without_times, run_small
+
+from polopt_jax import checkpoint, driver
+from polopt_jax.cli import _health, _loop, _plan
+from polopt_jax.cli._options import Train
+from polopt_jax.driver import Chunk
+from polopt_jax.training import TrainState
+
+
+@pytest.fixture(autouse=True)
+def somewhere_else(tmp_path, monkeypatch):
+    """Each test runs in a directory of its own."""
+    monkeypatch.chdir(tmp_path)
+
+
+def plan_of(algorithm="ppo", seeds=1, steps=100_000):
+    return _plan.plan_train(Train(algorithm=algorithm, env="inverted_pendulum", steps=steps, num_seeds=seeds))
+
+
+FINE = {"loss": 0.5, "kl_old_new": 0.01, "entropy": 0.3, "skipped": 0.0, "grad_norm": 1.0}
+
+
+def chunk_of(updates, *, last, params=1.0):
+    """A chunk that ends at update `last`; `updates` has, seed by seed, what differs from fine."""
+    metrics = {
+        name: np.array([[{**FINE, **update}[name] for update in seed] for seed in updates], np.float32)
+        for name in {**FINE, **updates[0][0]}
+    }
+    weights = np.broadcast_to(np.float32(params), (len(updates), 3))
+    state = TrainState(params={"w": weights}, opt_state=(), collect_state=(), key=None, update=None)
+    return Chunk(last, metrics, 0.0, state)
+
+
+def complaint_after(*updates, plan=None, rows=()):
+    """What is complained of after these updates of one seed, a chunk each; None if nothing is."""
+    plan, health, why = plan or plan_of(), _health.healthy(1, list(rows)), None
+    for number, update in enumerate(updates, start=1):
+        health = _health.look(health, chunk_of([[update]], last=number))
+        why = why or _health.complaint(health, plan, number)
+    return why
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"loss": NAN}, "loss not finite"),
+        ({"loss": -INF}, "loss not finite"),
+        ({"0/loss": INF, "kl_old_new": 0.01}, "0/loss not finite"),
+        ({"value/loss": INF}, "value/loss not finite"),
+        ({"kl_old_new": NAN}, "kl_old_new not finite"),
+        ({"kl_old_new": INF}, "kl_old_new not finite"),
+        ({"entropy": -INF}, "entropy not finite"),
+        ({"skipped": 1.0}, "every step skipped"),
+        ({"1/skipped": 1.0}, "every step skipped"),
+        ({"kl_old_new": 88.0}, "kl_old_new of 88 nats"),
+        ({"kl_old_new": 0.0}, "the policy did not move"),
+        ({"kl_old_new": 0.0, "grad_norm": INF}, "the policy did not move"),
+    ],
+)
+def test_ten_bad_updates_in_a_row_are_enough_and_say_what_and_since_when(fault, said):
+    start = [] if said == "the policy did not move" else [{name: FINE.get(name, 0.0) for name in {**FINE, **fault}}]
+    assert complaint_after(*start, *[fault] * 9) is None
+    since, stopped = 1 + len(start), 10 + len(start)
+    assert complaint_after(*start, *[fault] * 10) == (
+        f"ppo on inverted_pendulum: broken since update {since} ({said}), stopped at update {stopped}; "
+        "try a smaller step or smaller weights"
+    )
+
+
+def test_one_good_update_forgives():
+    assert complaint_after(*[{"loss": NAN}] * 9, {}, *[{"loss": NAN}] * 9) is None
+
+
+def test_at_the_end_of_a_run_one_bad_update_is_enough():
+    plan = plan_of()
+    health = _health.healthy(1, [])
+    assert plan.updates > 20
+    health = _health.look(health, chunk_of([[{}]], last=plan.updates - 1))
+    health = _health.look(health, chunk_of([[{"entropy": NAN}]], last=plan.updates))
+    assert "since update" in _health.complaint(health, plan, plan.updates)
+    short = plan_of(steps=3 * plan.decisions)
+    assert short.updates == 3
+    standing = {"kl_old_new": 0.0}
+    assert complaint_after(standing, standing, standing, plan=short)
+    assert complaint_after({}, standing, standing, plan=short) is None
+
+
+def test_a_policy_that_stands_still_is_broken_only_where_it_never_moved_or_jumped_before():
+    still, jump = {"kl_old_new": 0.0}, {"kl_old_new": 5e29}
+    assert complaint_after({}, *[still] * 30) is None  # converged
+    assert complaint_after(*[still] * 30, rows=[{"update": 4, "kl_old_new": [0.1]}]) is None  # the same, resumed
+    assert complaint_after(*[{**still, "grad_norm": 0.0}] * 30) is None  # nothing was rewarded yet
+    assert complaint_after(*[{**still, "grad_norm": 0.0}] * 30, *[still] * 9) is None
+    assert "since update 31 " in complaint_after(*[{**still, "grad_norm": 0.0}] * 30, *[still] * 10)
+    refused = {**still, "line_search_accepted": 0.0}
+    assert complaint_after(*[refused] * 30) is None  # TRPO says itself that it takes no step
+    assert "(kl_old_new of 5e+29 nats, the policy did not move)" in complaint_after({}, jump, *[still] * 9)
+    assert complaint_after({}, jump, *[still] * 5, {}, *[still] * 30) is None
+
+
+def test_every_seed_must_be_broken_and_chunks_of_many_updates_count_one_by_one():
+    plan, bad = plan_of(seeds=2), {"loss": NAN}
+    health = _health.healthy(2, [])
+    health = _health.look(health, chunk_of([[bad] * 12, [bad] * 11 + [{}]], last=12))
+    assert _health.complaint(health, plan, 12) is None
+    assert not _health.is_broken(health)
+    health = _health.look(health, chunk_of([[bad] * 9, [bad] * 9], last=21))
+    assert _health.is_broken(health)
+    assert _health.complaint(health, plan, 21) is None
+    health = _health.look(health, chunk_of([[bad], [{"skipped": 1.0}]], last=22))
+    why = _health.complaint(health, plan, 22)
+    assert "broken in every seed since update 13 (loss not finite, every step skipped), stopped at update 22" in why
+
+
+def test_parameters_that_are_not_finite_are_named():
+    health = _health.healthy(1, [])
+    for number in range(1, 11):
+        health = _health.look(health, chunk_of([[{}]], last=number, params=NAN))
+    assert "broken since update 1 (parameters not finite)" in _health.complaint(health, plan_of(), 10)
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "actor_critic", "npg", "trpo", "ppo"])
+def test_no_run_that_learns_and_converges_is_complained_of(algorithm):
+    plan = plan_of(algorithm, seeds=2, steps=256 * 16 * 300)
+    run = driver.prepare(build(plan), driver.seed_keys(0, 2), chunk_updates=20)
+    health = _health.healthy(2, [])
+    for chunk in driver.chunks(run, 15):
+        health = _health.look(health, chunk)
+        assert _health.complaint(health, plan, chunk.update) is None
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "weights", "said"),
+    [
+        ("npg", "--learning-rate 1e30", r"kl_old_new of \S+e\+29 nats, the policy did not move"),
+        ("ppo", "--value-weight 1e38", "loss not finite"),
+        pytest.param("actor_critic", "--value-weight 1e38", "the policy did not move", marks=pytest.mark.slow),
+        pytest.param("actor_critic", "--learning-rate 1e38", ".*kl_old_new not finite", marks=pytest.mark.slow),
+        pytest.param("actor_critic", "--learning-rate 1e-30", "the policy did not move", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_breaks_down_ends_with_3_and_keeps_the_last_good_checkpoint(
+    algorithm, weights, said, tmp_path, capsys
+):
+    line = RUN.replace("actor_critic", algorithm)
+    if algorithm == "npg":
+        line += " --value-minibatches 1"
+    assert run_small(*weights.split(), "--out", "broken", line=line) == 3
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(rf"polopt: error: {algorithm} on inverted_pendulum: broken since update 1 \({said}", err)
+    assert json.loads((tmp_path / "broken" / "summary.json").read_text())["results"][0]["status"] == "non-finite"
+    assert checkpoint.steps(tmp_path / "broken" / "checkpoints") == [0]
+    assert len(rows_without_times(tmp_path / "broken")) == 10
+    assert run_small(*weights.split(), "--out", "broken", "--resume", line=line) == 3  # the same again
+
+
+def test_what_is_broken_is_not_saved_but_a_signal_is_obeyed(monkeypatch):
+    """Between the last good update and the end of a run there is no checkpoint, unless a signal asks for one."""
+    saved, look = [], _health.look
+    save = checkpoint.save
+
+    def sick_from_seven(health, chunk):
+        if chunk.update < 7:
+            return look(health, chunk)
+        return look(health, chunk._replace(metrics={**chunk.metrics, "loss": np.full((1, 1), np.nan)}))
+
+    def noted_save(directory, step, state):
+        saved.append(step)
+        save(directory, step, state)
+
+    monkeypatch.setattr(_loop, "look", sick_from_seven)
+    monkeypatch.setattr(checkpoint, "save", noted_save)
+    assert run_small("--out", "run") == 3
+    assert saved == [0, 5]
+    interrupt_at(monkeypatch, 8, signal.SIGINT)
+    assert run_small("--out", "other") == 130
+    assert saved == [0, 5, 0, 5, 8]
