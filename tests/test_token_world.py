@@ -13,7 +13,6 @@ from polopt_jax.worlds import (
     sample_reference,
     select_worlds,
     skip_the_test,
-    token_inputs,
     token_outcome,
     token_outcome_law,
     token_reward,
@@ -181,12 +180,8 @@ def test_a_group_of_samples_per_prompt(strict):
     assert reward.shape == token_outcome(tokens, world)["skip"].shape == (2, 5)
     for n, g in np.ndindex(2, 5):
         assert float(reward[n, g]) == float(token_reward(tokens[n, g], select_worlds(worlds, ids[n])))
-    inputs = np.asarray(token_inputs(tokens, world))
-    assert inputs.shape == (2, 5, 24)
-    assert inputs[:, :, 0].tolist() == [[8] * 5, [6] * 5]  # V + world
-    np.testing.assert_array_equal(inputs[:, :, 1:], tokens[:, :, :-1])
     assert worlds.input_vocabulary == world.input_vocabulary == 9
-    assert inputs.max() < 9
+    np.testing.assert_array_equal(worlds.context(ids), [8, 6])  # V + world
 
 
 def test_worlds_jit_and_the_law_vmaps_over_policies():
@@ -216,7 +211,7 @@ def test_bad_arguments_are_named(change, named):
 @pytest.mark.parametrize("shape", [(24,), (2, 23), (3, 24), (2, 2, 24)])
 def test_tokens_that_do_not_go_with_the_worlds_are_refused(shape):
     worlds = skip_the_test(jax.random.key(0), num_worlds=2)
-    for function in (token_outcome, token_reward, token_inputs):
+    for function in (token_outcome, token_reward):
         with pytest.raises(ValueError, match="tokens"):
             function(jnp.zeros(shape, jnp.int32), worlds)
     with pytest.raises(ValueError, match="log_prob"):

@@ -235,20 +235,6 @@ def token_reward(tokens: Array, world: SkipTheTest) -> Array:
     )
 
 
-def token_inputs(tokens: Array, world: SkipTheTest) -> Array:
-    """What a model reads to predict each token: the prompt token V + id, then the tokens before, `[..., T]`.
-
-    The arguments and what it raises are those of `token_outcome`; ids are below `world.input_vocabulary`.
-
-    >>> worlds = skip_the_test(jax.random.key(0), num_worlds=2)
-    >>> token_inputs(jnp.full((2, 24), 5), worlds)[:, :3].tolist()
-    [[6, 5, 5], [7, 5, 5]]
-    """
-    _check_shapes(tokens, world)
-    prompt = jnp.broadcast_to(world.logits.shape[-1] + world.id, tokens.shape[:-1]).astype(tokens.dtype)
-    return jnp.concatenate([prompt[..., None], tokens[..., :-1]], axis=-1)
-
-
 def sample_reference(worlds: SkipTheTest, world_ids: Array, key: Array) -> Array:
     """One sequence of the reference policy for each entry of `world_ids` `[...]`: tokens `[..., T]` int32.
 
