@@ -151,7 +151,7 @@ def test_sums_are_added_over_a_chunk_and_the_rest_averaged():
         "episode/length_sum": [[0.0, 20.0, 11.0], [0.0, 0.0, 0.0]],
         "nonfinite_steps": [[1, 0, 4], [0, 0, 2]],
         "kl_old_new": [[0.25, 0.5, 0.75], [1.0, 2.0, 6.0]],
-        "0/loss": [[1.0, np.inf, 2.0], [-1.0, 0.0, 1.0]],
+        "policy/loss": [[1.0, np.inf, 2.0], [-1.0, 0.0, 1.0]],
         "episodes": [[3.0, 6.0, 9.0], [0.0, 0.0, 3.0]],
     }
     plan = plan_train(Train(algorithm="ppo", env="inverted_pendulum", num_envs=8, rollout_steps=5, num_seeds=2))
@@ -167,7 +167,7 @@ def test_sums_are_added_over_a_chunk_and_the_rest_averaged():
         "episode/length_sum": [31.0, 0.0],
         "nonfinite_steps": [5.0, 2.0],
         "kl_old_new": [0.5, 3.0],
-        "0/loss": [None, 0.0],
+        "policy/loss": [None, 0.0],
         "episodes": [6.0, 1.0],
     }
 

@@ -114,7 +114,7 @@ def _faults(values: dict[str, float]) -> list[str]:
 
     >>> _faults({"loss": math.inf, "value/loss": 1.0, "skipped": 1.0, "kl_old_new": 0.0})
     ['loss not finite', 'every step skipped']
-    >>> _faults({"0/loss": 1.0, "kl_old_new": 5e29})
+    >>> _faults({"policy/loss": 1.0, "kl_old_new": 5e29})
     ['kl_old_new of 5e+29 nats']
     """
     wrong = [
@@ -128,7 +128,11 @@ def _faults(values: dict[str, float]) -> list[str]:
 
 
 def _has_gradient(values: dict[str, float]) -> bool:
-    """Whether the policy's gradient, that of the first phase, is not zero, and no line search refused the step."""
-    norms = [x for name, x in sorted(values.items()) if name.split("/")[-1] == "grad_norm"]
+    """Whether the gradient of the policy (of its phase, or of the only one) is not zero, and no line search refused.
+
+    >>> _has_gradient({"critic/grad_norm": 0.0, "policy/grad_norm": 1.0}), _has_gradient({"grad_norm": 0.0})
+    (True, False)
+    """
+    norms = [values[name] for name in ("grad_norm", "policy/grad_norm") if name in values]
     accepted = [x for name, x in values.items() if name.split("/")[-1] == "line_search_accepted"]
-    return norms[:1] != [0.0] and all(x > 0.0 for x in accepted)
+    return norms != [0.0] and all(x > 0.0 for x in accepted)
