@@ -41,7 +41,7 @@ def steps(directory: str | Path) -> list[int]:
     """The steps of which all files are there, in order. A temporary directory is none."""
     path = Path(directory)
     names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
-    numbers = sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
+    numbers = sorted(int(name) for name in names if name.isdecimal())
     return [number for number in numbers if _is_complete(path / str(number))]
 
 
