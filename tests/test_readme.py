@@ -34,7 +34,7 @@ def test_the_readme_runs():
         ),
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     for i, block in enumerate(blocks):
         code = (
             block.replace("updates=100", "updates=2")
@@ -66,5 +66,8 @@ def test_the_readme_runs():
                 assert callable(names[name])
         if i == 4:
             assert names["metrics"]["kl_old_new"].shape == (4, 2)
+        if i == 6:
+            state, metrics = names["run"](names["state"])
+            assert metrics["kl_old_new"].shape == (2,)
     assert names["metrics"]["skipped"] == 0
     assert names["loop"].obs.shape == (32, 4)
