@@ -139,7 +139,7 @@ def mount(directory, size, options="size"):
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("size", [4, 60, 180, *(pytest.param(n, marks=slow) for n in (12, 130, 240))])
+@pytest.mark.parametrize("size", [4, 60, 180, *(pytest.param(n, marks=slow) for n in (12, 100, 130))])
 def test_a_full_disk_ends_with_6_and_a_line_and_with_more_room_the_run_goes_on(size, whole, tmp_path, capsys):
     disk = tmp_path / "disk"
     disk.mkdir()
