@@ -154,7 +154,7 @@ def test_sums_are_added_over_a_chunk_and_the_rest_averaged():
         "policy/loss": [[1.0, np.inf, 2.0], [-1.0, 0.0, 1.0]],
         "episodes": [[3.0, 6.0, 9.0], [0.0, 0.0, 3.0]],
     }
-    plan = plan_train(Train(algorithm="ppo", env="inverted_pendulum", num_envs=8, rollout_steps=5, num_seeds=2))
+    plan = plan_train("ppo", Train(env="inverted_pendulum", num_envs=8, rollout_steps=5, num_seeds=2))
     chunk = driver.Chunk(6, {name: np.array(x, np.float32) for name, x in metrics.items()}, 0.5, None)
     assert chunk_row(plan, chunk, seconds=1.23456, compile_seconds=2.0) == {
         "update": 6,

@@ -204,7 +204,7 @@ def test_a_token_changes_nothing_before_it_and_everything_after(token_case, t):
 def test_decoding_equals_the_whole_sequence(strict, token_case):
     network, params, tokens = token_case
     whole = network.apply(params, tokens)
-    cache, decode = network.init_cache(tokens.shape[0]), jax.jit(network.decode)
+    cache, decode = network.init_cache(tokens.shape[:1]), jax.jit(network.decode)
     shapes = jax.tree.map(jnp.shape, cache)
     for t in range(tokens.shape[1]):
         cache, outputs = decode(params, cache, tokens[:, t], t)
@@ -217,7 +217,7 @@ def test_decoding_equals_the_whole_sequence(strict, token_case):
 
 def test_decoding_ignores_what_the_cache_holds_from_its_position_on(token_case):
     network, params, tokens = token_case
-    empty = network.init_cache(3)
+    empty = network.init_cache((3,))
     stale = jax.tree.map(lambda leaf: leaf + 100.0, empty)
     for a, b in zip(
         *(jax.tree.leaves(network.decode(params, c, tokens[:, 0], 0)[1]) for c in (empty, stale)), strict=True
@@ -246,7 +246,7 @@ def test_tokens_and_positions_out_of_range_give_nan(token_case):
     outputs = network.apply(params, tokens.at[0, 3].set(7))
     assert np.isnan(outputs.value[0, 3:]).all()
     assert np.isfinite(outputs.value[1:]).all()
-    assert np.isnan(network.decode(params, network.init_cache(3), tokens[:, 0], 6)[1].value).all()
+    assert np.isnan(network.decode(params, network.init_cache((3,)), tokens[:, 0], 6)[1].value).all()
 
 
 @pytest.mark.parametrize(
@@ -271,9 +271,9 @@ def test_bad_tokens_are_named(token_case):
     with pytest.raises(ValueError, match="obs must be integer"):
         network.apply(params, jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match="token must have shape"):
-        network.decode(params, network.init_cache(2), jnp.zeros((2, 1), jnp.int32), 0)
+        network.decode(params, network.init_cache((2,)), jnp.zeros((2, 1), jnp.int32), 0)
     with pytest.raises(ValueError, match="token must be integer"):
-        network.decode(params, network.init_cache(2), jnp.zeros(2), 0)
+        network.decode(params, network.init_cache((2,)), jnp.zeros(2), 0)
 
 
 # --- derivatives the solvers need ---------------------------------------------------------------------------------

@@ -365,7 +365,7 @@ CONFIGS = [
     (lambda c: c.update(hyperparameters=[]), "hyperparameters was []"),
     (lambda c: c["hyperparameters"].pop("gamma"), "gamma was absent, now 0.99"),
     (lambda c: c["hyperparameters"].update(gamma=1), "gamma was 1, now 0.99"),
-    (lambda c: c.update(world={"length": 3}), "world was {'length': 3}, now absent"),
+    (lambda c: c.update(world={"length": 3}), "world was {'length': 3}, now None"),
     (lambda c: c.update(num_seeds=1.0), "num_seeds was 1.0, now 1"),
 ]
 

@@ -23,7 +23,7 @@ def somewhere_else(tmp_path, monkeypatch):
 
 
 def plan_of(algorithm="ppo", seeds=1, steps=100_000):
-    return _plan.plan_train(Train(algorithm=algorithm, env="inverted_pendulum", steps=steps, num_seeds=seeds))
+    return _plan.plan_train(algorithm, Train(env="inverted_pendulum", steps=steps, num_seeds=seeds))
 
 
 FINE = {"loss": 0.5, "kl_old_new": 0.01, "entropy": 0.3, "skipped": 0.0, "grad_norm": 1.0}

@@ -246,7 +246,6 @@ REFUSALS = {
     "constant objective": {"objective": lambda p, b: (jnp.zeros(()), {})},
     "objective that rises": {"objective": lambda p, b: (-p["a"] @ jnp.array([1.0, -1.0, 0.0]), {})},
     "no room": {"radius": 0.0},
-    "NaN radius": {"radius": np.nan},
     "NaN divergence": {"constraints": [(lambda old, new, batch: jnp.nan, 1.0)]},
     "divergence out of bounds": {"constraints": [(lambda old, new, batch: jnp.float32(1.0), 0.5)]},
 }
@@ -280,6 +279,26 @@ def test_a_refused_step_changes_no_bit(name, wrap):
     assert float(state.step_size) == float(state.improvement) == float(state.divergence) == 0.0
     for before, after in zip(bits(params), bits(new), strict=True):
         np.testing.assert_array_equal(after, before)
+
+
+def test_a_traced_radius_of_nan_refuses_every_step():
+    """Where it is concrete it raises; where it cannot be looked at, no candidate is within it."""
+    params = jnp.array([0.0, -0.0, 1e-30])
+    model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))  # noqa: E731
+    batch = po.Batch(obs=None, action=jnp.zeros(1, int), mask=jnp.ones(1, bool))
+    objective = lambda p, b: (p @ jnp.array([1.0, -1.0, 0.0]), {})  # noqa: E731
+
+    @jax.jit
+    def step(radius):
+        updates, state = apply(po.trpo(model, radius=radius), objective, params, batch)
+        return optax.apply_updates(params, updates), state[-1]
+
+    new, state = step(jnp.nan)
+    assert not bool(state.accepted)
+    np.testing.assert_array_equal(bits(new), bits(params))
+    assert bool(step(0.01)[1].accepted)
+    with pytest.raises(ValueError, match="radius must be at least 0; it is nan"):
+        po.trpo(model, radius=jnp.nan)
 
 
 def test_the_same_problem_is_accepted_when_nothing_is_wrong():
