@@ -270,7 +270,7 @@ def test_bad_tokens_are_named(token_case):
         network.apply(params, jnp.zeros((2, 7), jnp.int32))
     with pytest.raises(ValueError, match="obs must be integer"):
         network.apply(params, jnp.zeros((2, 3)))
-    with pytest.raises(ValueError, match="token must have shape"):
+    with pytest.raises(ValueError, match="token must have the cache's row shape"):
         network.decode(params, network.init_cache((2,)), jnp.zeros((2, 1), jnp.int32), 0)
     with pytest.raises(ValueError, match="token must be integer"):
         network.decode(params, network.init_cache((2,)), jnp.zeros(2), 0)
