@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 import jax
+import jax.core
 import numpy as np
 
 from polopt_jax.types import ArrayLike

@@ -394,11 +394,24 @@ PINNED = {
 
 
 def test_the_presets_are_these():
-    found = {
-        name: (None if _recipes.takes_tokens(name) else tuple(presets.control), tuple(presets.tokens))
-        for name, presets in PRESETS.items()
-    }
-    assert found == PINNED
+    """The numbers that hold where nothing is said: a preset's, or the recipe's own default."""
+    assert list(PRESETS) == list(PINNED)
+    for name, kinds in PINNED.items():
+        assert (kinds[0] is None) == _recipes.takes_tokens(name)
+        for is_token, pinned in enumerate(kinds):
+            if pinned is not None:
+                preset = _recipes.preset(name, is_token=bool(is_token))
+                held = _recipes.defaults(name, is_token=bool(is_token))
+                assert (preset.num_rows, preset.num_steps) == pinned[:2]
+                assert {key: held[key] for key in pinned[2]} == pinned[2]
+                assert preset.hyperparameters.keys() <= pinned[2].keys(), "every number of a preset is pinned"
+
+
+def test_a_preset_repeats_no_default_of_its_recipe():
+    for name in PRESETS:
+        for is_token in {_recipes.takes_tokens(name), True}:
+            for key, value in _recipes.preset(name, is_token=is_token).hyperparameters.items():
+                assert value != _recipes.parameters(name)[key].default, f"{name}: {key} has two homes"
 
 
 def test_the_presets_hold_what_the_recipes_take():

@@ -45,8 +45,9 @@ examples:
   polopt train grpo --env skip_the_test --json
 
 Results go to stdout, progress to stderr, files to runs/. Exit codes: 0 done,
-2 wrong input, 3 no longer finite, 5 checkpoint unusable, 6 a file could not be
-read or written, 130 or 143 interrupted by SIGINT or SIGTERM, and saved.
+2 wrong input, 3 no longer finite or unable to move, 5 checkpoint or log
+unusable, 6 a file could not be read or written, 130 or 143 interrupted by
+SIGINT or SIGTERM, and saved.
 """
 
 

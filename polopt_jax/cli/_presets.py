@@ -28,27 +28,27 @@ class Presets(NamedTuple):
 
 PRESETS = {
     "reinforce": Presets(
-        Preset(64, 32, {"learning_rate": 3e-3}),
-        Preset(256, 24, {"learning_rate": 3e-3, "gamma": 1.0}),
+        Preset(64, 32, {}),
+        Preset(256, 24, {"gamma": 1.0}),
     ),
     "actor_critic": Presets(
-        Preset(64, 16, {"learning_rate": 3e-3}),
-        Preset(256, 24, {"learning_rate": 3e-3, "gamma": 1.0}),
+        Preset(64, 16, {}),
+        Preset(256, 24, {"gamma": 1.0}),
     ),
     "npg": Presets(
         Preset(64, 16, {"learning_rate": 0.4, "value_epochs": 2}),
         Preset(256, 24, {"learning_rate": 0.3, "gamma": 1.0, "fisher_every": 4, "value_epochs": 2}),
     ),
     "trpo": Presets(
-        Preset(64, 16, {"radius": 0.01, "value_epochs": 2}),
+        Preset(64, 16, {"value_epochs": 2}),
         Preset(256, 24, {"radius": 0.02, "gamma": 1.0, "fisher_every": 4, "value_epochs": 2}),
     ),
     "ppo": Presets(
         Preset(64, 16, {"learning_rate": 5e-4}),
         Preset(256, 24, {"learning_rate": 1e-3, "gamma": 1.0}),
     ),
-    "dpo": Presets(tokens=Preset(128, 24, {"learning_rate": 1e-3, "num_pairs": 512, "max_redraws": 32})),
-    "grpo": Presets(tokens=Preset(256, 24, {"learning_rate": 1e-3})),
+    "dpo": Presets(tokens=Preset(128, 24, {"num_pairs": 512, "max_redraws": 32})),
+    "grpo": Presets(tokens=Preset(256, 24, {})),
 }
 """By algorithm, in the order of their history: these are the ones that the command knows.
 
