@@ -122,6 +122,14 @@ def test_no_legal_action_in_a_preference_is_refused():
     assert same(params, PARAMS)
 
 
+def test_an_infinity_that_stays_in_an_optimizers_state_is_no_reason_to_refuse():
+    endless = optax.GradientTransformation(lambda p: jnp.full((), jnp.inf), lambda g, s, p=None: (g, s + 1))
+    step = po.make_step((quadratic, optax.chain(endless, optax.sgd(0.01))))
+    params, _, metrics = step.update(jnp.zeros(2), step.init(jnp.zeros(2)), BATCH, None)
+    assert metrics["skipped"] == 0
+    assert not same(params, jnp.zeros(2))
+
+
 def test_a_nan_in_an_optimizers_state_is_refused():
     poison = optax.GradientTransformation(lambda p: jnp.zeros(()), lambda g, s, p=None: (g, s + jnp.nan))
     step = po.make_step((quadratic, optax.chain(poison, optax.sgd(0.01))))

@@ -130,6 +130,28 @@ def test_imitation_learns_any_worlds_language():
     assert apart.max() < 0.05
 
 
+@dataclass(frozen=True)
+class Counting(Echo):
+    """Its language counts on from the token before, which no network can know without having read it."""
+
+    def reference(self, prompt, tokens):
+        before = jnp.concatenate([self.wanted(prompt)[..., None], tokens[..., :-1]], axis=-1)
+        return po.Categorical(logits=2 * jax.nn.one_hot((before + 1) % 3, 3))
+
+    def speak(self, prompt, key):
+        def say(before, key):
+            token = jax.random.categorical(key, 2 * jax.nn.one_hot((before + 1) % 3, 3))
+            return token, token
+
+        return jnp.moveaxis(jax.lax.scan(say, self.wanted(prompt), jax.random.split(key, self.length))[1], 0, -1)
+
+
+def test_imitation_reads_the_token_before():
+    network = network_for(Counting())
+    _, kl = jax.jit(lambda key: imitate(network, Counting(), key, updates=200, rows=64))(jax.random.key(0))
+    assert kl[-10:].mean() < 0.02 < kl[0]
+
+
 def test_the_worlds_of_the_library_keep_the_protocol():
     world = skip_the_test(jax.random.key(0), num_worlds=3)
     prompt = world.prompts(jax.random.key(1), 40)
@@ -185,6 +207,19 @@ def test_dpo_trains_on_its_pairs_and_on_nothing_else(echo):
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-5)
     np.testing.assert_allclose(step_metrics["loss"], np.log(2), atol=1e-5)
+
+
+def test_dpo_draws_pairs_without_replacement(echo):
+    """With as many pairs as an update takes, every pair is in it, once."""
+    algorithm = algorithms.dpo(echo, num_pairs=15)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    _, batch, _ = jax.jit(algorithm.collect)(state.params, state.collect_state, jax.random.key(1))
+    pairs, drawn = (
+        sorted(np.asarray(b.ref_log_prob).swapaxes(0, 1).reshape(15, -1).tolist())
+        for b in (state.collect_state.batch, batch)
+    )
+    assert drawn == pairs
+    assert len({tuple(pair) for pair in pairs}) > 10
 
 
 @pytest.mark.parametrize(
@@ -257,8 +292,8 @@ def test_the_batch_mean_baseline_is_that_of_all_rows_at_the_same_step():
 
 
 def test_the_running_mean_baseline_is_of_earlier_batches():
-    """After means 1, 2, 3 with decay ½ the weights are ½ⁿ: (½·2 + ¼·1) / (½ + ¼) before the third batch."""
-    baseline = advantages.running_mean_baseline(decay=0.5)
+    """Means 1 and 2 with decay 0.8 weigh 0.16 and 0.2: (0.2·2 + 0.16·1) / 0.36 before the third batch."""
+    baseline = advantages.running_mean_baseline(decay=0.8)
     flat = jnp.zeros((5, 3))
     rollout = po.Rollout(
         obs=flat, action=flat, log_prob=flat, reward=flat, next_obs=flat, mask=flat == 0,
@@ -268,4 +303,4 @@ def test_the_running_mean_baseline_is_of_earlier_batches():
     for mean in (1.0, 2.0, 3.0):
         state, found = baseline.apply(state, jnp.full((5, 3), mean), rollout)
         seen.append(float(found[0, 0]))
-    np.testing.assert_allclose(seen, [0, 1, (0.5 * 2 + 0.25 * 1) / 0.75], rtol=1e-6)
+    np.testing.assert_allclose(seen, [0, 1, (0.2 * 2 + 0.16 * 1) / 0.36], rtol=1e-6)
