@@ -55,9 +55,9 @@ def read_value(caller: str, outputs: Outputs, batch: Batch) -> Array:
     return zero_where_masked(accumulate(outputs.value), batch.mask)
 
 
-def read_log_prob(caller: str, outputs: Outputs, batch: Batch) -> Array:
+def read_log_prob(caller: str, outputs: Outputs, batch: Batch, *, name: str = "outputs") -> Array:
     """log π(action), 0 under the mask; the policy and the actions are both made harmless there first."""
-    policy = read_policy(caller, outputs, batch)
+    policy = read_policy(caller, outputs, batch, name=name)
     if batch.action is None:
         raise ValueError(f"{caller} needs batch.action, which is None")
     if batch.action.shape[: batch.mask.ndim] != batch.mask.shape:

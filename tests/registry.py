@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import polopt_jax as po
+from polopt_jax import outcomes
 from polopt_jax.masking import masked_mean
 
 B, T, A, D = 5, 3, 4, 2  # all different, so that no two axes can be taken for each other
@@ -44,7 +45,22 @@ OTHER_KINDS = {
     "unroll",
     # what makes objectives of terms and objectives
     *("accumulate_gradients", "couples_rows", "objective"),
+    # outcomes: records
+    *("Estimate", "ForkProfile", "Forecast", "GStatistic", "OutcomeReport", "Projection", "Shift"),
+    # of rows, weights and cells; test_outcome_laws.py
+    *("effective_sample_size", "joint", "log_law"),
+    # what reports; test_outcome_estimates.py, test_outcome_report.py
+    *("fork_profile", "outcome_estimate", "outcome_report", "sample_estimate"),
+    # of tables and counts; test_outcome_tables.py
+    *("best_of_n", "forecast", "ipf", "pump", "tax", "wilson"),
+    # of batches, and what watches; test_outcome_control.py, test_outcome_monitors.py
+    *("cusum", "g_statistic", "observed_rate", "outcome_price", "token_statistics", "true_rate", "update_price"),
 }
+
+
+def public(name: str) -> Any:
+    """What a public name stands for, at the top or in `outcomes`."""
+    return getattr(po, name) if hasattr(po, name) else getattr(outcomes, name)
 
 
 # --- data ---------------------------------------------------------------------------------------------------------
@@ -117,6 +133,10 @@ class Case:
     """Hyperparameters, with two values to trace."""
     distribution: str = "Categorical"
     leading: tuple[int, ...] = LEADING
+    optional: frozenset[str] = frozenset()
+    """Fields of the batch that it reads where they are present."""
+    couples: bool = False
+    """Whether it couples rows: `[..., G, T]` is not `[..., T]`, and it cannot be evaluated on shares of a batch."""
     documented: bool = True
     """Whether the docstring of `name` says what is read and reported (that of a combinator cannot)."""
 
@@ -140,7 +160,7 @@ class Case:
 
 
 def term(name, reads, build=None, **rest):
-    build = build or getattr(po, name)
+    build = build or public(name)
     return Case(name, lambda hyper, inputs, batch: build(**hyper)(*inputs, batch), reads=frozenset(reads), **rest)
 
 
@@ -175,6 +195,35 @@ def two_divergences(trajectory_weight, action_weight):
     return po.weighted_divergence(
         trajectory=(trajectory_weight, po.trajectory_kl), action=(action_weight, po.reverse(po.action_kl))
     )
+
+
+def score_cell(outcome):
+    """The example's outcome in two cells."""
+    return (outcome["score"] > 0).astype(jnp.int32)
+
+
+def score_third(outcome):
+    return (outcome["score"] > 0.5).astype(jnp.int32)
+
+
+OUTCOMES = {
+    "reads": frozenset({"action", "log_prob", "outcome"}),
+    "optional": frozenset({"sampler_log_prob"}),
+    "couples": True,
+}
+
+
+def of_laws(name):
+    return divergence(name, lambda: getattr(outcomes, name)(2, of=score_cell), **OUTCOMES)
+
+
+def hellinger(log_p, log_q):
+    """A divergence of a user's own."""
+    return jnp.sum(jnp.square(jnp.exp(log_p / 2) - jnp.exp(log_q / 2)), axis=-1)
+
+
+def log_laws(rng):
+    return {name: np.log(rng.dirichlet(np.ones(A), B)) for name in ("log_p", "log_q")}
 
 
 def capped(cap, ratio=None):
@@ -255,6 +304,33 @@ CASES: dict[str, Case] = {
         hyper={"trajectory_weight": (1.0, 0.2), "action_weight": (0.5, 3.0)},
         documented=False,
     ),
+    **{name: of_laws(name) for name in ("outcome_kl", "outcome_tv", "outcome_js", "outcome_chi2")},
+    "outcome_kl-gaussian": divergence(
+        "outcome_kl", lambda: outcomes.outcome_kl(2, of=score_cell), distribution="DiagGaussian", **OUTCOMES
+    ),
+    "outcome_kl-prompts": divergence(
+        "outcome_kl", lambda: outcomes.outcome_kl(2, of=score_cell), leading=(B, 6, T), **OUTCOMES
+    ),
+    "outcome_divergence": divergence(
+        "outcome_divergence", lambda: outcomes.outcome_divergence(2, of=score_cell, between=hellinger), **OUTCOMES
+    ),
+    "conditional_outcome_kl": divergence(
+        "conditional_outcome_kl",
+        lambda: outcomes.conditional_outcome_kl(2, 2, of=score_cell, given=score_third),
+        **OUTCOMES,
+    ),
+    "outcome_mmd": divergence(
+        "outcome_mmd",
+        lambda bandwidth: outcomes.outcome_mmd(lambda outcome: outcome["score"], bandwidth=bandwidth),
+        hyper={"bandwidth": (1.0, 0.3)},
+        **OUTCOMES,
+    ),
+    "outcome_penalty": term(
+        "outcome_penalty",
+        build=lambda rate: outcomes.outcome_penalty(jnp.stack([1 - rate, rate]), of=score_cell),
+        hyper={"rate": (0.3, 0.1)},
+        **OUTCOMES,
+    ),
     "token_mean": reduction("token_mean", lambda: po.token_mean),
     "sequence_mean": reduction("sequence_mean", lambda: po.sequence_mean),
     "sequence_sum": reduction("sequence_sum", lambda: po.sequence_sum),
@@ -321,7 +397,7 @@ def log_ratios(rng):
 
 
 def plain(name, make, **rest):
-    return ArrayCase(name, lambda hyper, **arrays: getattr(po, name)(**arrays, **hyper), make, **rest)
+    return ArrayCase(name, lambda hyper, **arrays: public(name)(**arrays, **hyper), make, **rest)
 
 
 DISCOUNT = {"gamma": (0.99, 0.5)}
@@ -342,6 +418,10 @@ ARRAY_CASES: dict[str, ArrayCase] = {
     "leave_one_out": plain("leave_one_out", group_arrays, constant=True, alone=True),
     "standardize": plain("standardize", masked_arrays, hyper={"eps": (1e-8, 0.1)}),
     **{name: plain(name, log_ratios, alone=True) for name in ("k1", "k2", "k3")},
+    **{
+        name: plain(name, log_laws, event=("log_p", "log_q"))
+        for name in ("kl", "total_variation", "jensen_shannon", "chi_square")
+    },
 }
 
 

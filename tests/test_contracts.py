@@ -26,10 +26,12 @@ from registry import (
     T,
     cast,
     group_arrays,
+    public,
     registered,
 )
 
 import polopt_jax as po
+from polopt_jax import outcomes
 
 CLOSE = dict(rtol=2e-6, atol=2e-6)
 GARBAGE = (np.nan, np.inf, -np.inf, 1e38, -1e38)
@@ -153,13 +155,14 @@ def entries(tree, mask):
 
 
 def test_every_public_name_has_a_row():
-    public = set(po.__all__)
-    missing = public - registered() - OTHER_KINDS
+    names = {*po.__all__, *outcomes.__all__}
+    missing = names - registered() - OTHER_KINDS
     assert not missing, f"enter these in tests/registry.py: {sorted(missing)}"
-    assert registered() <= public
-    assert public >= OTHER_KINDS
+    assert registered() <= names
+    assert names >= OTHER_KINDS
     assert not OTHER_KINDS & registered()
-    assert all(hasattr(po, name) for name in public)
+    assert not set(po.__all__) & set(outcomes.__all__)
+    assert all(callable(public(name)) or name in OTHER_KINDS for name in names)
 
 
 def test_every_objective_and_every_hyperparameter_has_a_row():
@@ -169,7 +172,7 @@ def test_every_objective_and_every_hyperparameter_has_a_row():
     assert set(objectives.__all__) - parts <= {CASES[label].name for label in TERMS}
     # Every keyword of a term that is a number is traced somewhere. (`reduce`, `ddof`, `divergence` are no numbers.)
     for name in registered():
-        function = getattr(po, name)
+        function = public(name)
         if inspect.isclass(function):
             continue
         numbers = {
@@ -233,7 +236,7 @@ def test_hyperparameters_are_traced(label):
 
 def unread(label):
     case = CASES[label]
-    return [f.name for f in fields(po.Batch) if f.name not in {*case.reads, "mask", "counts"}]
+    return [f.name for f in fields(po.Batch) if f.name not in {*case.reads, *case.optional, "mask", "counts"}]
 
 
 @each_case
@@ -284,11 +287,11 @@ def test_missing_field_is_named(label):
 @pytest.mark.parametrize("label", [label for label in [*TERMS, *DIVERGENCES] if CASES[label].documented])
 def test_docstring_says_what_is_read_and_reported(label):
     case = CASES[label]
-    doc = getattr(po, case.name).__doc__
+    doc = public(case.name).__doc__
     said = re.search(r"Reads (.*?)(?:Metrics|No metrics|Averages|Raises|\n\n)", doc, re.DOTALL).group(1)
     words = set(re.findall(r"[\w.]+", " ".join(re.findall(r"`([^`\n]*)`", said))))
     names = {f.name for f in fields(po.Batch)}
-    assert words & names == case.reads | {"mask"}
+    assert words & names == case.reads | case.optional | {"mask"}
     assert ("outputs.value" in words) == case.critic
     inputs, batch = example(label)
     for metric in run(label, inputs, batch).metrics:
@@ -396,10 +399,14 @@ def test_rows_are_exchangeable(label):
 
 @each_case
 def test_counts_replace_those_of_the_mask(label):
-    """Twice every count halves the value: that is what accumulate_gradients rests on."""
+    """Twice every count halves the value: that is what accumulate_gradients rests on. What couples rows refuses."""
     from polopt_jax.reductions import count
 
     inputs, batch = example(label)
+    if CASES[label].couples:
+        with pytest.raises(ValueError, match=rf"{CASES[label].name}.* couples rows"):
+            eager(label, inputs, replace(batch, counts=count(batch.mask)))
+        return
     doubled = jax.tree.map(lambda x: 2 * x, count(batch.mask))
     assert_close(2 * eager(label, inputs, replace(batch, counts=doubled))[0], run(label, inputs, batch).value)
 
@@ -433,6 +440,12 @@ def test_wrong_shape_is_refused_by_name(label):
     checked = 0
     for name in {*case.reads, "mask"} - {"obs"}:
         field = getattr(batch, name)
+        if name == "outcome":
+            for shape in [(), (1,), (B, 1), (B + 1,), batch.mask.shape, batch.mask.shape[1:-1]]:
+                if shape != batch.mask.shape[:-1]:
+                    with pytest.raises(ValueError, match=r"\boutcome\b"):
+                        evaluate(inputs, replace(batch, outcome={"score": np.zeros(shape)}))
+            continue
         for shape in wrong_shapes(field.shape, batch.mask.shape):
             with pytest.raises((ValueError, TypeError), match=rf"\b{name}\b"):
                 evaluate(inputs, replace(batch, **{name: np.zeros(shape, field.dtype)}))
@@ -473,7 +486,9 @@ def test_mask_must_be_boolean():
             CASES[label].call(CASES[label].defaults(), inputs, replace(batch, mask=batch.mask.astype(jnp.float32)))
 
 
-@pytest.mark.parametrize("label", [label for label in [*TERMS, *DIVERGENCES] if "-" not in label])
+@pytest.mark.parametrize(
+    "label", [label for label in [*TERMS, *DIVERGENCES] if "-" not in label and not CASES[label].couples]
+)
 def test_any_leading_shape(label):
     """`[T]`, `[B, T]`, `[N, G, T]`, `[2, N, T]`: only the grouping into rows of T counts."""
     case = CASES[label]

@@ -1,0 +1,121 @@
+"""Holding an outcome by a price: what a side effect is charged, and how the charge follows from a few labels.
+
+Two pure functions. `outcome_price` takes the price off the advantages of a batch, so that it composes with every
+objective; `update_price` moves the price towards where the side effect is as frequent as it was. The price is the
+state: an array `[K]`, zeros to begin with. It remembers, which a trust region step by step does not.
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from polopt_jax.masking import check_shape, zero_where_masked
+from polopt_jax.outcomes._rows import CellsOf, identity, in_cell, read_cells
+from polopt_jax.ranges import Nonnegative, check_range
+from polopt_jax.types import Array, Batch
+
+
+def outcome_price(batch: Batch, price: Array, *, of: CellsOf = identity, labelled: Array | None = None) -> Batch:
+    """The batch with the price of its row's outcome taken off every advantage.
+
+        A ← A - 1[labelled] (c[z] - c̄) / share,    c̄: mean price of the prompt's labelled rows,  share: of rows labelled
+
+    Taken after any standardisation of the advantages, whose unit the price then has. The mean price of the prompt is
+    added back, so that what every attempt costs alike changes nothing. Labels on a random fraction of the rows are
+    enough: dividing by the share keeps the expected charge.
+
+    Args:
+      batch: whole rows `[..., G, T]`.
+      price: c `[K]`, or `[..., K]` with a price for each prompt.
+      of: `batch.outcome -> [..., G]` cells 0 .. K-1.
+      labelled: `[..., G]` bool: rows whose outcome is known; all if None. The outcome of the others is not read.
+
+    Reads `advantage, mask, outcome`. Raises ValueError or TypeError (at trace time) if one is missing or does not fit.
+    A labelled row in no cell makes its advantage NaN. Source: the Lagrangian of a constraint on the outcome's rate;
+    constrained policy optimization (Achiam et al. 2017) bounds one side of it.
+
+    >>> import polopt_jax as po
+    >>> from polopt_jax import outcomes
+    >>> batch = po.Batch(obs=jnp.zeros((2, 1)), action=jnp.zeros((2, 1), int), mask=jnp.ones((2, 1), bool),
+    ...                  advantage=jnp.array([[1.0], [1.0]]), outcome=jnp.array([0, 1]))
+    >>> outcomes.outcome_price(batch, jnp.array([0.0, 0.6])).advantage.round(2).tolist()
+    [[1.2999999523162842], [0.699999988079071]]
+    """
+    if batch.advantage is None:
+        raise ValueError("outcome_price needs batch.advantage, which is None")
+    cells = read_cells("outcome_price", batch, of)
+    known = _known("outcome_price", batch.mask.any(-1), labelled)
+    charge = jnp.where(known, _price_of(price, cells), 0)
+    number = known.sum(-1, keepdims=True)
+    mean = charge.sum(-1, keepdims=True) / jnp.maximum(number, 1)
+    share = number / jnp.maximum(batch.mask.any(-1).sum(-1, keepdims=True), 1)
+    centred = jnp.where(known, (charge - mean) / jnp.where(share > 0, share, 1), 0)
+    priced = zero_where_masked(batch.advantage, batch.mask) - jnp.where(batch.mask, centred[..., None], 0)
+    return replace(batch, advantage=jax.lax.stop_gradient(priced))
+
+
+def update_price(
+    price: Array,
+    batch: Batch,
+    reference: Array,
+    *,
+    learning_rate: Nonnegative,
+    of: CellsOf = identity,
+    labelled: Array | None = None,
+) -> Array:
+    """The price after a look at the outcomes of a batch: integral action towards the reference's rates.
+
+        c_k ← c_k + learning_rate (P_batch(z=k) - P_ref(z=k))
+
+    Ascent on the dual of the constraint P(z) = P_ref(z); it holds the rates of *all* cells, also the bad ones that the
+    reference has. For a one-sided bound take `jnp.maximum(price, 0)` of the cells to be kept rare. Without a labelled
+    row the price stays.
+
+    Args:
+      price, batch, of, labelled: as `outcome_price`; the batch must be sampled by the policy that is priced.
+      reference: P_ref `[K]`, or of the price's shape.
+      learning_rate: in units of advantage per unit of probability.
+
+    Returns the price, of the same shape. Reads `mask, outcome`. Raises as `outcome_price`.
+
+    >>> import polopt_jax as po
+    >>> from polopt_jax import outcomes
+    >>> batch = po.Batch(obs=jnp.zeros((4, 1)), action=jnp.zeros((4, 1), int), mask=jnp.ones((4, 1), bool),
+    ...                  outcome=jnp.array([0, 1, 1, 1]))
+    >>> price = outcomes.update_price(jnp.zeros(2), batch, jnp.array([0.95, 0.05]), learning_rate=0.1)
+    >>> price.round(3).tolist()
+    [-0.07000000029802322, 0.07000000029802322]
+    """
+    check_range("update_price", Nonnegative, learning_rate=learning_rate)
+    cells = read_cells("update_price", batch, of)
+    known = _known("update_price", batch.mask.any(-1), labelled)
+    _check_price("update_price", price, cells)
+    hit = in_cell(cells, price.shape[-1], known)
+    rows = tuple(range(known.ndim)) if price.ndim == 1 else (known.ndim - 1,)
+    number = known.sum(rows)[..., None]
+    rate = hit.sum(rows) / jnp.maximum(number, 1)
+    return jnp.where(number > 0, price + learning_rate * (rate - reference), price)
+
+
+def _known(caller: str, real: Array, labelled: Array | None) -> Array:
+    if labelled is None:
+        return real
+    check_shape(caller, "labelled", labelled, real.shape, of="the batch's rows")
+    if labelled.dtype != jnp.bool_:
+        raise TypeError(f"{caller}: labelled must be boolean; its dtype is {labelled.dtype}")
+    return labelled & real
+
+
+def _check_price(caller: str, price: Array, cells: Array) -> None:
+    if price.ndim < 1 or price.shape[:-1] not in ((), cells.shape[:-1]):
+        raise ValueError(f"{caller}: price must have shape [K] or {(*cells.shape[:-1], 'K')}; it has {price.shape}")
+
+
+def _price_of(price: Array, cells: Array) -> Array:
+    """The price of every row's cell, `[..., G]`; NaN for a row in no cell."""
+    _check_price("outcome_price", price, cells)
+    inside = (cells >= 0) & (cells < price.shape[-1])
+    index = jnp.where(inside, cells, 0)
+    chosen = price[index] if price.ndim == 1 else jnp.take_along_axis(price, index, axis=-1)
+    return jnp.where(inside, chosen, jnp.nan)
