@@ -127,7 +127,8 @@ def sample_estimate(first: Array, second: Array, num_outcomes: int, *, between: 
 
 
 def estimate_rows(rows: Rows, num_outcomes: int, between: Between) -> Estimate:
-    """The `Estimate` from rows and their weights; see the head of this file."""
+    """The `Estimate` from rows and their weights; see the head of this file. `between` may return several, `[..., M]`:
+    the fields are then `[M]` each."""
     cells = rows.outcome
     leading, num_rows = cells.shape[:-1], cells.shape[-1]
     flat = lambda x: x.reshape(-1, num_rows)  # noqa: E731
@@ -135,11 +136,12 @@ def estimate_rows(rows: Rows, num_outcomes: int, between: Between) -> Estimate:
     moments = jax.vmap(of_prompt)(flat(cells), flat(rows.real), flat(rows.old), flat(rows.new))
     some = flat(rows.real).any(-1)
     number = jnp.maximum(some.sum(), 1)
-    mean = lambda x: jnp.sum(jnp.where(some, x, 0)) / number  # noqa: E731
+    of_some = lambda x: jnp.where(some.reshape(-1, *[1] * (x.ndim - 1)), x, 0)  # noqa: E731
+    mean = lambda x: jnp.sum(of_some(x), axis=0) / number  # noqa: E731
     value, plug_in = mean(moments.value), mean(moments.plug_in)
     slope, floor = mean(moments.slope_variance) / number, mean(moments.floor_variance) / number
     if int(np.prod(leading)) > 1:  # what prompts differ by, beyond the noise of each
-        spread = jnp.sum(jnp.where(some, jnp.square(moments.value - value), 0)) / jnp.maximum(number - 1, 1)
+        spread = jnp.sum(of_some(jnp.square(moments.value - value[None])), axis=0) / jnp.maximum(number - 1, 1)
         floor = floor + jnp.maximum(spread / number - slope - floor, 0)
     low, high = _interval(value, plug_in, slope, floor)
     known = {name: mean(getattr(moments, name)) for name in ("ess_p", "ess_q", "novel_mass")}
@@ -174,20 +176,21 @@ def _of_one_prompt(cells: Array, real: Array, old: Array, new: Array, num_outcom
     def plug_in(masses: Array) -> Array:
         return between(*safe_log(jnp.where(finite, masses / masses.sum(1, keepdims=True), 0)))
 
-    gradient, hessian = jax.grad(plug_in)(masses).reshape(-1), jax.hessian(plug_in)(masses)
+    value = plug_in(masses)
+    gradient = jax.jacrev(plug_in)(masses).reshape(*value.shape, -1)
+    hessian = jax.jacfwd(jax.jacrev(plug_in))(masses).reshape(*gradient.shape, -1)
     blocks = jnp.stack([jnp.stack([total(w * w), total(w * v)]), jnp.stack([total(w * v), total(v * v)])])
     covariance = jnp.einsum("ijk,kl->ikjl", blocks, jnp.eye(num_outcomes)).reshape(2 * num_outcomes, -1)
-    noise = hessian.reshape(2 * num_outcomes, -1) @ covariance
-    value = plug_in(masses)
+    noise = jnp.einsum("...ij,jk->...ik", hessian, covariance)
     ess_p, ess_q = effective_sample_size(old, real), effective_sample_size(new, real)
     rare = masses[1] * ess_q < 1 - 1e-4
     lost = in_none(cells, num_outcomes, real)
     poisoned = lambda x: jnp.where(lost, jnp.nan, x)  # noqa: E731
     return _Moments(
-        value=poisoned(value - 0.5 * jnp.trace(noise)),
+        value=poisoned(value - 0.5 * jnp.trace(noise, axis1=-2, axis2=-1)),
         plug_in=poisoned(value),
-        slope_variance=gradient @ covariance @ gradient,
-        floor_variance=jnp.maximum(0.5 * jnp.sum(noise * noise.T), 0),
+        slope_variance=jnp.einsum("...i,ij,...j->...", gradient, covariance, gradient),
+        floor_variance=jnp.maximum(0.5 * jnp.einsum("...ij,...ji->...", noise, noise), 0),
         ess_p=ess_p,
         ess_q=ess_q,
         novel_mass=jnp.sum(jnp.where(rare, masses[0], 0)),

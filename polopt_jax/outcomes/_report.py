@@ -1,7 +1,6 @@
 """One table of how far an update moved the policy: over actions, over trajectories, over outcomes."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -116,8 +115,8 @@ def outcome_report(
     """How far the policy moved from parameters `old` to `new`, over actions, trajectories and outcomes.
 
     D_action, D_traj, D_out, D_s, D_z, D_{z|s}, each in both directions, the last four with their bias taken off, a 95%
-    interval, effective sample sizes and novel mass (`Estimate`); D_traj >= D_out = D_s + D_{z|s} holds exactly between
-    the plug-in values. Costs two evaluations of the policy; jit it.
+    interval, effective sample sizes and novel mass of the joint cells (`Estimate`). D_traj >= D_out = D_s + D_{z|s} holds
+    exactly between the plug-in values. Costs two evaluations of the policy; jit it.
 
     Args:
       model, old, new: the policy, before and after.
@@ -178,41 +177,31 @@ def _shift(rows: Rows, first: Outputs, second: Outputs, batch: Batch, num_side_e
     trajectory = expected(per_decision)
     length = expected(jnp.ones_like(per_decision))
     each = lambda log_weights: jnp.where(rows.real, log_weights, -jnp.inf)  # noqa: E731
-    estimate = lambda between: estimate_rows(rows, 2 * num_side_effects, between)  # noqa: E731
+    estimates = estimate_rows(rows, 2 * num_side_effects, _parts(num_side_effects))
+    part = lambda i: jax.tree.map(lambda x: x[i] if x.ndim else x, estimates)  # noqa: E731
     return Shift(
         action_kl=trajectory / jnp.where(length > 0, length, 1),
         trajectory_kl=trajectory,
         rows_kl=prompt_mean(kl(each(rows.old), each(rows.new)), rows.real),
-        outcome=estimate(kl),
-        success=estimate(_of_table(num_side_effects, _success_kl)),
-        side_effect=estimate(_of_table(num_side_effects, _side_effect_kl)),
-        side_effect_given_success=estimate(_of_table(num_side_effects, _conditional_kl)),
+        outcome=part(0),
+        success=part(1),
+        side_effect=part(2),
+        side_effect_given_success=part(3),
     )
 
 
-def _of_table(num_side_effects: int, between: Between) -> Between:
-    """A divergence of tables `[..., 2, Z]` as one of joint laws `[..., 2Z]`."""
+def _parts(num_side_effects: int) -> Between:
+    """D_out, D_s, D_z and D_{z|s} of two joint laws `[..., 2Z]`, stacked, `[..., 4]`: they share one derivative."""
 
-    def of_joint(log_p: Array, log_q: Array) -> Array:
-        table: Callable[[Array], Array] = lambda x: x.reshape(*x.shape[:-1], 2, num_side_effects)  # noqa: E731
-        return between(table(log_p), table(log_q))
+    def parts(log_p: Array, log_q: Array) -> Array:
+        table = lambda x: x.reshape(*x.shape[:-1], 2, num_side_effects)  # noqa: E731
+        both = kl(log_p, log_q)
+        success, side_effect = (kl(_marginal(table(log_p), axis), _marginal(table(log_q), axis)) for axis in (-1, -2))
+        return jnp.stack([both, success, side_effect, both - success], axis=-1)
 
-    return of_joint
+    return parts
 
 
 def _marginal(log_table: Array, axis: int) -> Array:
     """Logarithm of the sums of a table along an axis, -inf where they are 0."""
     return safe_log(jnp.sum(jnp.exp(log_table), axis=axis))
-
-
-def _success_kl(log_p: Array, log_q: Array) -> Array:
-    return kl(_marginal(log_p, -1), _marginal(log_q, -1))
-
-
-def _side_effect_kl(log_p: Array, log_q: Array) -> Array:
-    return kl(_marginal(log_p, -2), _marginal(log_q, -2))
-
-
-def _conditional_kl(log_p: Array, log_q: Array) -> Array:
-    flat = lambda x: x.reshape(*x.shape[:-2], -1)  # noqa: E731
-    return kl(flat(log_p), flat(log_q)) - _success_kl(log_p, log_q)

@@ -1,0 +1,162 @@
+"""Estimates to report: bias, coverage and novel mass against enumeration."""
+
+import enumerated as world
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import polopt_jax as po
+from polopt_jax import outcomes
+
+SAMPLES = 1500
+LIMITS = (0.90, 0.99)
+"""Of 1500 intervals that claim 95%, as the design asks."""
+
+
+def kl(p, q):
+    some = p > 0
+    return float((np.where(some, p, 0) * np.log(np.where(some, p, 1) / np.where(some, q, 1))).sum())
+
+
+sample_estimate = jax.jit(outcomes.sample_estimate, static_argnums=2)
+
+
+def repeated(estimate):
+    """Many estimates at once, each field `[SAMPLES]`."""
+    return jax.jit(jax.vmap(estimate))(jax.random.split(jax.random.key(0), SAMPLES))
+
+
+def coverage(found, truth):
+    return float(((found.low <= truth) & (truth <= found.high)).mean())
+
+
+TWO_SAMPLES = {
+    "equal": ([0.5, 0.5], [0.5, 0.5], 100),
+    "near": ([0.5, 0.5], [0.45, 0.55], 100),
+    "far": ([0.5, 0.5], [0.25, 0.75], 200),
+    "four cells": ([0.1, 0.4, 0.2, 0.3], [0.4, 0.1, 0.3, 0.2], 200),
+    "four equal cells": ([0.25] * 4, [0.25] * 4, 100),
+    "rare": ([0.03, 0.97], [0.1, 0.9], 400),
+}
+
+
+@pytest.mark.parametrize("label", TWO_SAMPLES)
+def test_two_samples(label):
+    p, q, size = TWO_SAMPLES[label]
+
+    def estimate(key):
+        keys = jax.random.split(key)
+        first, second = (
+            jax.random.choice(k, len(law), (size,), p=jnp.array(law)) for k, law in zip(keys, (p, q), strict=True)
+        )
+        return outcomes.sample_estimate(first, second, len(p))
+
+    found, truth = repeated(estimate), kl(np.array(p), np.array(q))
+    error = np.asarray(found.value).std() / np.sqrt(SAMPLES)
+    plug_in_bias = float(found.plug_in.mean()) - truth
+    assert LIMITS[0] <= coverage(found, truth) <= LIMITS[1], coverage(found, truth)
+    assert abs(float(found.value.mean()) - truth) < 4 * error + 0.25 * plug_in_bias
+    assert plug_in_bias > 0.7 * (len(p) - 1) / size  # (K-1)/2 from either sample
+    assert (found.plug_in >= 0).all()
+    assert (found.low >= 0).all()
+
+
+@pytest.mark.parametrize("between", ["jensen_shannon", "chi_square"])
+def test_other_divergences_have_intervals_too(between):
+    p, q = np.array([0.2, 0.3, 0.5]), np.array([0.3, 0.4, 0.3])
+    function = getattr(outcomes, between)
+
+    def estimate(key):
+        keys = jax.random.split(key)
+        samples = [jax.random.choice(k, 3, (200,), p=jnp.array(law)) for k, law in zip(keys, (p, q), strict=True)]
+        return outcomes.sample_estimate(*samples, 3, between=function)
+
+    m = (p + q) / 2
+    truth = {"jensen_shannon": (kl(p, m) + kl(q, m)) / 2, "chi_square": ((p - q) ** 2 / q).sum()}[between]
+    found = repeated(estimate)
+    assert LIMITS[0] <= coverage(found, truth) <= LIMITS[1]
+    np.testing.assert_allclose(found.value.mean(), truth, rtol=0.05)
+
+
+@pytest.mark.parametrize("size", [40, 300])
+@pytest.mark.parametrize("step", [0.05, 0.5])
+def test_weighted_rows(size, step):
+    """Rows of the old policy, of which the new one's law is estimated by weights: `outcome_estimate` on a batch."""
+    old = world.table(0)
+    new = old + step * world.table(1)
+    of = lambda o: o["success"]  # noqa: E731
+    laws = [world.cells_law(world.law(x), world.OUTCOME["success"], 2) for x in (old, new)]
+    truth = np.mean([kl(p, q) for p, q in zip(*laws, strict=True)])
+    everything = world.batch(old)
+
+    def estimate(key):
+        drawn = jax.vmap(lambda k, p: jax.random.choice(k, world.G, (size,), p=p))(
+            jax.random.split(key, world.N), jnp.asarray(world.law(old), jnp.float32)
+        )
+        pick = lambda x: jax.vmap(lambda x, i: x[i])(x, drawn)  # noqa: E731
+        batch = jax.tree.map(pick, everything)
+        outputs = [world.model(jnp.asarray(x, jnp.float32), batch.obs) for x in (old, new)]
+        return outcomes.outcome_estimate(2, of=of)(*outputs, batch)
+
+    found = repeated(estimate)
+    assert LIMITS[0] <= coverage(found, truth) <= LIMITS[1], coverage(found, truth)
+    error = np.asarray(found.value).std() / np.sqrt(SAMPLES)
+    assert abs(float(found.value.mean()) - truth) < 4 * error + 0.05 * truth
+    np.testing.assert_allclose(found.ess_p, size, rtol=1e-5)  # the sampler is the old policy
+    assert (found.ess_q < size).all()
+
+
+def test_many_prompts_widen_the_interval_by_how_they_differ():
+    rng = np.random.default_rng(0)
+    alike = jnp.asarray(rng.choice(2, (20, 200), p=[0.5, 0.5])), jnp.asarray(rng.choice(2, (20, 200), p=[0.3, 0.7]))
+    shares = np.linspace(0.05, 0.95, 20)[:, None]
+    unlike = jnp.asarray((rng.random((20, 200)) < shares).astype(int))
+    one, other = (sample_estimate(unlike[i], alike[1][i], 2) for i in (0, 19))
+    several = sample_estimate(unlike, alike[1], 2)
+    widths = [float(e.high - e.low) for e in (sample_estimate(*alike, 2), several)]
+    assert widths[1] > 4 * widths[0]
+    assert float(one.value) > 0.3
+    assert float(one.value) != float(other.value)
+    separate = np.asarray(jax.vmap(lambda a, b: sample_estimate(a, b, 2).value)(unlike, alike[1]))
+    np.testing.assert_allclose(several.value, np.mean(separate), rtol=1e-5)
+    between_prompts = 2 * 1.96 * np.std(separate, ddof=1) / np.sqrt(20)
+    np.testing.assert_allclose(widths[1], between_prompts, rtol=0.1)
+
+
+def test_novel_mass_is_apart_and_the_rest_is_finite():
+    new, reference = jnp.array([0] * 50 + [1] * 40 + [2] * 10), jnp.array([0] * 60 + [1] * 40)
+    found = sample_estimate(new, reference, 3)
+    np.testing.assert_allclose(found.novel_mass, 0.1, rtol=1e-6)
+    np.testing.assert_allclose(found.plug_in, kl(np.array([50, 40]) / 90, np.array([60, 40]) / 100), rtol=1e-4)
+    assert np.isfinite([float(x) for x in jax.tree.leaves(found)]).all()
+    back = sample_estimate(reference, new, 3)
+    assert float(back.novel_mass) == 0
+    np.testing.assert_allclose(back.plug_in, kl(np.array([0.6, 0.4, 0]), np.array([0.5, 0.4, 0.1])), rtol=1e-4)
+
+
+def test_few_effective_rows_are_seen():
+    """One row has nearly all the weight: the estimate says that it rests on one."""
+    batch = world.batch(world.table(0))
+    outputs = [world.model(jnp.asarray(x, jnp.float32), batch.obs) for x in (world.table(0), 60 * world.table(1))]
+    found = jax.jit(outcomes.outcome_estimate(2, of=lambda o: o["success"]))(*outputs, batch)
+    assert float(found.ess_q) < 1.5
+    assert float(found.ess_p) > 10
+    assert "ESS" in str(found)
+
+
+def test_a_row_in_no_cell_makes_the_estimate_nan():
+    found = sample_estimate(jnp.array([0, 1, 2]), jnp.array([0, 1, 1]), 2)
+    assert np.isnan(found.value)
+    assert np.isnan(found.plug_in)
+
+
+def test_errors():
+    with pytest.raises(TypeError, match="first must be integer cells"):
+        outcomes.sample_estimate(jnp.zeros(3), jnp.zeros(3, int), 2)
+    with pytest.raises(ValueError, match="second must have shape"):
+        outcomes.sample_estimate(jnp.zeros((2, 3), int), jnp.zeros((3, 3), int), 2)
+    outputs = po.Outputs(policy=po.Categorical(logits=jnp.zeros((2, 1, 2))))
+    batch = po.Batch(obs=None, action=jnp.zeros((2, 1), int), mask=jnp.ones((2, 1), bool), log_prob=jnp.zeros((2, 1)))
+    with pytest.raises(ValueError, match=r"outcome_estimate needs batch\.outcome"):
+        outcomes.outcome_estimate(2)(outputs, outputs, batch)
