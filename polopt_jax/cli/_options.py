@@ -14,8 +14,7 @@ import numpy as np
 import tyro
 
 from polopt_jax.cli import _recipes
-from polopt_jax.cli._errors import UsageError
-from polopt_jax.cli._names import choose, flag
+from polopt_jax.cli._words import UsageError, choose, flag
 from polopt_jax.ranges import Interval
 
 MOST = 10**6
