@@ -21,7 +21,7 @@ import pytest
 import polopt_jax
 from polopt_jax import algorithms, report
 from polopt_jax.algorithms import Algorithm
-from polopt_jax.cli import _build, _compare, _plan, _recipes, _report, _train, main
+from polopt_jax.cli import _build, _compare, _main, _plan, _recipes, _report, _train, main
 from polopt_jax.cli._envs import ABOUT, environments
 from polopt_jax.cli._envs import algorithms as algorithms_of
 from polopt_jax.cli._options import Compare, Train
@@ -241,7 +241,7 @@ def test_the_algorithms_of_the_command_are_the_recipes():
 def planned(line, monkeypatch):
     """The plan that a command line of `polopt train` comes to."""
     seen = []
-    monkeypatch.setattr(_train, "train", lambda options, plan, arguments: seen.append(plan) or 0)
+    monkeypatch.setattr(_main, "train", lambda options, plan, arguments: seen.append(plan) or 0)
     assert main(line.split()) == 0
     return seen[0]
 
@@ -567,7 +567,7 @@ def fake_result(algorithm="ppo", env="inverted_pendulum", seeds=2, unfinished=0)
             }
         chunk = Chunk(i * plan.schedule.chunk_updates, metrics, 0.5, None)
         rows.append(_log.chunk_row(plan.schedule, chunk, seconds=0.5 * i, compile_seconds=3.0))
-    return _report.Result(plan, rows)
+    return _plan.Result(plan, rows)
 
 
 def test_reward_is_that_of_finished_episodes_and_null_without_any():

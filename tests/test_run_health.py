@@ -75,8 +75,7 @@ def test_ten_bad_updates_in_a_row_are_enough_and_say_what_and_since_when(fault, 
     assert complaint_after(*start, *[fault] * 9) is None
     since, stopped = 1 + len(start), 10 + len(start)
     assert complaint_after(*start, *[fault] * 10) == (
-        f"broken since update {since} ({said}), stopped at update {stopped}; "
-        "try a smaller step or smaller weights"
+        f"broken since update {since} ({said}), stopped at update {stopped}; try a smaller step or smaller weights"
     )
 
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from polopt_jax import checkpoint
+from polopt_jax import checkpoint, report
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._envs import TOKEN_WORLD
@@ -54,6 +54,12 @@ def imitate_reference(shown: Progress) -> Reference:
     reference = jax.block_until_ready(jax.jit(run, compiler_options=compiler_options())(key))
     shown.stage("reference learnt")
     return reference
+
+
+def about_reference(reference: Reference) -> str:
+    """How good the token world's reference policy is."""
+    kl = report.short(float(reference.kl))
+    return f"The token world starts from a transformer that imitates its language: KL(language‖it) {kl} nats per token."
 
 
 def restore_reference(directory: Any) -> Reference:

@@ -17,10 +17,12 @@ import tyro
 from polopt_jax import __version__, runs
 from polopt_jax.checkpoint import CheckpointError
 from polopt_jax.cli import _recipes
+from polopt_jax.cli._compare import compare
 from polopt_jax.cli._envs import check_algorithm, print_environments
 from polopt_jax.cli._options import Compare, Envs, Train, given, train_options
 from polopt_jax.cli._plan import plan_compare, plan_train
 from polopt_jax.cli._presets import PRESETS
+from polopt_jax.cli._train import train
 from polopt_jax.cli._words import (
     FILE_FAILED,
     UNUSABLE,
@@ -114,19 +116,12 @@ def _train(words: list[str], arguments: list[str]) -> int:
     if options is None:
         return 0
     plan = plan_train(algorithm, options.run, given(algorithm, options.hyperparameters))
-    from polopt_jax.cli._train import train
-
     return train(options.run, plan, arguments)
 
 
 def _compare(words: list[str], arguments: list[str]) -> int:
     options = _read(Compare, "compare", words)
-    if options is None:
-        return 0
-    plans = plan_compare(options)
-    from polopt_jax.cli._compare import compare
-
-    return compare(options, plans, arguments)
+    return 0 if options is None else compare(options, plan_compare(options), arguments)
 
 
 def _envs(words: list[str], arguments: list[str]) -> int:

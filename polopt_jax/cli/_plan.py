@@ -1,11 +1,11 @@
-"""From options to a plan: everything checked and decided before anything is built."""
+"""From options to a plan, everything checked and decided before anything is built; and what came of it."""
 
 import importlib.metadata
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import polopt_jax
 from polopt_jax import runs
@@ -70,6 +70,37 @@ class Plan:
             "world": _envs.TOKEN_WORLD._asdict() if self.is_token else None,
             "versions": versions(*PACKAGES, *(() if self.is_token else ("brax",))),
         }
+
+
+Summary = dict[str, Any]
+"""A run in numbers: a line of the table."""
+
+
+class Result(NamedTuple):
+    """A run as far as it went."""
+
+    plan: Plan
+    rows: Sequence[runs.Row]
+    complaint: str | None = None
+    """Why it was given up."""
+
+    @property
+    def status(self) -> str:
+        """`finished`, `interrupted` or `non-finite`."""
+        if self.complaint is not None:
+            return "non-finite"
+        return "finished" if self.rows and self.rows[-1]["update"] >= self.plan.schedule.updates else "interrupted"
+
+    @property
+    def failure(self) -> str | None:
+        """What was given up, and why."""
+        return self.complaint and f"{self.plan.title}: {self.complaint}"
+
+    @property
+    def summary(self) -> Summary:
+        """Its line of the table. The reward of what learns from no rollouts of its own is measured apart, on others."""
+        named = {"algorithm": self.plan.algorithm, "env": self.plan.env, "status": self.status}
+        return {**named, "measured_apart": _put_together(self.plan).measure is not None, **runs.summarise(self.rows)}
 
 
 def versions(*packages: str) -> dict[str, str | None]:
@@ -209,11 +240,6 @@ def _check_recipe(plan: Plan) -> None:
         names = {*_recipes.parameters(plan.algorithm), "num_envs", "group_size"}
         said = re.sub(r"\b[a-z]+(_[a-z]*)+\b", lambda m: flag(m[0]) if m[0] in names else m[0], str(error))
         raise UsageError(f"--num-envs {plan.num_envs}: {said}") from None
-
-
-def measured_apart(plan: Plan) -> bool:
-    """Whether the algorithm learns from no rollouts of its own, so that its reward is measured on others."""
-    return _put_together(plan).measure is not None
 
 
 def _put_together(plan: Plan) -> Algorithm:

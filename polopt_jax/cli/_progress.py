@@ -34,18 +34,19 @@ def progress(label: str) -> Iterator[Progress]:
                 bar.update(task, total=1, completed=1)
 
 
-def _reward(row: Row) -> str:
-    known = [x for x in row["reward"] if x is not None]
-    return f"reward {report.estimate(sum(known) / len(known) if known else None)}"
+def _told(row: Row, schedule: Schedule) -> dict[str, str]:
+    """What there is to say of a row, in the order of the bar."""
 
+    def mean(name: str) -> float | None:
+        known = [x for x in row[name] if x is not None]
+        return sum(known) / len(known) if known else None
 
-def _speed(row: Row, schedule: Schedule) -> str:
-    return f"{report.si(row['steps'] * schedule.num_seeds / max(row['seconds'], 1e-9))} steps/s"
-
-
-def _kl(row: Row) -> str:
-    known = [x for x in row["kl_old_new"] if x is not None]
-    return f"KL {report.short(sum(known) / len(known) if known else None)}"
+    return {
+        "state": f"{100 * row['update'] // schedule.updates}%",
+        "reward": f"reward {report.estimate(mean('reward'))}",
+        "speed": f"{report.si(row['steps'] * schedule.num_seeds / max(row['seconds'], 1e-9))} steps/s",
+        "kl": f"KL {report.short(mean('kl_old_new'))}",
+    }
 
 
 class _Lines:
@@ -59,9 +60,9 @@ class _Lines:
         if time.monotonic() < self._next and row["update"] < schedule.updates:
             return
         self._next = time.monotonic() + LINE_EVERY
+        done, *rest = _told(row, schedule).values()
         steps = f"{report.si(row['steps'])} of {report.si(schedule.steps)} steps"
-        done = f"{100 * row['update'] // schedule.updates}%"
-        say(f"{self._label}: {done}, {steps}, {_reward(row)}, {_speed(row, schedule)}, {_kl(row)}")
+        say(f"{self._label}: {', '.join([done, steps, *rest])}")
 
 
 class _Bar:
@@ -72,15 +73,7 @@ class _Bar:
         self._bar.update(self._task, state=text)
 
     def advance(self, row: Row, schedule: Schedule) -> None:
-        self._bar.update(
-            self._task,
-            total=schedule.updates,
-            completed=row["update"],
-            state=f"{100 * row['update'] // schedule.updates}%",
-            reward=_reward(row),
-            speed=_speed(row, schedule),
-            kl=_kl(row),
-        )
+        self._bar.update(self._task, total=schedule.updates, completed=row["update"], **_told(row, schedule))
 
 
 def _make_bar() -> Any:

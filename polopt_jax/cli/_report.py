@@ -8,57 +8,20 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from polopt_jax import report, runs
 from polopt_jax.cli import _recipes
-from polopt_jax.cli._build import Reference
-from polopt_jax.cli._plan import PACKAGES, Plan, measured_apart, versions
+from polopt_jax.cli._plan import PACKAGES, Plan, Result, Summary, versions
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._words import flag
 from polopt_jax.report import Column, Curve, Group, Panel, Section, Strip
 
 CURVES, PAGE, SUMMARY = "curves.png", "report.html", "summary.json"
 SIZES = ("num_envs", "rollout_steps", "group_size", "episode_length", "updates")
-
-Summary = dict[str, Any]
-"""A run in numbers: a line of the table."""
-
-
-class Result(NamedTuple):
-    """A run as far as it went."""
-
-    plan: Plan
-    rows: Sequence[runs.Row]
-    complaint: str | None = None
-    """Why it was given up."""
-
-    @property
-    def status(self) -> str:
-        """`finished`, `interrupted` or `non-finite`."""
-        if self.complaint is not None:
-            return "non-finite"
-        return "finished" if self.rows and self.rows[-1]["update"] >= self.plan.schedule.updates else "interrupted"
-
-    @property
-    def failure(self) -> str | None:
-        """What was given up, and why."""
-        return self.complaint and f"{self.plan.title}: {self.complaint}"
-
-    @property
-    def summary(self) -> Summary:
-        """Its line of the table."""
-        named = {"algorithm": self.plan.algorithm, "env": self.plan.env, "status": self.status}
-        return {**named, "measured_apart": measured_apart(self.plan), **runs.summarise(self.rows)}
-
-
-def about_reference(reference: Reference) -> str:
-    """How good the token world's reference policy is."""
-    kl = report.short(float(reference.kl))
-    return f"The token world starts from a transformer that imitates its language: KL(language‖it) {kl} nats per token."
 
 
 def write_files(
@@ -260,15 +223,15 @@ def render(title: str, results: Sequence[Result], what: dict[str, str], *, notes
     rows = groups(results)
     columns = columns_of(rows)
     algorithms = dict.fromkeys(result.plan.algorithm for result in results)
+    said = [report.prose(name, _recipes.about(name), place=_place(name)) for name in algorithms]
     run = {name: what[name] for name in ("Directory", "Device", "Versions", "Date")}
-    mark = lambda summary: _place(summary["algorithm"])  # noqa: E731
-    table = report.table(columns, rows, mark=mark)
+    table = report.table(columns, rows, mark=lambda summary: _place(summary["algorithm"]))
     sections = [
         Section("Results", [table, report.definitions(report.meanings(columns))]),
         Section("Curves", [_figure(members) for members in by_environment(results)]),
         Section("What was run", [report.code(what["Command"]), report.definitions(run)]),
         Section("Sizes and hyperparameters", [_settings(results)]),
-        Section("The algorithms", [_about(algorithm) for algorithm in algorithms]),
+        Section("The algorithms", said),
     ]
     return report.page(title, f"{what['Date']} · {what['Device']}", sections, notes=notes)
 
@@ -301,8 +264,3 @@ def _settings(results: Sequence[Result]) -> Any:
     ]
     rows = [Group(members[0].plan.env, members) for members in by_environment(results)]
     return report.listing(columns, rows, mark=lambda result: _place(result.plan.algorithm))
-
-
-def _about(algorithm: str) -> Any:
-    """What the recipe says of itself: its method, how it differs from the paper, the source."""
-    return report.prose(algorithm, _recipes.about(algorithm), place=_place(algorithm))

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from polopt_jax import checkpoint, runs
-from polopt_jax.cli._build import Reference, build, imitate_reference, restore_reference
+from polopt_jax.cli._build import Reference, about_reference, build, imitate_reference, restore_reference
 from polopt_jax.cli._options import Train
-from polopt_jax.cli._plan import Plan
+from polopt_jax.cli._plan import Plan, Result
 from polopt_jax.cli._progress import Progress, progress, say
-from polopt_jax.cli._report import SUMMARY, Result, about_reference, print_result, write_files
+from polopt_jax.cli._report import SUMMARY, print_result, write_files
 from polopt_jax.cli._words import BROKEN_DOWN, FILE_FAILED, CommandError
 
 REFERENCE = "reference"

@@ -22,6 +22,8 @@ GIVE_UP_AFTER = 10
 TOO_FAR = -math.log(np.finfo(np.float32).tiny)
 """A KL, in nats per decision, at which exp(-KL), the likely ratio, is no normal float32: 87."""
 
+_Seed = tuple[int | None, tuple[str, ...]]
+"""`(since, what)` of one seed, as `Health` has them of all."""
 _WATCHED = ("loss", "kl_old_new", "entropy")
 _STILL, _LOST = "the policy did not move", "parameters not finite"
 
@@ -47,14 +49,14 @@ def look(health: Health, chunk: Chunk) -> Health:
     kl, pushed, faults = chunk.metrics["kl_old_new"], _has_gradient(chunk.metrics), _faults(chunk.metrics)
     suspect = np.any([kl == 0.0, *faults.values()], axis=(0, 2))
     finite = _all_finite(chunk.state.params)
-    seeds: list[tuple[int | None, tuple[str, ...]]] = []
-    for seed, (before, known) in enumerate(zip(*health, strict=True)):
+    seeds: list[_Seed] = []
+    for seed, before in enumerate(zip(*health, strict=True)):
         since, what = None, ()
         if suspect[seed]:
             wrong = {name: table[seed] for name, table in faults.items()}
-            since, what = _look_at_seed(before, known, kl[seed], pushed[seed], wrong, chunk.update)
+            since, what = _look_at_seed(before, kl[seed], pushed[seed], wrong, chunk.update)
         if not finite[seed]:
-            since, what = since or (before if _LOST in known else None) or chunk.update, (*what, _LOST)
+            since, what = since or (before[0] if _LOST in before[1] else None) or chunk.update, (*what, _LOST)
         seeds.append((since, what))
     return Health(*zip(*seeds, strict=True))
 
@@ -80,10 +82,9 @@ def complaint(health: Health, schedule: Schedule, update: int) -> str | None:
     )
 
 
-def _look_at_seed(
-    since: int | None, what: tuple[str, ...], kl: np.ndarray, pushed: np.ndarray, faults: dict[str, np.ndarray], last: int
-) -> tuple[int | None, tuple[str, ...]]:
-    """`(since, what)` of a seed after the updates of which these are the tables, each `[updates]`."""
+def _look_at_seed(before: _Seed, kl: np.ndarray, pushed: np.ndarray, faults: dict[str, np.ndarray], last: int) -> _Seed:
+    """A seed after the updates of which these are the tables, each `[updates]`."""
+    since, what = before
     for number, update in enumerate(range(last - len(kl) + 1, last + 1)):
         wrong = [name.format(kl[number]) for name, table in faults.items() if table[number]]
         stands = not wrong and kl[number] == 0.0 and since is not None

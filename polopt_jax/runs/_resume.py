@@ -83,11 +83,7 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tup
         if isinstance(old, dict) and isinstance(new, dict):
             yield from ((name, text) for _, text in _differences(old, new))
         elif old != new or type(old) is not type(new):
-            yield name, f"{name} was {_shown(stored, name)}, now {_shown(wanted, name)}"
-
-
-def _shown(config: dict[str, Any], name: str) -> str:
-    return str(config[name]) if name in config else "absent"
+            yield name, f"{name} was {stored.get(name, 'absent')}, now {wanted.get(name, 'absent')}"
 
 
 def _checked_sizes(stored: dict[str, Any], decisions: int, path: Path) -> tuple[int, int]:
@@ -126,7 +122,8 @@ def find_start(directory: Path, config: dict[str, Any], schedule: Schedule) -> S
         return Start(directory, config, notes=tuple(notes))
     if found[-1] > schedule.updates:
         raise RunError(
-            f"{directory / CONFIG} is damaged: updates is {schedule.updates}, but {store} has a checkpoint of {found[-1]}"
+            f"{directory / CONFIG} is damaged: updates is {schedule.updates}, but {store} has a checkpoint of "
+            f"{found[-1]}"
         )
     log = read_log(path, schedule)
     update, why = _newest_reached(log, found, schedule, directory)
