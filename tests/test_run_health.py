@@ -131,6 +131,14 @@ def test_parameters_that_are_not_finite_are_named():
     assert "broken since update 1 (parameters not finite)" in _health.complaint(health, plan_of().schedule, 10)
 
 
+def test_metrics_that_are_measured_once_in_a_chunk_are_no_obstacle():
+    """Those of `Algorithm.measure` have one value where the others have one for each update."""
+    chunk = chunk_of([[{}, {"loss": NAN}, {}, {"loss": NAN}]], last=4)
+    chunk.metrics["episode/return_sum"] = np.ones((1, 1), np.float32)
+    health = _health.look(_health.healthy(1, []), chunk)
+    assert health == ((4,), (("loss not finite",),))
+
+
 @pytest.mark.parametrize("algorithm", ["reinforce", "actor_critic", "npg", "trpo", "ppo"])
 def test_no_run_that_learns_and_converges_is_complained_of(algorithm):
     plan = plan_of(algorithm, seeds=2, steps=256 * 16 * 300)
