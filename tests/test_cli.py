@@ -60,6 +60,9 @@ WRONG = [
     ("train ppo --env ant --steps 0", "--steps must be from 1"),
     ("train ppo --env ant --steps -5", "--steps must be from 1"),
     ("train ppo --env ant --num-envs 0", "--num-envs must be from 1"),
+    ("train ppo --env ant --rollout-steps 0", "--rollout-steps must be from 1"),
+    ("train ppo --env ant --episode-length 0", "--episode-length must be from 1"),
+    ("train ppo --env skip_the_test --group-size 0", "--group-size must be from 1"),
     ("train ppo --env ant --num-envs 100", "not a multiple of --num-minibatches 8"),
     ("train trpo --env ant --num-envs 100", "not a multiple of --value-minibatches 8"),
     ("train grpo --env skip_the_test --num-envs 100", "not a multiple of"),
@@ -99,6 +102,7 @@ WRONG = [
     ("train ppo --env ant --group-size 4", "--group-size does not apply"),
     ("train ppo --env ant --resume", "--resume needs --out"),
     ("train ppo --env ant --out a/../b", "cannot be a run directory"),
+    ("train ppo --env ant --out a/../b --resume", "cannot be a run directory"),
     ("train ppo --env ant --out .hidden", "cannot be a run directory"),
     ("train ppo --env ant --out aux", "cannot be a run directory"),
     ("train ppo --env ant --out nowhere --resume", "there is no nowhere"),
@@ -496,6 +500,14 @@ def test_a_directory_with_something_in_it_is_not_touched(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+def test_the_directory_of_a_run_is_not_begun_again(tmp_path, capsys):
+    with _directory.new(tmp_path / "x", "unused") as directory:
+        _directory.write_json(directory / "config.json", {"a": [1]})
+    assert main(["compare", "--out", "x"]) == 2
+    assert "x is not empty" in capsys.readouterr().err
+    assert (tmp_path / "x" / "config.json").read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
+
+
 def test_a_directory_in_use_is_named_with_its_process(tmp_path, capsys):
     with _directory.new(tmp_path / "x", "unused") as directory:
         (directory / "config.json").write_text("{}")
@@ -593,7 +605,18 @@ def test_summary():
     assert summary["wall_seconds"] == 0.5 * len(result.rows) + 3.0
     assert (summary["cg_residual"], summary["line_search_accepted"]) == (0.01, 1.0)
     assert summary["skipped"] == 0.5  # of both phases
+    np.testing.assert_allclose(summary["entropy"], np.mean([row["entropy"] for row in last]))
     assert summary["entropy"] < 1  # the policy's own, whatever a phase may call so
+
+
+def test_a_run_without_rows_has_no_numbers():
+    summary = fake_result(unfinished=100).summary
+    assert summary == {
+        "algorithm": "ppo",
+        "env": "inverted_pendulum",
+        "status": "interrupted",
+        "measured_apart": False,
+    }
 
 
 def test_the_final_reward_is_that_of_the_episodes_that_ended_last():

@@ -10,7 +10,7 @@ from small_run import RUN, digests, hashes, interrupt_at, rows_without_times, ru
 from polopt_jax import checkpoint
 from polopt_jax.cli import main
 from polopt_jax.cli._plan import Plan
-from polopt_jax.runs import _resume
+from polopt_jax.runs import _loop, _resume
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +78,22 @@ def assert_refused(directory, code, said, capsys, *words, line=RUN):
 
 
 # --- going on ------------------------------------------------------------------------------------------------------
+
+
+def test_a_signal_while_it_compiles_ends_a_run_before_its_first_update(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_loop, "healthy", None)  # not reached
+    original = _loop.prepare
+
+    def prepare(*arguments, **keywords):
+        signal.raise_signal(signal.SIGTERM)
+        return original(*arguments, **keywords)
+
+    monkeypatch.setattr(_loop, "prepare", prepare)
+    assert run_small("--out", "run") == 143
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("polopt: interrupted, before the first update was done; go on with: polopt")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["0"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == b""
 
 
 def test_a_run_and_its_files_and_going_on_with_it(tmp_path, capsys, monkeypatch):
@@ -329,6 +345,15 @@ def test_incomplete_checkpoints_are_skipped_and_named_in_a_line(at_ten, finished
     assert said == [f"skipped in {store}, because incomplete: 10, 12.orbax-checkpoint-tmp"]
     assert_same(at_ten, finished)
     assert sorted(path.name for path in store.iterdir()) == ["10", "12"]
+
+
+def test_a_run_killed_in_its_very_first_save_begins_again(at_ten, finished, capsys):
+    shutil.rmtree(at_ten / "checkpoints")
+    (at_ten / "checkpoints" / "0.orbax-checkpoint-tmp").mkdir(parents=True)
+    keep_lines(at_ten, 0)
+    assert go_on(at_ten) == 0
+    assert "because incomplete: 0.orbax-checkpoint-tmp" in capsys.readouterr().err
+    assert_same(at_ten, finished)
 
 
 def test_a_damaged_checkpoint_is_told_in_a_line_with_the_way_back(at_ten, finished, capsys):

@@ -109,19 +109,21 @@ def _faults(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     kl = metrics["kl_old_new"]
     lost = {f"{name} not finite": ~np.isfinite(x) for name, x in metrics.items() if name.split("/")[-1] in _WATCHED}
     skipped = [x >= 1.0 for name, x in metrics.items() if name.split("/")[-1] == "skipped"]
-    every = np.any(skipped, axis=0) if skipped else np.zeros(kl.shape, bool)
+    every = np.any([np.zeros_like(kl, bool), *skipped], axis=0)
     return {**lost, "every step skipped": every, "kl_old_new of {:.2g} nats": (kl > TOO_FAR) & np.isfinite(kl)}
 
 
 def _has_gradient(metrics: dict[str, np.ndarray]) -> np.ndarray:
     """Where the gradient of the policy (of its phase, or of the only one) is not zero and no line search refused.
 
-    >>> _has_gradient({"critic/grad_norm": np.zeros((1, 2)), "policy/grad_norm": np.array([[0.0, 1.0]])})
+    >>> zeros = np.zeros((1, 2))
+    >>> _has_gradient({"kl_old_new": zeros, "critic/grad_norm": zeros, "policy/grad_norm": np.array([[0.0, 1.0]])})
     array([[False,  True]])
     """
-    moves = [metrics[name] != 0.0 for name in ("grad_norm", "policy/grad_norm") if name in metrics]
+    moves = [np.ones_like(metrics["kl_old_new"], bool)]
+    moves += [metrics[name] != 0.0 for name in ("grad_norm", "policy/grad_norm") if name in metrics]
     moves += [x > 0.0 for name, x in metrics.items() if name.split("/")[-1] == "line_search_accepted"]
-    return np.all(moves, axis=0) if moves else np.ones(metrics["kl_old_new"].shape, bool)
+    return np.all(moves, axis=0)
 
 
 def _all_finite(params: Params) -> np.ndarray:
