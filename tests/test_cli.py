@@ -21,7 +21,7 @@ import pytest
 import polopt_jax
 from polopt_jax import algorithms, report
 from polopt_jax.algorithms import Algorithm
-from polopt_jax.cli import _build, _compare, _main, _plan, _recipes, _report, _train, main
+from polopt_jax.cli import _build, _compare, _main, _plan, _progress, _recipes, _report, _train, main
 from polopt_jax.cli._envs import ABOUT, environments
 from polopt_jax.cli._envs import algorithms as algorithms_of
 from polopt_jax.cli._options import Compare, Train
@@ -30,7 +30,7 @@ from polopt_jax.cli._words import one_line
 from polopt_jax.driver import Chunk
 from polopt_jax.envs import TimeLimit, brax_backends, brax_env, brax_names
 from polopt_jax.ranges import Count, Interval, Positive
-from polopt_jax.runs import RunError, _directory, _log, _schedule
+from polopt_jax.runs import RunError, Schedule, _directory, _log, _schedule
 from polopt_jax.tasks import Task
 
 ENVIRON = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -60,8 +60,6 @@ WRONG = [
     ("train ppo --env ant --steps 0", "--steps must be from 1"),
     ("train ppo --env ant --steps -5", "--steps must be from 1"),
     ("train ppo --env ant --num-envs 0", "--num-envs must be from 1"),
-    ("train ppo --env ant --rollout-steps 0", "--rollout-steps must be from 1"),
-    ("train ppo --env ant --episode-length 0", "--episode-length must be from 1"),
     ("train ppo --env skip_the_test --group-size 0", "--group-size must be from 1"),
     ("train ppo --env ant --num-envs 100", "not a multiple of --num-minibatches 8"),
     ("train trpo --env ant --num-envs 100", "not a multiple of --value-minibatches 8"),
@@ -428,7 +426,7 @@ def test_chunks_cover_the_updates():
 
 
 def test_steps_are_rounded_up_to_whole_updates():
-    plan = _plan.plan_train("actor-critic", Train(env="inverted_pendulum", steps=1001, num_envs=8))
+    plan = _plan.plan_train("Actor-Critic", Train(env="Inverted-pendulum", steps=1001, num_envs=8))
     assert plan.schedule.decisions == 8 * plan.rollout_steps
     assert 1001 <= plan.schedule.steps < 1001 + plan.schedule.decisions * plan.schedule.chunk_updates
     assert (plan.algorithm, plan.backend, plan.episode_length) == ("actor_critic", "spring", 1000)
@@ -580,6 +578,21 @@ def fake_result(algorithm="ppo", env="inverted_pendulum", seeds=2, unfinished=0)
         chunk = Chunk(i * plan.schedule.chunk_updates, metrics, 0.5, None)
         rows.append(_log.chunk_row(plan.schedule, chunk, seconds=0.5 * i, compile_seconds=3.0))
     return _plan.Result(plan, rows)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_told_in_lines_and_on_a_terminal_as_a_bar(terminal, capsys, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    row = {"update": 3, "steps": 3000, "seconds": 2.0, "reward": [1.0, None, 2.0], "kl_old_new": [0.02, 0.04, None]}
+    with _progress.progress("ppo") as shown:
+        shown.stage("running...")
+        shown.advance(row, Schedule(seed=0, num_seeds=3, decisions=1000, chunk_updates=1, num_chunks=12))
+    said = capsys.readouterr().err
+    for word in ("ppo", "running...", "25%", "reward 1.500", "4.5k steps/s", "KL 0.03"):
+        assert word in said or (terminal and word == "running...")
+    assert terminal or said.splitlines()[1] == "ppo: 25%, 3k of 12k steps, reward 1.500, 4.5k steps/s, KL 0.03"
 
 
 def test_reward_is_that_of_finished_episodes_and_null_without_any():
