@@ -10,8 +10,9 @@ import pytest
 from small_run import RUN, build, interrupt_at, rows_without_times, run_small
 
 from polopt_jax import checkpoint, driver
-from polopt_jax.cli import _plan
+from polopt_jax.cli import _compare, _plan, main
 from polopt_jax.cli._options import Train
+from polopt_jax.cli._presets import PRESETS, Preset, Presets
 from polopt_jax.driver import Chunk
 from polopt_jax.runs import _health, _loop
 from polopt_jax.training import TrainState
@@ -172,6 +173,24 @@ def test_a_run_that_breaks_down_ends_with_3_and_keeps_the_last_good_checkpoint(
     assert checkpoint.steps(tmp_path / "broken" / "checkpoints") == [0]
     assert len(rows_without_times(tmp_path / "broken")) == 10
     assert run_small(*weights.split(), "--out", "broken", "--resume", line=line) == 3  # the same again
+
+
+def test_a_comparison_in_which_one_run_breaks_down_does_the_others_and_ends_with_3(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(PRESETS, "ppo", Presets(Preset(8, 4, {"value_weight": 1e38})))
+    monkeypatch.setattr(_compare, "build", build)
+    line = (
+        "compare --algorithms ppo reinforce --env inverted_pendulum --num-envs 8 --steps 512 --num-seeds 1 --out both"
+    )
+    assert main(line.split()) == 3
+    said = "ppo on inverted_pendulum: broken since update 1 (loss not finite)"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"polopt: error: {said}")
+    summary = json.loads((tmp_path / "both" / "summary.json").read_text())
+    assert {result["algorithm"]: result["status"] for result in summary["results"]} == {
+        "reinforce": "finished",
+        "ppo": "non-finite",
+    }
+    (note,) = summary["notes"]
+    assert note.startswith(said)
 
 
 def test_what_is_broken_is_not_saved_but_a_signal_is_obeyed(monkeypatch):
