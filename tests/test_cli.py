@@ -498,7 +498,8 @@ def test_a_directory_with_something_in_it_is_not_touched(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-def test_the_directory_of_a_run_is_not_begun_again(tmp_path, capsys):
+def test_the_directory_of_a_run_is_not_begun_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_compare, "_run_all", None)  # not reached
     with _directory.new(tmp_path / "x", "unused") as directory:
         _directory.write_json(directory / "config.json", {"a": [1]})
     assert main(["compare", "--out", "x"]) == 2
