@@ -8,9 +8,10 @@ import subprocess
 import sys
 from unittest import mock
 
-from polopt_jax.cli import _loop, _recipes, _train, main
+from polopt_jax.cli import _recipes, _train, main
 from polopt_jax.envs import chain
 from polopt_jax.networks import mlp_actor_critic
+from polopt_jax.runs import _loop
 from polopt_jax.tasks import control_task
 
 RUN = "train actor_critic --env inverted_pendulum --num-envs 8 --rollout-steps 4 --steps 384 --seed 3"

@@ -21,26 +21,16 @@ import pytest
 import polopt_jax
 from polopt_jax import algorithms, report
 from polopt_jax.algorithms import Algorithm
-from polopt_jax.cli import (
-    _build,
-    _compare,
-    _log,
-    _plan,
-    _recipes,
-    _report,
-    _results,
-    _run_directory,
-    _train,
-    main,
-)
+from polopt_jax.cli import _build, _compare, _main, _plan, _progress, _recipes, _report, _train, main
 from polopt_jax.cli._envs import ABOUT, environments
 from polopt_jax.cli._envs import algorithms as algorithms_of
-from polopt_jax.cli._errors import UsageError, one_line
 from polopt_jax.cli._options import Compare, Train
 from polopt_jax.cli._presets import PRESETS, Preset, Presets
+from polopt_jax.cli._words import one_line
 from polopt_jax.driver import Chunk
 from polopt_jax.envs import TimeLimit, brax_backends, brax_env, brax_names
 from polopt_jax.ranges import Count, Interval, Positive
+from polopt_jax.runs import RunError, Schedule, _directory, _log, _schedule
 from polopt_jax.tasks import Task
 
 ENVIRON = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -70,6 +60,7 @@ WRONG = [
     ("train ppo --env ant --steps 0", "--steps must be from 1"),
     ("train ppo --env ant --steps -5", "--steps must be from 1"),
     ("train ppo --env ant --num-envs 0", "--num-envs must be from 1"),
+    ("train ppo --env skip_the_test --group-size 0", "--group-size must be from 1"),
     ("train ppo --env ant --num-envs 100", "not a multiple of --num-minibatches 8"),
     ("train trpo --env ant --num-envs 100", "not a multiple of --value-minibatches 8"),
     ("train grpo --env skip_the_test --num-envs 100", "not a multiple of"),
@@ -109,6 +100,7 @@ WRONG = [
     ("train ppo --env ant --group-size 4", "--group-size does not apply"),
     ("train ppo --env ant --resume", "--resume needs --out"),
     ("train ppo --env ant --out a/../b", "cannot be a run directory"),
+    ("train ppo --env ant --out a/../b --resume", "cannot be a run directory"),
     ("train ppo --env ant --out .hidden", "cannot be a run directory"),
     ("train ppo --env ant --out aux", "cannot be a run directory"),
     ("train ppo --env ant --out nowhere --resume", "there is no nowhere"),
@@ -251,7 +243,7 @@ def test_the_algorithms_of_the_command_are_the_recipes():
 def planned(line, monkeypatch):
     """The plan that a command line of `polopt train` comes to."""
     seen = []
-    monkeypatch.setattr(_train, "train", lambda options, plan, arguments: seen.append(plan) or 0)
+    monkeypatch.setattr(_main, "train", lambda options, plan, arguments: seen.append(plan) or 0)
     assert main(line.split()) == 0
     return seen[0]
 
@@ -318,7 +310,7 @@ def test_a_new_algorithm_is_a_recipe_and_a_preset(monkeypatch, capsys):
         assert main(["train", "toy", "--env", "ant", *wrong.split()]) == 2
         assert said in capsys.readouterr().err
     plan = planned("train toy --env ant --learning-rate 0.5 --steps 64", monkeypatch)
-    assert (plan.num_envs, plan.rollout_steps, plan.updates) == (8, 4, 2)
+    assert (plan.num_envs, plan.rollout_steps, plan.schedule.updates) == (8, 4, 2)
     assert plan.config()["hyperparameters"] == {"learning_rate": 0.5, "num_rounds": 5}
     envs = ("inverted_pendulum", "skip_the_test")
     assert [plan.env for plan in _plan.plan_compare(Compare(algorithms=("toy",)))] == list(envs)
@@ -357,8 +349,8 @@ def test_a_step_is_a_decision_that_an_update_learns_from(algorithm, env, monkeyp
 
     params = None if network is None else jax.eval_shape(network.init, jax.random.key(0))
     batch = jax.eval_shape(batch_of, params, jax.random.key(0))
-    assert batch.mask.size == plan.decisions == plan.num_envs * plan.rollout_steps
-    assert plan.steps == plan.updates * batch.mask.size
+    assert batch.mask.size == plan.schedule.decisions == plan.num_envs * plan.rollout_steps
+    assert plan.schedule.steps == plan.schedule.updates * batch.mask.size
 
 
 # --- presets -------------------------------------------------------------------------------------------------------
@@ -427,16 +419,16 @@ def test_the_presets_hold_what_the_recipes_take():
 
 def test_chunks_cover_the_updates():
     for updates in (*range(1, 400), 997, 1009, 2500, 12_345, 10**6):
-        chunks, size = _plan.split_updates(updates)
+        chunks, size = _schedule.split_updates(updates)
         assert updates <= chunks * size < updates + size
         assert size <= 100
         assert min(updates, 17) <= chunks <= max(37, updates / 90)
 
 
 def test_steps_are_rounded_up_to_whole_updates():
-    plan = _plan.plan_train("actor-critic", Train(env="inverted_pendulum", steps=1001, num_envs=8))
-    assert plan.decisions == 8 * plan.rollout_steps
-    assert 1001 <= plan.steps < 1001 + plan.decisions * plan.chunk_updates
+    plan = _plan.plan_train("Actor-Critic", Train(env="Inverted-pendulum", steps=1001, num_envs=8))
+    assert plan.schedule.decisions == 8 * plan.rollout_steps
+    assert 1001 <= plan.schedule.steps < 1001 + plan.schedule.decisions * plan.schedule.chunk_updates
     assert (plan.algorithm, plan.backend, plan.episode_length) == ("actor_critic", "spring", 1000)
 
 
@@ -447,7 +439,7 @@ def test_compare_pairs_algorithms_with_the_environments_that_have_them():
         *(("skip_the_test", name) for name in ("reinforce", "actor_critic", "npg", "trpo", "ppo", "dpo", "grpo")),
     ]
     for env in ("inverted_pendulum", "skip_the_test"):
-        steps = [plan.steps for plan in plans if plan.env == env]
+        steps = [plan.schedule.steps for plan in plans if plan.env == env]
         assert max(steps) < 1.25 * min(steps)
     plans = _plan.plan_compare(Compare(algorithms=("ppo", "grpo")))
     assert [(plan.env, plan.algorithm) for plan in plans] == [
@@ -506,47 +498,53 @@ def test_a_directory_with_something_in_it_is_not_touched(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+def test_the_directory_of_a_run_is_not_begun_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_compare, "_run_all", None)  # not reached
+    with _directory.new(tmp_path / "x", "unused") as directory:
+        _directory.write_json(directory / "config.json", {"a": [1]})
+    assert main(["compare", "--out", "x"]) == 2
+    assert "x is not empty" in capsys.readouterr().err
+    assert (tmp_path / "x" / "config.json").read_text() == '{\n  "a": [\n    1\n  ]\n}\n'
+
+
 def test_a_directory_in_use_is_named_with_its_process(tmp_path, capsys):
-    with _run_directory.new(tmp_path / "x", "unused") as directory:
+    with _directory.new(tmp_path / "x", "unused") as directory:
         (directory / "config.json").write_text("{}")
         for line in ("train ppo --env ant --out x", "train ppo --env ant --out x --resume", "compare --out x"):
             assert main(line.split()) == 2
             assert f"in use by process {os.getpid()}" in capsys.readouterr().err
-    with _run_directory.locked(tmp_path / "x"):  # free again
+    with _directory.locked(tmp_path / "x"):  # free again
         pass
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
     program = (
-        "import os, signal; from pathlib import Path; from polopt_jax.cli import _run_directory as d\n"
+        "import os, signal; from pathlib import Path; from polopt_jax.runs import _directory as d\n"
         "with d.locked(Path('.')): os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=ENVIRON).returncode == -signal.SIGKILL
     assert (tmp_path / ".lock").read_text().isdigit()
-    with _run_directory.locked(tmp_path):
+    with _directory.locked(tmp_path):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
 def test_default_directories_are_numbered(tmp_path):
     for expected in ("a", "a-2", "a-3"):
-        with _run_directory.new(None, "a") as directory:
+        with _directory.new(None, "a") as directory:
             assert directory == Path("runs") / expected
 
 
 def test_a_link_is_no_run_directory(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match="symbolic link"):
-        _run_directory.check_path(Path("link"))
+    with pytest.raises(RunError, match="symbolic link"):
+        _directory.check_path(Path("link"))
     (tmp_path / "runs").symlink_to(tmp_path / "elsewhere")  # but its parent may be one
-    assert _run_directory.check_path(Path("runs/x")) == Path("runs/x")
+    assert _directory.check_path(Path("runs/x")) == Path("runs/x")
 
 
 def test_json_has_no_nan():
-    assert (
-        _run_directory.to_json({"a": [math.nan, math.inf, 1.5], "b": -math.inf})
-        == '{"a": [null, null, 1.5], "b": null}'
-    )
+    assert _directory.to_json({"a": [math.nan, math.inf, 1.5], "b": -math.inf}) == '{"a": [null, null, 1.5], "b": null}'
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------
@@ -556,17 +554,17 @@ def plan_of(algorithm="ppo", env="inverted_pendulum", seeds=2):
     return _plan.plan_train(algorithm, Train(env=env, steps=100_000, num_seeds=seeds))
 
 
-def fake_result(algorithm="ppo", env="inverted_pendulum", seeds=2, status="finished"):
+def fake_result(algorithm="ppo", env="inverted_pendulum", seeds=2, unfinished=0):
     """Made-up curves, so that tables and pictures can be tested without training."""
     plan = plan_of(algorithm, env, seeds)
     rng = np.random.default_rng(0)
     rows = []
-    for i in range(1, plan.num_chunks + 1):
+    for i in range(1, plan.schedule.num_chunks - unfinished + 1):
         metrics = {
-            "episode/finished": np.full((seeds, plan.chunk_updates), float(i > 1)),
-            "episode/return_sum": rng.uniform(0, i, (seeds, plan.chunk_updates)) * (i > 1),
-            "kl_old_new": rng.uniform(1e-3, 1e-2, (seeds, plan.chunk_updates)),
-            "entropy": rng.uniform(0, 1, (seeds, plan.chunk_updates)),
+            "episode/finished": np.full((seeds, plan.schedule.chunk_updates), float(i > 1)),
+            "episode/return_sum": rng.uniform(0, i, (seeds, plan.schedule.chunk_updates)) * (i > 1),
+            "kl_old_new": rng.uniform(1e-3, 1e-2, (seeds, plan.schedule.chunk_updates)),
+            "entropy": rng.uniform(0, 1, (seeds, plan.schedule.chunk_updates)),
         }
         if plan.is_token:
             metrics |= {name: rng.uniform(0, 1, (seeds, 1)) for name in ("outcome/skip", "outcome/honest")}
@@ -578,9 +576,24 @@ def fake_result(algorithm="ppo", env="inverted_pendulum", seeds=2, status="finis
                 "critic/skipped": np.ones((seeds, 1)),
                 "critic/entropy": np.full((seeds, 1), 7.0),
             }
-        chunk = Chunk(i * plan.chunk_updates, metrics, 0.5, None)
-        rows.append(_log.chunk_row(plan, chunk, seconds=0.5 * i, compile_seconds=3.0))
-    return _results.Result(plan, rows, status)
+        chunk = Chunk(i * plan.schedule.chunk_updates, metrics, 0.5, None)
+        rows.append(_log.chunk_row(plan.schedule, chunk, seconds=0.5 * i, compile_seconds=3.0))
+    return _plan.Result(plan, rows)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_told_in_lines_and_on_a_terminal_as_a_bar(terminal, capsys, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    row = {"update": 3, "steps": 3000, "seconds": 2.0, "reward": [1.0, None, 2.0], "kl_old_new": [0.02, 0.04, None]}
+    with _progress.progress("ppo") as shown:
+        shown.stage("running...")
+        shown.advance(row, Schedule(seed=0, num_seeds=3, decisions=1000, chunk_updates=1, num_chunks=12))
+    said = capsys.readouterr().err
+    for word in ("ppo", "running...", "25%", "reward 1.500", "4.5k steps/s", "KL 0.03"):
+        assert word in said or (terminal and word == "running...")
+    assert terminal or said.splitlines()[1] == "ppo: 25%, 3k of 12k steps, reward 1.500, 4.5k steps/s, KL 0.03"
 
 
 def test_reward_is_that_of_finished_episodes_and_null_without_any():
@@ -594,7 +607,7 @@ def test_reward_is_that_of_finished_episodes_and_null_without_any():
 def test_summary():
     result = fake_result("trpo", seeds=3)
     summary = result.summary
-    last = [row for row in result.rows if row["update"] > 0.9 * result.plan.updates]
+    last = [row for row in result.rows if row["update"] > 0.9 * result.plan.schedule.updates]
     by_seed = np.sum([row["episode/return_sum"] for row in last], 0) / np.sum(
         [row["episode/finished"] for row in last], 0
     )
@@ -602,11 +615,22 @@ def test_summary():
     np.testing.assert_allclose(summary["reward"], by_seed.mean())
     np.testing.assert_allclose(summary["reward_interval"], 4.302653 * by_seed.std(ddof=1) / np.sqrt(3), rtol=1e-6)
     np.testing.assert_allclose(summary["kl_old_new"], np.mean([row["kl_old_new"] for row in result.rows]))
-    assert summary["steps_per_second"] == result.plan.steps * 3 / (0.5 * len(result.rows))
+    assert summary["steps_per_second"] == result.plan.schedule.steps * 3 / (0.5 * len(result.rows))
     assert summary["wall_seconds"] == 0.5 * len(result.rows) + 3.0
     assert (summary["cg_residual"], summary["line_search_accepted"]) == (0.01, 1.0)
     assert summary["skipped"] == 0.5  # of both phases
+    np.testing.assert_allclose(summary["entropy"], np.mean([row["entropy"] for row in last]))
     assert summary["entropy"] < 1  # the policy's own, whatever a phase may call so
+
+
+def test_a_run_without_rows_has_no_numbers():
+    summary = fake_result(unfinished=100).summary
+    assert summary == {
+        "algorithm": "ppo",
+        "env": "inverted_pendulum",
+        "status": "interrupted",
+        "measured_apart": False,
+    }
 
 
 def test_the_final_reward_is_that_of_the_episodes_that_ended_last():
@@ -624,8 +648,8 @@ def test_a_run_in_which_no_episode_finished_has_no_reward():
     for row in result.rows:
         row.update({"reward": [None, None], "episode/finished": [0.0, 0.0], "episode/return_sum": [0.0, 0.0]})
     assert result.summary["reward"] is None
-    rows = _results.groups([result])
-    (reward,) = [column for column in _results.columns_of(rows) if report.full_name(column) == "final reward"]
+    rows = _report.groups([result])
+    (reward,) = [column for column in _report.columns_of(rows) if report.full_name(column) == "final reward"]
     assert reward.cell(rows[0].rows[0]) == "-"
     assert "<svg" in _report.render("x", [result], FACTS)
 
@@ -671,13 +695,13 @@ def check_self_contained(page, tags):
 
 @pytest.fixture(scope="module")
 def results():
-    return [fake_result("ppo"), fake_result("trpo"), fake_result("dpo", "skip_the_test", status="interrupted")]
+    return [fake_result("ppo"), fake_result("trpo"), fake_result("dpo", "skip_the_test", unfinished=1)]
 
 
 def test_unscored_sequences_are_summed_and_shown_where_there_are_any():
     result = fake_result("grpo", "skip_the_test")
     assert result.summary["unscored"] == 0
-    names = lambda: [report.full_name(column) for column in _results.columns_of(_results.groups([result]))]  # noqa: E731
+    names = lambda: [report.full_name(column) for column in _report.columns_of(_report.groups([result]))]  # noqa: E731
     assert "unscored" not in names()
     for row in result.rows:
         row["episode/unscored"] = [1.0, 2.0]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,12 @@ import pytest
 
 from polopt_jax import algorithms, checkpoint, driver, tasks
 from polopt_jax.cli import _build
-from polopt_jax.cli._log import chunk_row
 from polopt_jax.cli._options import Train
 from polopt_jax.cli._plan import plan_train
 from polopt_jax.envs import chain
 from polopt_jax.leaves import leaves_of
 from polopt_jax.networks import mlp_actor_critic
+from polopt_jax.runs._log import chunk_row
 from polopt_jax.training import TrainState
 
 SEEDS_SCRIPT = """
@@ -23,6 +24,7 @@ import jax
 from polopt_jax import algorithms, driver, tasks
 from polopt_jax.envs import chain
 from polopt_jax.networks import mlp_actor_critic
+from polopt_jax.runs._log import chunk_row
 
 env = chain(num_states=4, horizon=8)
 task = tasks.control_task(env, mlp_actor_critic(env.obs_shape, env.action_space), num_envs=4, num_steps=128)
@@ -156,7 +158,7 @@ def test_sums_are_added_over_a_chunk_and_the_rest_averaged():
     }
     plan = plan_train("ppo", Train(env="inverted_pendulum", num_envs=8, rollout_steps=5, num_seeds=2))
     chunk = driver.Chunk(6, {name: np.array(x, np.float32) for name, x in metrics.items()}, 0.5, None)
-    assert chunk_row(plan, chunk, seconds=1.23456, compile_seconds=2.0) == {
+    assert chunk_row(plan.schedule, chunk, seconds=1.23456, compile_seconds=2.0) == {
         "update": 6,
         "steps": 240,
         "seconds": 1.235,
@@ -194,7 +196,7 @@ def test_the_scheduler_is_chosen_where_the_default_hangs(version, backend, sched
     "compile_all",
     [
         lambda: driver.prepare(make(), driver.seed_keys(0, 2), chunk_updates=1),
-        lambda: _build.imitate_reference(),
+        lambda: _build.imitate_reference(mock.Mock()),
     ],
     ids=["prepare", "imitate_reference"],
 )

@@ -8,8 +8,9 @@ import pytest
 from small_run import RUN, digests, hashes, interrupt_at, rows_without_times, run_small
 
 from polopt_jax import checkpoint
-from polopt_jax.cli import _resume, main
+from polopt_jax.cli import main
 from polopt_jax.cli._plan import Plan
+from polopt_jax.runs import _loop, _resume
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +80,22 @@ def assert_refused(directory, code, said, capsys, *words, line=RUN):
 # --- going on ------------------------------------------------------------------------------------------------------
 
 
+def test_a_signal_while_it_compiles_ends_a_run_before_its_first_update(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_loop, "healthy", None)  # not reached
+    original = _loop.prepare
+
+    def prepare(*arguments, **keywords):
+        signal.raise_signal(signal.SIGTERM)
+        return original(*arguments, **keywords)
+
+    monkeypatch.setattr(_loop, "prepare", prepare)
+    assert run_small("--out", "run") == 143
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("polopt: interrupted, before the first update was done; go on with: polopt")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["0"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == b""
+
+
 def test_a_run_and_its_files_and_going_on_with_it(tmp_path, capsys, monkeypatch):
     """Whole, then interrupted twice and made longer, which must be the same."""
     longer = RUN.replace("384", "416")
@@ -123,7 +140,7 @@ def test_a_run_and_its_files_and_going_on_with_it(tmp_path, capsys, monkeypatch)
     assert_refused(
         parts, 2, "seed was 3, now 0; gamma was 0.99, now 0.9", capsys, line=RUN.replace("--seed 3", "--gamma 0.9")
     )
-    assert_refused(parts, 2, "--steps 384 is less than the 416", capsys)
+    assert_refused(parts, 2, "steps must be at least the 416", capsys)
 
 
 def test_a_run_that_was_killed_before_its_first_update_goes_on(finished, tmp_path):
@@ -211,7 +228,7 @@ def test_a_log_cut_at_the_only_checkpoint_is_refused(at_ten, capsys):
     assert_refused(at_ten, 5, "does not reach update 10, that of the checkpoint: line 10 is damaged: it is cut", capsys)
 
 
-@pytest.mark.parametrize(("lines", "way"), [(8, "delete"), (3, "begin again with another --out"), (0, "begin again")])
+@pytest.mark.parametrize(("lines", "way"), [(8, "delete"), (3, "begin again in another directory"), (0, "begin again")])
 def test_a_log_that_ends_before_that_is_refused(lines, way, at_ten, capsys):
     keep_lines(at_ten, lines)
     assert_refused(at_ten, 5, "metrics.jsonl does not reach update 10, that of the checkpoint; put it back", capsys)
@@ -312,7 +329,7 @@ def test_a_log_without_a_checkpoint_is_refused(at_ten, capsys):
         shutil.rmtree(at_ten / "checkpoints" / str(step))
     assert_refused(at_ten, 5, "has rows, but there is no checkpoint in", capsys)
     (at_ten / "checkpoints" / "10").mkdir()
-    assert_refused(at_ten, 5, "another --out; skipped in", capsys)
+    assert_refused(at_ten, 5, "in another directory; skipped in", capsys)
     shutil.rmtree(at_ten / "checkpoints")
     assert_refused(at_ten, 5, "has rows, but there is no checkpoint in", capsys)
     keep_lines(at_ten, 0, b'{"upd')
@@ -328,6 +345,15 @@ def test_incomplete_checkpoints_are_skipped_and_named_in_a_line(at_ten, finished
     assert said == [f"skipped in {store}, because incomplete: 10, 12.orbax-checkpoint-tmp"]
     assert_same(at_ten, finished)
     assert sorted(path.name for path in store.iterdir()) == ["10", "12"]
+
+
+def test_a_run_killed_in_its_very_first_save_begins_again(at_ten, finished, capsys):
+    shutil.rmtree(at_ten / "checkpoints")
+    (at_ten / "checkpoints" / "0.orbax-checkpoint-tmp").mkdir(parents=True)
+    keep_lines(at_ten, 0)
+    assert go_on(at_ten) == 0
+    assert "because incomplete: 0.orbax-checkpoint-tmp" in capsys.readouterr().err
+    assert_same(at_ten, finished)
 
 
 def test_a_damaged_checkpoint_is_told_in_a_line_with_the_way_back(at_ten, finished, capsys):

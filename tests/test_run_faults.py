@@ -9,7 +9,7 @@ import pytest
 from small_run import RUN, digests, rows_without_times, run_in_process, run_small
 
 from polopt_jax import checkpoint
-from polopt_jax.cli import _log, _loop, _run_directory
+from polopt_jax.runs import _directory, _log, _loop
 
 SHORT = RUN.replace("384", "192")
 """Six updates, with checkpoints of 0, 5 and 6."""
@@ -202,7 +202,8 @@ def test_checkpoints_come_by_time_too(monkeypatch):
 KILL = """
 import os, signal
 from polopt_jax import checkpoint
-from polopt_jax.cli import _resume, _train
+from polopt_jax.cli import _train
+from polopt_jax.runs import _loop
 small_run.run_small.__kwdefaults__["line"] = {line!r}
 WRITING = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "shutil.rmtree", "os.truncate")
 countdown = None
@@ -227,7 +228,7 @@ def armed(function, wanted):
 {what}
 """
 SAVING = "checkpoint.save = armed(checkpoint.save, lambda directory, step, state: step == 5)"
-SETTLING = "_train.settle = armed(_train.settle, lambda *_: True)"
+SETTLING = "_loop.settle = armed(_loop.settle, lambda *_: True)"
 WRITING_FILES = "_train.write_files = armed(_train.write_files, lambda *_: True)"
 
 
@@ -270,20 +271,20 @@ def test_a_run_killed_while_its_report_is_written_is_finished_when_it_goes_on(ca
 def test_what_a_kill_leaves_of_a_file_is_cleared_away_and_is_no_obstacle(tmp_path):
     directory = tmp_path / "run"
     directory.mkdir()
-    (directory / f"{_run_directory.TEMPORARY}config.json.abc").write_text("{")
+    (directory / f"{_directory.TEMPORARY}config.json.abc").write_text("{")
     assert run_small("--out", "run", line=SHORT) == 0
-    assert not any(path.name.startswith(_run_directory.TEMPORARY) for path in directory.iterdir())
+    assert not any(path.name.startswith(_directory.TEMPORARY) for path in directory.iterdir())
 
 
 def test_write_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    _run_directory.write(path, "old")
+    _directory.write(path, "old")
     for name in ("write", "fsync", "fchmod", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, name, lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "disk full")))
             with pytest.raises(OSError, match=f"disk full: '{path}'"):
-                _run_directory.write(path, "new")
+                _directory.write(path, "new")
         assert path.read_text() == "old"
         assert list(tmp_path.iterdir()) == [path]
-    _run_directory.write(path, "new")
+    _directory.write(path, "new")
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o644)

@@ -10,9 +10,11 @@ import pytest
 from small_run import RUN, build, interrupt_at, rows_without_times, run_small
 
 from polopt_jax import checkpoint, driver
-from polopt_jax.cli import _health, _loop, _plan
+from polopt_jax.cli import _compare, _plan, main
 from polopt_jax.cli._options import Train
+from polopt_jax.cli._presets import PRESETS, Preset, Presets
 from polopt_jax.driver import Chunk
+from polopt_jax.runs import _health, _loop
 from polopt_jax.training import TrainState
 
 
@@ -45,7 +47,7 @@ def complaint_after(*updates, plan=None, rows=()):
     plan, health, why = plan or plan_of(), _health.healthy(1, list(rows)), None
     for number, update in enumerate(updates, start=1):
         health = _health.look(health, chunk_of([[update]], last=number))
-        why = why or _health.complaint(health, plan, number)
+        why = why or _health.complaint(health, plan.schedule, number)
     return why
 
 
@@ -74,8 +76,7 @@ def test_ten_bad_updates_in_a_row_are_enough_and_say_what_and_since_when(fault, 
     assert complaint_after(*start, *[fault] * 9) is None
     since, stopped = 1 + len(start), 10 + len(start)
     assert complaint_after(*start, *[fault] * 10) == (
-        f"ppo on inverted_pendulum: broken since update {since} ({said}), stopped at update {stopped}; "
-        "try a smaller step or smaller weights"
+        f"broken since update {since} ({said}), stopped at update {stopped}; try a smaller step or smaller weights"
     )
 
 
@@ -86,12 +87,12 @@ def test_one_good_update_forgives():
 def test_at_the_end_of_a_run_one_bad_update_is_enough():
     plan = plan_of()
     health = _health.healthy(1, [])
-    assert plan.updates > 20
-    health = _health.look(health, chunk_of([[{}]], last=plan.updates - 1))
-    health = _health.look(health, chunk_of([[{"entropy": NAN}]], last=plan.updates))
-    assert "since update" in _health.complaint(health, plan, plan.updates)
-    short = plan_of(steps=3 * plan.decisions)
-    assert short.updates == 3
+    assert plan.schedule.updates > 20
+    health = _health.look(health, chunk_of([[{}]], last=plan.schedule.updates - 1))
+    health = _health.look(health, chunk_of([[{"entropy": NAN}]], last=plan.schedule.updates))
+    assert "since update" in _health.complaint(health, plan.schedule, plan.schedule.updates)
+    short = plan_of(steps=3 * plan.schedule.decisions)
+    assert short.schedule.updates == 3
     standing = {"kl_old_new": 0.0}
     assert complaint_after(standing, standing, standing, plan=short)
     assert complaint_after({}, standing, standing, plan=short) is None
@@ -114,13 +115,13 @@ def test_every_seed_must_be_broken_and_chunks_of_many_updates_count_one_by_one()
     plan, bad = plan_of(seeds=2), {"loss": NAN}
     health = _health.healthy(2, [])
     health = _health.look(health, chunk_of([[bad] * 12, [bad] * 11 + [{}]], last=12))
-    assert _health.complaint(health, plan, 12) is None
+    assert _health.complaint(health, plan.schedule, 12) is None
     assert not _health.is_broken(health)
     health = _health.look(health, chunk_of([[bad] * 9, [bad] * 9], last=21))
     assert _health.is_broken(health)
-    assert _health.complaint(health, plan, 21) is None
+    assert _health.complaint(health, plan.schedule, 21) is None
     health = _health.look(health, chunk_of([[bad], [{"skipped": 1.0}]], last=22))
-    why = _health.complaint(health, plan, 22)
+    why = _health.complaint(health, plan.schedule, 22)
     assert "broken in every seed since update 13 (loss not finite, every step skipped), stopped at update 22" in why
 
 
@@ -128,7 +129,15 @@ def test_parameters_that_are_not_finite_are_named():
     health = _health.healthy(1, [])
     for number in range(1, 11):
         health = _health.look(health, chunk_of([[{}]], last=number, params=NAN))
-    assert "broken since update 1 (parameters not finite)" in _health.complaint(health, plan_of(), 10)
+    assert "broken since update 1 (parameters not finite)" in _health.complaint(health, plan_of().schedule, 10)
+
+
+def test_metrics_that_are_measured_once_in_a_chunk_are_no_obstacle():
+    """Those of `Algorithm.measure` have one value where the others have one for each update."""
+    chunk = chunk_of([[{}, {"loss": NAN}, {}, {"loss": NAN}]], last=4)
+    chunk.metrics["episode/return_sum"] = np.ones((1, 1), np.float32)
+    health = _health.look(_health.healthy(1, []), chunk)
+    assert health == ((4,), (("loss not finite",),))
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "actor_critic", "npg", "trpo", "ppo"])
@@ -138,7 +147,7 @@ def test_no_run_that_learns_and_converges_is_complained_of(algorithm):
     health = _health.healthy(2, [])
     for chunk in driver.chunks(run, 15):
         health = _health.look(health, chunk)
-        assert _health.complaint(health, plan, chunk.update) is None
+        assert _health.complaint(health, plan.schedule, chunk.update) is None
 
 
 @pytest.mark.parametrize(
@@ -164,6 +173,24 @@ def test_a_run_that_breaks_down_ends_with_3_and_keeps_the_last_good_checkpoint(
     assert checkpoint.steps(tmp_path / "broken" / "checkpoints") == [0]
     assert len(rows_without_times(tmp_path / "broken")) == 10
     assert run_small(*weights.split(), "--out", "broken", "--resume", line=line) == 3  # the same again
+
+
+def test_a_comparison_in_which_one_run_breaks_down_does_the_others_and_ends_with_3(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(PRESETS, "ppo", Presets(Preset(8, 4, {"value_weight": 1e38})))
+    monkeypatch.setattr(_compare, "build", build)
+    line = (
+        "compare --algorithms ppo reinforce --env inverted_pendulum --num-envs 8 --steps 512 --num-seeds 1 --out both"
+    )
+    assert main(line.split()) == 3
+    said = "ppo on inverted_pendulum: broken since update 1 (loss not finite)"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"polopt: error: {said}")
+    summary = json.loads((tmp_path / "both" / "summary.json").read_text())
+    assert {result["algorithm"]: result["status"] for result in summary["results"]} == {
+        "reinforce": "finished",
+        "ppo": "non-finite",
+    }
+    (note,) = summary["notes"]
+    assert note.startswith(said)
 
 
 def test_what_is_broken_is_not_saved_but_a_signal_is_obeyed(monkeypatch):

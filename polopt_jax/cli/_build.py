@@ -3,9 +3,8 @@
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from polopt_jax import checkpoint
+from polopt_jax import checkpoint, report
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._envs import TOKEN_WORLD
@@ -14,6 +13,7 @@ from polopt_jax.driver import compiler_options
 from polopt_jax.envs import brax_env
 from polopt_jax.language import TokenNetwork, imitate, transformer
 from polopt_jax.networks import mlp_actor_critic
+from polopt_jax.runs import Progress
 from polopt_jax.tasks import Task, TokenTask, control_task, token_task
 from polopt_jax.types import Params
 from polopt_jax.worlds import SkipTheTest, skip_the_test
@@ -40,8 +40,9 @@ def token_world() -> tuple[TokenNetwork, SkipTheTest]:
     return network, worlds
 
 
-def imitate_reference() -> Reference:
+def imitate_reference(shown: Progress) -> Reference:
     """Trains the reference. The last tenth of the updates gives its KL."""
+    shown.stage("imitating the reference...")
     network, worlds = token_world()
     updates = TOKEN_WORLD.imitation_updates
 
@@ -50,7 +51,15 @@ def imitate_reference() -> Reference:
         return Reference(params, kl[-updates // 10 :].mean())
 
     key = jax.random.key(TOKEN_WORLD.imitation_seed)
-    return jax.block_until_ready(jax.jit(run, compiler_options=compiler_options())(key))
+    reference = jax.block_until_ready(jax.jit(run, compiler_options=compiler_options())(key))
+    shown.stage("reference learnt")
+    return reference
+
+
+def about_reference(reference: Reference) -> str:
+    """How good the token world's reference policy is."""
+    kl = report.short(float(reference.kl))
+    return f"The token world starts from a transformer that imitates its language: KL(language‖it) {kl} nats per token."
 
 
 def restore_reference(directory: Any) -> Reference:
@@ -74,9 +83,3 @@ def _task(plan: Plan, reference: Reference | None) -> Task | TokenTask:
     group = plan.group_size or 1
     tokens = token_task(network, worlds, reference.params, num_prompts=plan.num_envs // group, group_size=group)
     return tokens if _recipes.takes_tokens(plan.algorithm) else tokens.task
-
-
-def all_finite(params: Params) -> np.ndarray:
-    """For each seed, whether all of its parameters are finite, `[seeds]` bool."""
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(params))]
-    return np.all([np.isfinite(leaf).reshape(leaf.shape[0], -1).all(1) for leaf in leaves], axis=0)

@@ -1,73 +1,57 @@
 """`polopt compare`."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from polopt_jax.cli import _run_directory
-from polopt_jax.cli._build import Reference, build, imitate_reference
-from polopt_jax.cli._errors import Interrupted, NonFiniteError
-from polopt_jax.cli._log import Log, Row
-from polopt_jax.cli._loop import run_plan
+from polopt_jax import runs
+from polopt_jax.cli._build import Reference, about_reference, build, imitate_reference
 from polopt_jax.cli._options import Compare
-from polopt_jax.cli._plan import Plan
+from polopt_jax.cli._plan import Plan, Result
 from polopt_jax.cli._progress import progress, say
-from polopt_jax.cli._report import about_reference, print_result, write_files
-from polopt_jax.cli._results import Result, group_title
-from polopt_jax.cli._signals import Stop, stop_on_signals
+from polopt_jax.cli._report import group_title, print_result, write_files
+from polopt_jax.cli._words import BROKEN_DOWN, CommandError
 
 
 def compare(options: Compare, plans: Sequence[Plan], arguments: Sequence[str]) -> int:
     """Runs the plans one after the other and prints one table; returns the exit code."""
-    with _run_directory.new(options.out, "compare") as directory:
-        configs = {"runs": [plan.config() for plan in plans]}
-        _run_directory.write(directory / _run_directory.CONFIG, _run_directory.to_json(configs, indent=2) + "\n")
-        with stop_on_signals() as stop:
-            results, notes, broken = _run_all(plans, directory, stop)
+    with runs.new(options.out, "compare") as directory:
+        runs.write_json(directory / runs.CONFIG, {"runs": [plan.config() for plan in plans]})
+        with runs.stop_on_signals() as stop:
+            results, notes = _run_all(plans, directory, stop)
+            broken = [result.failure for result in results if result.failure]
             notes += broken
             names = ", ".join(dict.fromkeys(result.plan.env for result in results))
             write_files(directory, f"Comparison on {names}", results, arguments, notes)
         print_result(directory, results, notes, json=options.json)
     if stop.signal_number is not None and (len(results) < len(plans) or results[-1].status == "interrupted"):
         finished = sum(result.status == "finished" for result in results)
-        raise Interrupted(f"interrupted, with {finished} of {len(plans)} runs finished", stop.signal_number)
+        message = f"interrupted, with {finished} of {len(plans)} runs finished"
+        raise CommandError(message, 128 + stop.signal_number)
     if broken:
-        raise NonFiniteError("; ".join(broken))
+        raise CommandError("; ".join(broken), BROKEN_DOWN)
     return 0
 
 
-def _run_all(plans: Sequence[Plan], directory: Path, stop: Stop) -> tuple[list[Result], list[str], list[str]]:
-    """The results, what there is to note, and why runs were given up."""
+def _run_all(plans: Sequence[Plan], directory: Path, stop: runs.Stop) -> tuple[list[Result], list[str]]:
+    """The results as far as they get, and what there is to note."""
     results: list[Result] = []
     notes: list[str] = []
-    broken: list[str] = []
     reference: Reference | None = None
     for plan in plans:
         if stop:
             break
         if not results or results[-1].plan.env != plan.env:
-            say(group_title(Result(plan, [], "planned")))
+            say(group_title(plan))
         if plan.is_token and reference is None:
             with progress("reference") as shown:
-                shown.stage("imitating the reference...")
-                reference = imitate_reference()
-                shown.stage("reference learnt")
+                reference = imitate_reference(shown)
                 notes.append(about_reference(reference))
-        result, complaints = _run_one(plan, directory, reference if plan.is_token else None, stop)
-        results.append(result)
-        broken += complaints
-    return results, notes, broken
+        results.append(_run_one(plan, directory, reference if plan.is_token else None, stop))
+    return results, notes
 
 
-def _run_one(plan: Plan, directory: Path, reference: Reference | None, stop: Stop) -> tuple[Result, list[str]]:
-    """One run as far as it gets, and why it was given up, if it was."""
-    rows: list[Row] = []
-    log = Log(directory / _run_directory.ROWS, extra={"env": plan.env, "algorithm": plan.algorithm})
-    try:
-        with progress(plan.algorithm) as shown:
-            run_plan(plan, lambda: build(plan, reference), rows, log, shown, stop)
-    except NonFiniteError as error:
-        return Result(plan, rows, "non-finite"), [str(error)]
-    finally:
-        log.close()
-    finished = bool(rows) and rows[-1]["update"] >= plan.updates
-    return Result(plan, rows, "finished" if finished else "interrupted"), []
+def _run_one(plan: Plan, directory: Path, reference: Reference | None, stop: runs.Stop) -> Result:
+    log = runs.Log(directory / runs.ROWS, extra={"env": plan.env, "algorithm": plan.algorithm})
+    with contextlib.closing(log), progress(plan.algorithm) as shown:
+        return Result(plan, *runs.run(plan.schedule, lambda: build(plan, reference), log, shown, stop))

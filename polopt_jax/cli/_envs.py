@@ -3,10 +3,9 @@
 import sys
 from typing import NamedTuple
 
-from polopt_jax.cli._errors import UsageError
-from polopt_jax.cli._names import choose
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._recipes import takes_tokens
+from polopt_jax.cli._words import UsageError, choose
 from polopt_jax.envs import brax_backends, brax_names
 
 TOKEN_ENV = "skip_the_test"
@@ -90,8 +89,8 @@ def check_pair(algorithm: str, env: str) -> None:
         )
 
 
-def envs() -> int:
-    """Prints the environments as a table."""
+def print_environments() -> None:
+    """The command `polopt envs`: a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -110,4 +109,3 @@ def envs() -> int:
         f"[-1, 1].\n{' and '.join(token_only)} learn {TOKEN_ENV} only; the other algorithms learn everything.",
         style="dim",
     )
-    return 0

@@ -14,15 +14,25 @@ from typing import Any
 
 import tyro
 
-from polopt_jax import __version__
+from polopt_jax import __version__, runs
+from polopt_jax.checkpoint import CheckpointError
 from polopt_jax.cli import _recipes
-from polopt_jax.cli._envs import check_algorithm
-from polopt_jax.cli._errors import CommandError, UsageError, one_line
-from polopt_jax.cli._names import flag, nearest
+from polopt_jax.cli._compare import compare
+from polopt_jax.cli._envs import check_algorithm, print_environments
 from polopt_jax.cli._options import Compare, Envs, Train, given, train_options
 from polopt_jax.cli._plan import plan_compare, plan_train
 from polopt_jax.cli._presets import PRESETS
-from polopt_jax.cli._run_directory import check_path
+from polopt_jax.cli._train import train
+from polopt_jax.cli._words import (
+    FILE_FAILED,
+    UNUSABLE,
+    WRONG_INPUT,
+    CommandError,
+    UsageError,
+    flag,
+    nearest,
+    one_line,
+)
 
 HELP = """\
 Policy optimization, from REINFORCE to GRPO.
@@ -58,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except CommandError as error:
         return _fail(str(error), error.exit_code)
+    except runs.RunError as error:
+        return _fail(str(error), WRONG_INPUT)
+    except CheckpointError as error:
+        return _fail(str(error), UNUSABLE)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # whoever read our output has gone
@@ -65,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 6)
+        return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), FILE_FAILED)
 
 
 def _fail(message: str, exit_code: int) -> int:
@@ -102,40 +116,24 @@ def _train(words: list[str], arguments: list[str]) -> int:
     if options is None:
         return 0
     plan = plan_train(algorithm, options.run, given(algorithm, options.hyperparameters))
-    _check_out(options.run)
-    from polopt_jax.cli._train import train
-
     return train(options.run, plan, arguments)
 
 
 def _compare(words: list[str], arguments: list[str]) -> int:
     options = _read(Compare, "compare", words)
-    if options is None:
-        return 0
-    plans = plan_compare(options)
-    _check_out(options)
-    from polopt_jax.cli._compare import compare
-
-    return compare(options, plans, arguments)
+    return 0 if options is None else compare(options, plan_compare(options), arguments)
 
 
 def _envs(words: list[str], arguments: list[str]) -> int:
     del arguments
-    if _read(Envs, "envs", words) is None:
-        return 0
-    from polopt_jax.cli._envs import envs
-
-    return envs()
+    if _read(Envs, "envs", words) is not None:
+        print_environments()
+    return 0
 
 
 HELP_WORDS = ("-h", "--help", "help")
 COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {"train": _train, "compare": _compare, "envs": _envs}
 """`(words after the command, the whole command line) -> exit code`"""
-
-
-def _check_out(options: Train | Compare) -> None:
-    if options.out is not None:
-        check_path(options.out)
 
 
 def _list_of_algorithms() -> str:

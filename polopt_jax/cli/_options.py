@@ -14,8 +14,7 @@ import numpy as np
 import tyro
 
 from polopt_jax.cli import _recipes
-from polopt_jax.cli._errors import UsageError
-from polopt_jax.cli._names import choose, flag
+from polopt_jax.cli._words import UsageError, choose, flag
 from polopt_jax.ranges import Interval
 
 MOST = 10**6
@@ -153,18 +152,14 @@ def train_options(algorithm: str) -> Any:
 def _field(algorithm: str, parameter: _recipes.Parameter) -> tuple[str, Any, Any]:
     """A field for `make_dataclass`: what is not given is None."""
     kind, metavar = (_WHOLE, "N") if parameter.whole else (_NAME, "NAME") if parameter.choices else (_NUMBER, "FLOAT")
-    text = parameter.text
+    text, allowed = parameter.text, ", ".join(parameter.choices) or str(parameter.range)
     shown = tyro.conf.arg(
         name=parameter.name.strip("_"),
         metavar=metavar,
         help=text[:1].upper() + text[1:] if text[:1].isascii() else text,
-        help_behavior_hint=f"({_allowed(parameter)}; default: {_default(algorithm, parameter.name)})",
+        help_behavior_hint=f"({allowed}; default: {_default(algorithm, parameter.name)})",
     )
     return parameter.name, Annotated[Any, kind, shown], None
-
-
-def _allowed(parameter: _recipes.Parameter) -> str:
-    return ", ".join(parameter.choices) if parameter.choices else str(parameter.range)
 
 
 def _default(algorithm: str, name: str) -> str:

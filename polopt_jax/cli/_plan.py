@@ -1,30 +1,37 @@
-"""From options to a plan: everything checked and decided before anything is built."""
+"""From options to a plan, everything checked and decided before anything is built; and what came of it."""
 
 import importlib.metadata
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, NoReturn
 
 import polopt_jax
+from polopt_jax import runs
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import _envs, _recipes
-from polopt_jax.cli._errors import UsageError
-from polopt_jax.cli._names import flag
 from polopt_jax.cli._options import Compare, Train
+from polopt_jax.cli._words import UsageError, flag
 from polopt_jax.tasks import Task, TokenTask
 
 DEFAULT_STEPS = {"inverted_pendulum": 400_000, _envs.TOKEN_ENV: 200_000}
 OTHER_STEPS = 5_000_000
 """Steps per seed where nothing is said: enough to see learning, and minutes on two CPU cores."""
+SIZES = {
+    "steps": (1, 10**12),
+    "num_envs": (1, 2**20),
+    "episode_length": (1, 10**6),
+    "seed": (0, 10**9),
+    "num_seeds": (1, 4096),
+    "rollout_steps": (1, 10**5),
+    "group_size": (1, 2**20),
+}
+"""From what to what each may be."""
 GROUP_SIZE = 8
 EPISODE_LENGTH = 1000
-WANTED_CHUNKS = 25
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
 """What, besides this package, decides the numbers of any run."""
-CHUNK_UPDATES = 100
-"""No chunk is longer, so that a long run still shows progress and is still interrupted soon."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,57 +45,62 @@ class Plan:
     num_envs: int
     rollout_steps: int
     group_size: int | None
-    seed: int
-    num_seeds: int
-    chunk_updates: int
-    num_chunks: int
     hyperparameters: dict[str, Any]
-    """Those of the recipe that are not at its defaults; what is a function has a name (`_recipes.NAMED`)."""
+    """Every one: as given, else the preset's, else the recipe's default. What is a function has a name
+    (`_recipes.NAMED`)."""
+    schedule: runs.Schedule
+
+    @property
+    def title(self) -> str:
+        """What is learnt, in a few words."""
+        return f"{self.algorithm} on {self.env}"
 
     @property
     def is_token(self) -> bool:
         """Whether the environment is the token world."""
         return self.env == _envs.TOKEN_ENV
 
-    @property
-    def decisions(self) -> int:
-        """Decisions in one update of one seed."""
-        return self.num_envs * self.rollout_steps
-
-    @property
-    def updates(self) -> int:
-        """Updates of the whole run."""
-        return self.chunk_updates * self.num_chunks
-
-    @property
-    def steps(self) -> int:
-        """Environment steps (decisions) of one seed in the whole run."""
-        return self.updates * self.decisions
-
-    @property
-    def all_hyperparameters(self) -> dict[str, Any]:
-        """Those that were given, the preset's and the recipe's defaults."""
-        return {**_recipes.defaults(self.algorithm, is_token=self.is_token), **self.hyperparameters}
-
     def config(self) -> dict[str, Any]:
         """The plan as JSON, with every default, constant and version written out: equal configs are equal runs."""
+        sizes = {name: x for name, x in asdict(self).items() if name not in ("hyperparameters", "schedule")}
         return {
-            "algorithm": self.algorithm,
-            "env": self.env,
-            "backend": self.backend,
-            "episode_length": self.episode_length,
-            "num_envs": self.num_envs,
-            "rollout_steps": self.rollout_steps,
-            "group_size": self.group_size,
-            "seed": self.seed,
-            "num_seeds": self.num_seeds,
-            "chunk_updates": self.chunk_updates,
-            "updates": self.updates,
-            "steps": self.steps,
-            "hyperparameters": self.all_hyperparameters,
+            **sizes,
+            **self.schedule.config(),
+            "hyperparameters": self.hyperparameters,
             "world": _envs.TOKEN_WORLD._asdict() if self.is_token else None,
             "versions": versions(*PACKAGES, *(() if self.is_token else ("brax",))),
         }
+
+
+Summary = dict[str, Any]
+"""A run in numbers: a line of the table."""
+
+
+class Result(NamedTuple):
+    """A run as far as it went."""
+
+    plan: Plan
+    rows: Sequence[runs.Row]
+    complaint: str | None = None
+    """Why it was given up."""
+
+    @property
+    def status(self) -> str:
+        """`finished`, `interrupted` or `non-finite`."""
+        if self.complaint is not None:
+            return "non-finite"
+        return "finished" if self.rows and self.rows[-1]["update"] >= self.plan.schedule.updates else "interrupted"
+
+    @property
+    def failure(self) -> str | None:
+        """What was given up, and why."""
+        return self.complaint and f"{self.plan.title}: {self.complaint}"
+
+    @property
+    def summary(self) -> Summary:
+        """Its line of the table. The reward of what learns from no rollouts of its own is measured apart, on others."""
+        named = {"algorithm": self.plan.algorithm, "env": self.plan.env, "status": self.status}
+        return {**named, "measured_apart": _put_together(self.plan).measure is not None, **runs.summarise(self.rows)}
 
 
 def versions(*packages: str) -> dict[str, str | None]:
@@ -101,18 +113,6 @@ def versions(*packages: str) -> dict[str, str | None]:
             return None
 
     return {"polopt_jax": polopt_jax.__version__, **{package: version(package) for package in packages}}
-
-
-def split_updates(updates: int) -> tuple[int, int]:
-    """`(chunks, updates per chunk)` covering at least `updates`: as near to 25 chunks, or more, as whole updates allow.
-
-    >>> split_updates(7), split_updates(97), split_updates(10_000)
-    ((7, 1), (25, 4), (100, 100))
-    """
-    wanted = max(WANTED_CHUNKS, math.ceil(updates / CHUNK_UPDATES))
-    sizes = (max(1, updates // wanted), math.ceil(updates / wanted))
-    size = min(sizes, key=lambda size: abs(math.ceil(updates / size) - wanted))
-    return math.ceil(updates / size), size
 
 
 def plan_train(algorithm: str, options: Train, hyperparameters: Mapping[str, Any] | None = None) -> Plan:
@@ -160,9 +160,8 @@ def _plan(algorithm: str, env: str, options: Train | Compare, overrides: Mapping
     if isinstance(options, Train):
         _check_applicable(options, env, is_token=is_token)
     backend = None if is_token else _backend(options.backend, env)
-    rollout_steps = (getattr(options, "rollout_steps", None) or preset.num_steps) if not is_token else preset.num_steps
+    rollout_steps = getattr(options, "rollout_steps", None) or preset.num_steps
     num_envs = options.num_envs or preset.num_rows
-    chunks, chunk_updates = split_updates(math.ceil(steps / (num_envs * rollout_steps)))
     plan = Plan(
         algorithm=algorithm,
         env=env,
@@ -171,11 +170,10 @@ def _plan(algorithm: str, env: str, options: Train | Compare, overrides: Mapping
         num_envs=num_envs,
         rollout_steps=rollout_steps,
         group_size=(getattr(options, "group_size", None) or GROUP_SIZE) if is_token else None,
-        seed=options.seed,
-        num_seeds=options.num_seeds,
-        chunk_updates=chunk_updates,
-        num_chunks=chunks,
-        hyperparameters={**preset.hyperparameters, **overrides},
+        hyperparameters={**_recipes.defaults(algorithm, is_token=is_token), **overrides},
+        schedule=runs.schedule(
+            steps=steps, decisions=num_envs * rollout_steps, seed=options.seed, num_seeds=options.num_seeds
+        ),
     )
     _check_division(plan)
     _check_recipe(plan)
@@ -196,20 +194,11 @@ def _unique(names: list[str], flag_name: str) -> list[str]:
     return names
 
 
-def _check_size(name: str, value: int | None, most: int, least: int = 1) -> None:
-    if value is not None and not least <= value <= most:
-        raise UsageError(f"{name} must be from {least} to {most:,}; it is {value}")
-
-
 def _check_sizes(options: Train | Compare) -> None:
-    _check_size("--steps", options.steps, 10**12)
-    _check_size("--num-envs", options.num_envs, 2**20)
-    _check_size("--episode-length", options.episode_length, 10**6)
-    _check_size("--seed", options.seed, 10**9, least=0)
-    _check_size("--num-seeds", options.num_seeds, 4096)
-    if isinstance(options, Train):
-        _check_size("--rollout-steps", options.rollout_steps, 10**5)
-        _check_size("--group-size", options.group_size, 2**20)
+    for name, (least, most) in SIZES.items():
+        value = getattr(options, name, None)
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"{flag(name)} must be from {least} to {most:,}; it is {value}")
 
 
 def _check_applicable(options: Train | Compare, env: str, *, is_token: bool) -> None:
@@ -226,7 +215,7 @@ def _check_division(plan: Plan) -> None:
     A hyperparameter `...minibatches` divides the rows of an update, of which groups stay whole.
     """
     divisors = {} if plan.group_size is None else {"group_size": plan.group_size}
-    divisors |= {name: value for name, value in plan.all_hyperparameters.items() if name.endswith("minibatches")}
+    divisors |= {name: value for name, value in plan.hyperparameters.items() if name.endswith("minibatches")}
     for name, divisor in divisors.items():
         if plan.num_envs % divisor:
             raise UsageError(f"--num-envs {plan.num_envs} is not a multiple of {flag(name)} {divisor}")
@@ -235,9 +224,10 @@ def _check_division(plan: Plan) -> None:
                 f"--num-envs {plan.num_envs} in groups of {plan.group_size} is not a multiple of {flag(name)} "
                 f"{divisor} groups: groups stay whole"
             )
-    if plan.decisions * plan.num_seeds > 2**26:
+    decisions = plan.schedule.decisions * plan.schedule.num_seeds
+    if decisions > 2**26:
         raise UsageError(
-            f"an update would hold {plan.decisions * plan.num_seeds:,} decisions (environments x steps x seeds), "
+            f"an update would hold {decisions:,} decisions (environments x steps x seeds), "
             f"more than {2**26:,}; use fewer --num-envs or --num-seeds"
         )
 
@@ -250,11 +240,6 @@ def _check_recipe(plan: Plan) -> None:
         names = {*_recipes.parameters(plan.algorithm), "num_envs", "group_size"}
         said = re.sub(r"\b[a-z]+(_[a-z]*)+\b", lambda m: flag(m[0]) if m[0] in names else m[0], str(error))
         raise UsageError(f"--num-envs {plan.num_envs}: {said}") from None
-
-
-def measured_apart(plan: Plan) -> bool:
-    """Whether the algorithm learns from no rollouts of its own, so that its reward is measured on others."""
-    return _put_together(plan).measure is not None
 
 
 def _put_together(plan: Plan) -> Algorithm:

@@ -5,26 +5,13 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from polopt_jax import report
-from polopt_jax.cli._log import Row
-from polopt_jax.cli._plan import Plan
+from polopt_jax.runs import Progress, Row, Schedule
 
 LINE_EVERY = 10.0
 """Seconds between two lines of a log, at least."""
-
-
-class Progress(Protocol):
-    """What a run tells about itself while it runs."""
-
-    def stage(self, text: str) -> None:
-        """What is being done while there is nothing to count."""
-        ...
-
-    def advance(self, row: Row, plan: Plan) -> None:
-        """A chunk is done."""
-        ...
 
 
 def say(text: str) -> None:
@@ -47,18 +34,19 @@ def progress(label: str) -> Iterator[Progress]:
                 bar.update(task, total=1, completed=1)
 
 
-def _reward(row: Row) -> str:
-    known = [x for x in row["reward"] if x is not None]
-    return f"reward {report.estimate(sum(known) / len(known) if known else None)}"
+def _told(row: Row, schedule: Schedule) -> dict[str, str]:
+    """What there is to say of a row, in the order of the bar."""
 
+    def mean(name: str) -> float | None:
+        known = [x for x in row[name] if x is not None]
+        return sum(known) / len(known) if known else None
 
-def _speed(row: Row, plan: Plan) -> str:
-    return f"{report.si(row['steps'] * plan.num_seeds / max(row['seconds'], 1e-9))} steps/s"
-
-
-def _kl(row: Row) -> str:
-    known = [x for x in row["kl_old_new"] if x is not None]
-    return f"KL {report.short(sum(known) / len(known) if known else None)}"
+    return {
+        "state": f"{100 * row['update'] // schedule.updates}%",
+        "reward": f"reward {report.estimate(mean('reward'))}",
+        "speed": f"{report.si(row['steps'] * schedule.num_seeds / max(row['seconds'], 1e-9))} steps/s",
+        "kl": f"KL {report.short(mean('kl_old_new'))}",
+    }
 
 
 class _Lines:
@@ -68,12 +56,13 @@ class _Lines:
     def stage(self, text: str) -> None:
         say(f"{self._label}: {text}")
 
-    def advance(self, row: Row, plan: Plan) -> None:
-        if time.monotonic() < self._next and row["update"] < plan.updates:
+    def advance(self, row: Row, schedule: Schedule) -> None:
+        if time.monotonic() < self._next and row["update"] < schedule.updates:
             return
         self._next = time.monotonic() + LINE_EVERY
-        done = f"{100 * row['update'] // plan.updates}%, {report.si(row['steps'])} of {report.si(plan.steps)} steps"
-        say(f"{self._label}: {done}, {_reward(row)}, {_speed(row, plan)}, {_kl(row)}")
+        done, *rest = _told(row, schedule).values()
+        steps = f"{report.si(row['steps'])} of {report.si(schedule.steps)} steps"
+        say(f"{self._label}: {', '.join([done, steps, *rest])}")
 
 
 class _Bar:
@@ -83,16 +72,8 @@ class _Bar:
     def stage(self, text: str) -> None:
         self._bar.update(self._task, state=text)
 
-    def advance(self, row: Row, plan: Plan) -> None:
-        self._bar.update(
-            self._task,
-            total=plan.updates,
-            completed=row["update"],
-            state=f"{100 * row['update'] // plan.updates}%",
-            reward=_reward(row),
-            speed=_speed(row, plan),
-            kl=_kl(row),
-        )
+    def advance(self, row: Row, schedule: Schedule) -> None:
+        self._bar.update(self._task, total=schedule.updates, completed=row["update"], **_told(row, schedule))
 
 
 def _make_bar() -> Any:

@@ -13,23 +13,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from polopt_jax import report
+from polopt_jax import report, runs
 from polopt_jax.cli import _recipes
-from polopt_jax.cli._build import Reference
-from polopt_jax.cli._names import flag
-from polopt_jax.cli._plan import versions
+from polopt_jax.cli._plan import PACKAGES, Plan, Result, Summary, versions
 from polopt_jax.cli._presets import PRESETS
-from polopt_jax.cli._results import Result, by_environment, columns_of, groups
-from polopt_jax.cli._run_directory import to_json, write
+from polopt_jax.cli._words import flag
 from polopt_jax.report import Column, Curve, Group, Panel, Section, Strip
 
+CURVES, PAGE, SUMMARY = "curves.png", "report.html", "summary.json"
 SIZES = ("num_envs", "rollout_steps", "group_size", "episode_length", "updates")
-
-
-def about_reference(reference: Reference) -> str:
-    """How good the token world's reference policy is."""
-    kl = report.short(float(reference.kl))
-    return f"The token world starts from a transformer that imitates its language: KL(language‖it) {kl} nats per token."
 
 
 def write_files(
@@ -39,17 +31,17 @@ def write_files(
     what = facts(arguments, directory)
     shown = [result for result in results if result.rows]
     if shown:
-        write(directory / "curves.png", report.png([strip(members) for members in _environments(shown)]))
-        write(directory / "report.html", render(title, shown, what, notes=notes))
+        runs.write(directory / CURVES, report.png([strip(members) for members in by_environment(shown)]))
+        runs.write(directory / PAGE, render(title, shown, what, notes=notes))
     summary = {"run": what, "notes": list(notes), "results": [result.summary for result in results]}
-    write(directory / "summary.json", to_json(summary, indent=2) + "\n")
+    runs.write_json(directory / SUMMARY, summary)
 
 
 def print_result(directory: Path, results: Sequence[Result], notes: Sequence[str], *, json: bool) -> None:
     """Prints the table, or the summaries as JSON, and where the files are."""
     shown = [result for result in results if result.rows]
     if json:
-        print(to_json({"directory": str(directory), "results": [r.summary for r in shown]}, indent=2))
+        print(runs.to_json({"directory": str(directory), "results": [r.summary for r in shown]}, indent=2))
         return
     if not shown:
         return
@@ -58,9 +50,106 @@ def print_result(directory: Path, results: Sequence[Result], notes: Sequence[str
     print()
     for note in notes:
         print(note)
-    names = ("report.html", "curves.png", "metrics.jsonl", "summary.json")
-    print(f"Report: {directory / names[0]}")
-    print(f"Also in {directory}/: {', '.join(names[1:])}")
+    print(f"Report: {directory / PAGE}")
+    print(f"Also in {directory}/: {', '.join((CURVES, runs.ROWS, SUMMARY))}")
+
+
+# The table
+
+
+def _algorithm(summary: Summary) -> str:
+    return summary["algorithm"] + ("" if summary["status"] == "finished" else "*")
+
+
+def _rates(summary: Summary) -> str:
+    skip, honest = summary.get("outcome/skip"), summary.get("outcome/honest")
+    return report.NONE if skip is None or honest is None else f"{100 * skip:.0f}/{100 * honest:.0f}%"
+
+
+REWARD = Column(
+    ("final", "reward"),
+    lambda s: report.estimate(s.get("reward"), s.get("reward_interval")),
+    "Mean return of the episodes that ended in the last tenth of the updates (if none did, of those that ended last): "
+    "mean over seeds ± half-width of its 95% t-interval (none with one seed).",
+)
+ALWAYS = (
+    Column(
+        ("steps", "/s"),
+        lambda s: report.si(s.get("steps_per_second")),
+        "A step is one decision that an update learnt from, rows x time, whatever the algorithm. All seeds together, "
+        "without compilation.",
+    ),
+    Column(("wall", "time"), lambda s: report.seconds(s.get("wall_seconds")), "With compilation."),
+    Column(
+        ("KL", "old‖new"),
+        lambda s: report.short(s.get("kl_old_new")),
+        "KL(policy before ‖ policy after) of an update, in nats per decision, mean over all updates and seeds.",
+    ),
+    Column(
+        ("", "entropy"),
+        lambda s: report.short(s.get("entropy")),
+        "Of the policy, in nats per decision, in the last tenth; of a continuous action it may be negative.",
+    ),
+)
+SOMETIMES = (
+    Column(
+        ("CG", "residual"),
+        lambda s: report.short(s.get("cg_residual")),
+        "‖g - Fx‖ / ‖g‖ where the solve with the Fisher matrix F stopped.",
+    ),
+    Column(
+        ("line", "search"),
+        lambda s: report.percent(s.get("line_search_accepted")),
+        "Share of updates in which the line search accepted a step.",
+    ),
+    Column(
+        ("skip/", "honest"),
+        _rates,
+        "Share of sequences that skip the test and that pass it honestly (one may do both), in the last tenth.",
+    ),
+    Column(
+        ("", "unscored"),
+        lambda s: report.si(s.get("unscored") or None),
+        "Sequences that nobody could score, of all updates and seeds.",
+    ),
+)
+"""Shown where they say something of some result."""
+
+
+def by_environment(results: Sequence[Result]) -> list[list[Result]]:
+    """The results of each environment, in order."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result.plan.env, []).append(result)
+    return list(found.values())
+
+
+def group_title(plan: Plan) -> str:
+    """What the runs on an environment have in common."""
+    physics = f", {plan.backend}" if plan.backend else ""
+    return f"{plan.env}{physics}: {plan.schedule.seeds}, {report.si(plan.schedule.steps)} steps each"
+
+
+def groups(results: Sequence[Result]) -> list[Group]:
+    """The rows of the table: a summary for each result, by environment."""
+    return [
+        Group(group_title(members[0].plan), [result.summary for result in members])
+        for members in by_environment(results)
+    ]
+
+
+def columns_of(rows: Sequence[Group]) -> list[Column]:
+    """The columns that say anything. A star is explained where there is one, and how a reward came about otherwise."""
+    summaries = [summary for group in rows for summary in group.rows]
+    starred = any(summary["status"] != "finished" for summary in summaries)
+    apart = list(dict.fromkeys(summary["algorithm"] for summary in summaries if summary["measured_apart"]))
+    how = f" That of {' and '.join(apart)} is measured once per chunk of updates, on rollouts that no update sees."
+    return [
+        Column(("", "algorithm"), _algorithm, "A star marks a run that did not finish." if starred else ""),
+        REWARD._replace(meaning=REWARD.meaning + how) if apart else REWARD,
+        *ALWAYS,
+        *report.informative(SOMETIMES, rows),
+    ]
 
 
 def print_table(results: Sequence[Result]) -> None:
@@ -83,7 +172,7 @@ def print_table(results: Sequence[Result]) -> None:
 def strip(results: Sequence[Result]) -> Strip:
     """What is drawn of an environment: all its algorithms on the same axes."""
     plan = results[0].plan
-    title = plan.env if len(results) > 1 else f"{plan.algorithm} on {plan.env}"
+    title = plan.env if len(results) > 1 else plan.title
 
     def panel(metric: str, name: str, **axes: Any) -> Panel:
         return Panel(name, "steps (decisions) per seed", [curve(result, metric) for result in results], **axes)
@@ -111,10 +200,6 @@ def _place(algorithm: str) -> int:
     return list(PRESETS).index(algorithm)
 
 
-def _environments(results: Sequence[Result]) -> list[list[Result]]:
-    return list(by_environment(results).values())
-
-
 # The page
 
 
@@ -123,7 +208,7 @@ def facts(arguments: Sequence[str], directory: Path) -> dict[str, str]:
     devices = jax.devices()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     accelerators = f"{len(devices)} {devices[0].platform} device ({devices[0].device_kind}), "
-    installed = versions("jax", "jaxlib", "flax", "optax", "brax") | {"Python": platform.python_version()}
+    installed = versions(*PACKAGES, "brax") | {"Python": platform.python_version()}
     return {
         "Command": shlex.join(["polopt", *arguments]),
         "Directory": str(directory),
@@ -138,15 +223,15 @@ def render(title: str, results: Sequence[Result], what: dict[str, str], *, notes
     rows = groups(results)
     columns = columns_of(rows)
     algorithms = dict.fromkeys(result.plan.algorithm for result in results)
+    said = [report.prose(name, _recipes.about(name), place=_place(name)) for name in algorithms]
     run = {name: what[name] for name in ("Directory", "Device", "Versions", "Date")}
-    mark = lambda summary: _place(summary["algorithm"])  # noqa: E731
-    table = report.table(columns, rows, mark=mark)
+    table = report.table(columns, rows, mark=lambda summary: _place(summary["algorithm"]))
     sections = [
         Section("Results", [table, report.definitions(report.meanings(columns))]),
-        Section("Curves", [_figure(members) for members in _environments(results)]),
+        Section("Curves", [_figure(members) for members in by_environment(results)]),
         Section("What was run", [report.code(what["Command"]), report.definitions(run)]),
         Section("Sizes and hyperparameters", [_settings(results)]),
-        Section("The algorithms", [_about(algorithm) for algorithm in algorithms]),
+        Section("The algorithms", said),
     ]
     return report.page(title, f"{what['Date']} · {what['Device']}", sections, notes=notes)
 
@@ -177,10 +262,5 @@ def _settings(results: Sequence[Result]) -> Any:
         Column(("", "sizes"), lambda result: flags({name: result.plan.config()[name] for name in SIZES})),
         Column(("", "hyperparameters"), lambda result: flags(result.plan.config()["hyperparameters"])),
     ]
-    rows = [Group(members[0].plan.env, members) for members in _environments(results)]
+    rows = [Group(members[0].plan.env, members) for members in by_environment(results)]
     return report.listing(columns, rows, mark=lambda result: _place(result.plan.algorithm))
-
-
-def _about(algorithm: str) -> Any:
-    """What the recipe says of itself: its method, how it differs from the paper, the source."""
-    return report.prose(algorithm, _recipes.about(algorithm), place=_place(algorithm))

@@ -4,54 +4,43 @@ import contextlib
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from polopt_jax import checkpoint
-from polopt_jax.cli import _run_directory
-from polopt_jax.cli._build import Reference, build, imitate_reference, restore_reference
-from polopt_jax.cli._errors import CheckpointUnusable, FileError, Interrupted, NonFiniteError
-from polopt_jax.cli._log import Log, Row
-from polopt_jax.cli._loop import run_plan
+from polopt_jax import checkpoint, runs
+from polopt_jax.cli._build import Reference, about_reference, build, imitate_reference, restore_reference
 from polopt_jax.cli._options import Train
-from polopt_jax.cli._plan import Plan
+from polopt_jax.cli._plan import Plan, Result
 from polopt_jax.cli._progress import Progress, progress, say
-from polopt_jax.cli._report import about_reference, print_result, write_files
-from polopt_jax.cli._results import Result
-from polopt_jax.cli._resume import BEGINNING, Start, continued, find_start, settle
-from polopt_jax.cli._run_directory import CHECKPOINTS, REFERENCE, ROWS, SUMMARY
-from polopt_jax.cli._signals import Stop, stop_on_signals
-from polopt_jax.training import TrainState
+from polopt_jax.cli._report import SUMMARY, print_result, write_files
+from polopt_jax.cli._words import BROKEN_DOWN, FILE_FAILED, CommandError
+
+REFERENCE = "reference"
+"""Where a run keeps the reference policy of the token world."""
 
 
 def train(options: Train, plan: Plan, arguments: Sequence[str]) -> int:
     """Trains, or goes on training; returns the exit code."""
-    with _open(options, plan) as (directory, plan, notes), _failures_told(directory, arguments):
-        start = find_start(directory, plan) if options.resume else BEGINNING
+    default = f"{plan.env}-{plan.algorithm}-{plan.schedule.seed}"
+    opened = runs.existing(options.out or Path()) if options.resume else runs.new(options.out, default)
+    with opened as directory, _failures_told(directory, arguments):
+        start, notes = runs.Start(directory, plan.config()), []
+        if options.resume:
+            schedule, notes = runs.continued(plan.schedule, plan.config(), directory, steps=options.steps)
+            plan = replace(plan, schedule=schedule)
+            start = runs.find_start(directory, plan.config(), schedule)
         for note in (*notes, *start.notes):
             say(note)
-        if start.update == plan.updates:
-            checkpoint.check(directory / CHECKPOINTS, step=start.update)
-            return _finished(options, plan, arguments, directory, start)
-        return _train(options, plan, arguments, directory, start)
-
-
-@contextlib.contextmanager
-def _open(options: Train, plan: Plan) -> Iterator[tuple[Path, Plan, list[str]]]:
-    """The locked run directory, the plan, which on resuming has the chunks that the run began with, and warnings."""
-    if not options.resume:
-        with _run_directory.new(options.out, f"{plan.env}-{plan.algorithm}-{plan.seed}") as directory:
-            yield directory, plan, []
-        return
-    directory = options.out or Path()
-    _run_directory.read_json(directory / _run_directory.CONFIG)  # before a lock is made where there is no run
-    with _run_directory.locked(directory):
-        yield directory, *continued(plan, directory, steps=options.steps)
+        if start.update == plan.schedule.updates:
+            checkpoint.check(directory / runs.CHECKPOINTS, step=start.update)
+            return _finished(options, plan, arguments, start)
+        return _train(options, plan, arguments, start)
 
 
 @contextlib.contextmanager
 def _failures_told(directory: Path, arguments: Sequence[str]) -> Iterator[None]:
-    """Turns what goes wrong with files and checkpoints into what the command says and exits with."""
+    """Says of a file that cannot be read or written how to go on when that is mended."""
     try:
         yield
     except BrokenPipeError:  # stdout or stderr, not a file
@@ -59,23 +48,23 @@ def _failures_told(directory: Path, arguments: Sequence[str]) -> Iterator[None]:
     except (checkpoint.SaveError, OSError) as error:
         told = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
         again = _again(arguments, directory)
-        if not (directory / _run_directory.CONFIG).exists():
+        if not (directory / runs.CONFIG).exists():
             again.remove("--resume")
-        raise FileError(f"{told}; what was saved is intact; when that is mended, {shlex.join(again)}") from error
-    except checkpoint.CheckpointError as error:
-        raise CheckpointUnusable(str(error)) from error
+        said = f"{told}; what was saved is intact; when that is mended, {shlex.join(again)}"
+        raise CommandError(said, FILE_FAILED) from error
 
 
-def _finished(options: Train, plan: Plan, arguments: Sequence[str], directory: Path, start: Start) -> int:
+def _finished(options: Train, plan: Plan, arguments: Sequence[str], start: runs.Start) -> int:
     """Shows a run that has nothing left to do, and writes of its files what a kill may have left out."""
-    result = Result(plan, list(start.rows), "finished")
+    directory = start.directory
+    result = Result(plan, start.rows)
     summary = _summary(directory / SUMMARY)
     notes = summary.get("notes", [])
-    if summary.get("results") != json.loads(_run_directory.to_json([result.summary])):
+    if summary.get("results") != json.loads(runs.to_json([result.summary])):
         notes = [about_reference(restore_reference(directory / REFERENCE))] if plan.is_token else []
-        settle(directory, plan, start)
-        write_files(directory, _title(plan), [result], arguments, notes)
-    say(f"{directory} is finished, with {plan.updates} updates; a larger --steps would go on")
+        runs.settle(start)
+        write_files(directory, plan.title, [result], arguments, notes)
+    say(f"{directory} is finished, with {plan.schedule.updates} updates; a larger --steps would go on")
     print_result(directory, [result], notes, json=options.json)
     return 0
 
@@ -89,78 +78,45 @@ def _summary(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _title(plan: Plan) -> str:
-    return f"{plan.algorithm} on {plan.env}"
-
-
-def _train(options: Train, plan: Plan, arguments: Sequence[str], directory: Path, start: Start) -> int:
+def _train(options: Train, plan: Plan, arguments: Sequence[str], start: runs.Start) -> int:
     if start.update is None:
-        settle(directory, plan, start)
-    seeds = "1 seed" if plan.num_seeds == 1 else f"{plan.num_seeds} seeds"
-    say(f"{_title(plan)}: {seeds}, {plan.steps:,} steps each, in {directory}")
-    rows = list(start.rows)
-    failure: NonFiniteError | None = None
-    with stop_on_signals() as stop:
-        try:
-            notes = _run(plan, directory, start, rows, stop)
-        except NonFiniteError as error:
-            failure, notes = error, [str(error)]
-        finished = bool(rows) and rows[-1]["update"] >= plan.updates
-        result = Result(plan, rows, "non-finite" if failure else "finished" if finished else "interrupted")
-        write_files(directory, _title(plan), [result], arguments, notes)
+        runs.settle(start)
+    schedule, directory = plan.schedule, start.directory
+    say(f"{plan.title}: {schedule.seeds}, {schedule.steps:,} steps each, in {directory}")
+    with runs.stop_on_signals() as stop:
+        result, notes = _run(plan, start, stop)
+        write_files(directory, plan.title, [result], arguments, notes)
     print_result(directory, [result], notes, json=options.json)
-    if failure is not None:
-        raise failure
-    if stop.signal_number is not None and not finished:
-        done = f"saved at update {rows[-1]['update']}" if rows else "before the first update was done"
+    if result.failure is not None:
+        raise CommandError(result.failure, BROKEN_DOWN)
+    if stop.signal_number is not None and result.status == "interrupted":
+        done = f"saved at update {result.rows[-1]['update']}" if result.rows else "before the first update was done"
         again = shlex.join(_again(arguments, directory))
-        raise Interrupted(f"interrupted, {done}; go on with: {again}", stop.signal_number)
+        raise CommandError(f"interrupted, {done}; go on with: {again}", 128 + stop.signal_number)
     return 0
 
 
-def _run(plan: Plan, directory: Path, start: Start, rows: list[Row], stop: Stop) -> list[str]:
-    """Does the updates that are left, appending their rows, and returns what there is to note."""
-
-    def save(update: int, state: TrainState) -> None:
-        checkpoint.save(directory / CHECKPOINTS, update, state)
-
-    def restore(state: TrainState) -> TrainState:
-        state, _ = checkpoint.restore(directory / CHECKPOINTS, state, step=start.update)
-        settle(directory, plan, start)  # not before: what cannot be gone on with is left as it is
-        return state
-
-    reference: Reference | None = None
+def _run(plan: Plan, start: runs.Start, stop: runs.Stop) -> tuple[Result, list[str]]:
+    """Does the updates that are left: the result, and what there is to note."""
     with progress(plan.algorithm) as shown:
-        if plan.is_token:
-            reference = _reference(directory, shown, is_new=start.update is None)
-        log = Log(directory / ROWS)
-        try:
-            run_plan(
-                plan,
-                lambda: build(plan, reference),
-                rows,
-                log,
-                shown,
-                stop,
-                restore=None if start.update is None else restore,
-                save=save,
-            )
-        finally:
-            log.close()
-    return [] if reference is None else [about_reference(reference)]
+        reference = _reference(start, shown) if plan.is_token else None
+        with contextlib.closing(runs.Log(start.directory / runs.ROWS)) as log:
+            result = Result(plan, *runs.run(plan.schedule, lambda: build(plan, reference), log, shown, stop, start))
+    if result.failure is not None:
+        return result, [result.failure]
+    return result, [] if reference is None else [about_reference(reference)]
 
 
-def _reference(directory: Path, shown: Progress, *, is_new: bool) -> Reference:
+def _reference(start: runs.Start, shown: Progress) -> Reference:
     """The reference policy of the token world, learnt once for each run directory.
 
     Raises CheckpointError if a run that has begun has lost it.
     """
-    if not is_new or checkpoint.latest_step(directory / REFERENCE) is not None:
-        return restore_reference(directory / REFERENCE)
-    shown.stage("imitating the reference...")
-    reference = imitate_reference()
-    shown.stage("reference learnt")
-    checkpoint.save(directory / REFERENCE, 0, reference)
+    store = start.directory / REFERENCE
+    if start.update is not None or checkpoint.latest_step(store) is not None:
+        return restore_reference(store)
+    reference = imitate_reference(shown)
+    checkpoint.save(store, 0, reference)
     return reference
 
 

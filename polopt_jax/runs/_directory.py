@@ -11,32 +11,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from polopt_jax.cli._errors import UsageError, one_line
-
 LOCK, TEMPORARY = ".lock", ".polopt-"
 """The lock file, and how the name of a file begins that is being written."""
-CONFIG, ROWS, SUMMARY = "config.json", "metrics.jsonl", "summary.json"
-CHECKPOINTS, REFERENCE = "checkpoints", "reference"
+CONFIG, ROWS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
 """What a run keeps in its directory."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
+class RunError(Exception):
+    """What is asked of a run directory is not possible. Nothing was started, and what is in it is as it was."""
+
+
 def check_path(path: Path) -> Path:
-    """The run directory as given, if its name is one that every system and every report can hold; else UsageError."""
+    """The run directory as given, if its name is one that every system and every report can hold; else RunError."""
     name = path.name
     if not _NAME.fullmatch(name) or name.endswith(".") or _RESERVED.fullmatch(name) or ".." in path.parts:
-        raise UsageError(
+        raise RunError(
             f"{str(path)!r} cannot be a run directory: its name must be 1 to 64 letters, digits, dots, hyphens or "
             "underscores, begin with a letter or digit, and no part may be '..'"
         )
     try:
         if path.resolve() != path.parent.resolve() / name:
-            raise UsageError(f"{str(path)!r} is a symbolic link; name the directory itself")
+            raise RunError(f"{str(path)!r} is a symbolic link; name the directory itself")
         if path.exists() and not path.is_dir():
-            raise UsageError(f"{str(path)!r} is a file, not a directory")
+            raise RunError(f"{str(path)!r} is a file, not a directory")
     except (OSError, RuntimeError, ValueError) as error:
-        raise UsageError(f"{str(path)!r} cannot be a run directory: {one_line(str(error))}") from error
+        raise RunError(f"{str(path)!r} cannot be a run directory: {error}") from error
     return path
 
 
@@ -44,19 +45,25 @@ def check_path(path: Path) -> Path:
 def new(path: Path | None, default: str) -> Iterator[Path]:
     """Creates and locks a run directory: `path`, which must be new or empty, or else `runs/<default>`, numbered.
 
-    Raises UsageError if the directory is not empty, or is in use.
+    Raises RunError if the directory is in use, or is not empty; what is no run is not touched.
     """
-    if path is None:
-        path = _claim(Path("runs") / default)
-    elif holds_something(check_path(path)):
-        with contextlib.ExitStack() as stack:
-            if (path / LOCK).exists():
-                stack.enter_context(locked(path))  # says so if it is in use
-        raise UsageError(f"{path} is not empty; go on with it (train --resume) or name another directory with --out")
+    path = _claim(Path("runs") / default) if path is None else check_path(path)
+    taken = RunError(f"{path} is not empty; go on with that run, or name another directory")
+    if holds_something(path) and not (path / LOCK).exists():
+        raise taken
     path.mkdir(parents=True, exist_ok=True)
     with locked(path):
         if holds_something(path):
-            raise UsageError(f"{path} was taken by another process just now")
+            raise taken
+        yield path
+
+
+@contextlib.contextmanager
+def existing(path: Path) -> Iterator[Path]:
+    """Locks the directory of a run that has begun. Raises RunError if there is none, or if it is in use."""
+    if not (check_path(path) / CONFIG).exists():  # before a lock is made where there is no run
+        raise RunError(f"there is no {path / CONFIG}, so there is no run to go on with")
+    with locked(path):
         yield path
 
 
@@ -68,7 +75,7 @@ def _claim(path: Path) -> Path:
         with contextlib.suppress(FileExistsError):
             candidate.mkdir()
             return candidate
-    raise UsageError(f"there are too many runs called {path}; name a directory with --out")
+    raise RunError(f"there are too many runs called {path}; name a directory")
 
 
 def holds_something(path: Path) -> bool:
@@ -78,7 +85,7 @@ def holds_something(path: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the directory's lock, which goes with the process however that ends. UsageError if another holds it.
+    """Holds the directory's lock, which goes with the process however that ends. RunError if another holds it.
 
     Whoever holds it clears away the temporary files that a killed process left.
     """
@@ -88,7 +95,7 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = re.sub(r"\D", "", os.read(lock, 32).decode(errors="replace")) or "unknown"
-            raise UsageError(f"{path} is in use by process {holder}") from None
+            raise RunError(f"{path} is in use by process {holder}") from None
         with named(path / LOCK):
             os.ftruncate(lock, 0)
             write_all(lock, str(os.getpid()).encode())
@@ -153,6 +160,11 @@ def _is_temporary(path: Path) -> bool:
     return path.name.startswith(TEMPORARY) and not path.is_dir()
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON for people to read, too."""
+    write(path, to_json(value, indent=2) + "\n")
+
+
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """JSON in which every number that is not finite is null."""
 
@@ -167,13 +179,11 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object that `write` wrote; UsageError if it is not there or is none."""
+    """The object of a file; RunError if that holds none."""
     try:
         value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UsageError(f"there is no {path}, so there is no run to go on with") from None
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not readable as JSON: {one_line(str(error))}") from None
+        raise RunError(f"{path} is not readable as JSON: {error}") from None
     if not isinstance(value, dict):
-        raise UsageError(f"{path} does not hold a JSON object")
+        raise RunError(f"{path} does not hold a JSON object")
     return value

@@ -1,8 +1,7 @@
 """metrics.jsonl: a line per chunk of updates, written whole, and checked line by line when a run goes on.
 
-Every row has the same keys: `update`, `steps` (of each seed), `seconds` and `compile_seconds` (so far), and else lists
-with a number or null for each seed. Rows follow each other chunk by chunk. Only the last line may be cut off: what
-kills a run may kill it while it writes.
+Every row has the same keys. Rows follow each other chunk by chunk. Only the last line may be cut off: what kills a run
+may kill it while it writes.
 """
 
 import contextlib
@@ -14,23 +13,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from polopt_jax.cli._plan import Plan
-from polopt_jax.cli._run_directory import named, to_json, write_all
 from polopt_jax.driver import Chunk
+from polopt_jax.runs._directory import named, to_json, write_all
+from polopt_jax.runs._schedule import Schedule
 
 Row = dict[str, Any]
-"""`update`, `steps` (of each seed), `seconds` and `compile_seconds` (so far); else a list with a value per seed."""
+"""`update`, `steps` (of each seed), `seconds` and `compile_seconds` (so far); else a number or None for each seed."""
 
 _SUMS = ("episode/", "nonfinite_steps")
 """Metrics that add up over updates. The others are averaged."""
 _COUNTS, _TIMES = ("update", "steps"), ("seconds", "compile_seconds")
 
 
-def chunk_row(plan: Plan, chunk: Chunk, *, seconds: float, compile_seconds: float) -> Row:
+def chunk_row(schedule: Schedule, chunk: Chunk, *, seconds: float, compile_seconds: float) -> Row:
     """What a chunk comes to: per seed the mean reward of the episodes that ended in it, and every metric."""
     row: Row = {
         "update": chunk.update,
-        "steps": chunk.update * plan.decisions,
+        "steps": chunk.update * schedule.decisions,
         "seconds": round(seconds, 3),
         "compile_seconds": round(compile_seconds, 3),
     }
@@ -94,15 +93,15 @@ class Rows(NamedTuple):
         return self.rows[-1]["update"] if self.rows else 0
 
 
-def read_log(path: Path, plan: Plan) -> Rows:
-    """The rows of a plan's log as far as they are sound, and what is wrong after them, if anything is."""
-    *lines, last = (path.read_bytes() if path.exists() else b"").split(b"\n")
+def read_log(path: Path, schedule: Schedule) -> Rows:
+    """The rows of a log as far as they are sound, and what is wrong after them, if anything is."""
+    *lines, last = _read(path).split(b"\n")
     rows: list[Row] = []
     ends: list[int] = []
     start = 0
     for number, line in enumerate([*lines, last] if last else lines, start=1):
         try:
-            rows.append(_checked(_parse(line), rows, plan))
+            rows.append(_checked(_parse(line), rows, schedule))
         except ValueError as error:
             torn = number > len(lines)
             return Rows(rows, ends, Damage(number, "it is cut off" if torn else str(error), torn))
@@ -111,19 +110,23 @@ def read_log(path: Path, plan: Plan) -> Rows:
     return Rows(rows, ends, None)
 
 
-def spacing(path: Path, plan: Plan) -> int | None:
+def spacing(path: Path, schedule: Schedule) -> int | None:
     """Updates between two rows, by the first and, if there is one, the second; None if the two do not agree."""
     apart: list[int] = []
-    for number, line in enumerate((path.read_bytes() if path.exists() else b"").split(b"\n")[:2], start=1):
+    for number, line in enumerate(_read(path).split(b"\n")[:2], start=1):
         with contextlib.suppress(ValueError):
             row = _parse(line)
             update, steps = row.get("update"), row.get("steps")
-            if type(update) is int and update > 0 and update % number == 0 and steps == update * plan.decisions:
+            if type(update) is int and update > 0 and update % number == 0 and steps == update * schedule.decisions:
                 apart.append(update // number)
                 continue
         if line:
             return None
     return apart[0] if len(set(apart)) == 1 else None
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 def truncate(path: Path, length: int) -> None:
@@ -159,9 +162,9 @@ def _parse(line: bytes) -> Row:
     return row
 
 
-def _checked(row: Row, before: list[Row], plan: Plan) -> Row:
+def _checked(row: Row, before: list[Row], schedule: Schedule) -> Row:
     """The row, if it can follow the rows before it; else ValueError, which says why not."""
-    due = (before[-1]["update"] if before else 0) + plan.chunk_updates
+    due = (before[-1]["update"] if before else 0) + schedule.chunk_updates
     wanted = before[0].keys() if before else {*_COUNTS, *_TIMES, "reward", *row}
     for key in sorted(wanted ^ row.keys()):
         raise ValueError(f"it has no {key}" if key in wanted else f"it has {key}, which the first has not")
@@ -173,11 +176,11 @@ def _checked(row: Row, before: list[Row], plan: Plan) -> Row:
             raise ValueError(f"its {key} is not a number that can follow")
     if row["update"] != due:
         raise ValueError(f"its update is {row['update']}, where {due} is due")
-    if row["steps"] != due * plan.decisions:
-        raise ValueError(f"its steps are {row['steps']}, where {due * plan.decisions} are due")
+    if row["steps"] != due * schedule.decisions:
+        raise ValueError(f"its steps are {row['steps']}, where {due * schedule.decisions} are due")
     for key in row.keys() - {*_COUNTS, *_TIMES}:
         values = row[key]
-        if not isinstance(values, list) or len(values) != plan.num_seeds:
+        if not isinstance(values, list) or len(values) != schedule.num_seeds:
             raise ValueError(f"its {key} is not a list with a value for each seed")
         if not all(value is None or _is_finite(value) for value in values):
             raise ValueError(f"its {key} holds something that is neither a finite number nor null")

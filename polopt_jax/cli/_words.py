@@ -1,9 +1,34 @@
-"""Names that are not quite right, and the ones that were probably meant."""
+"""The words between the user and the command: flags, names that are nearly right, and what ends it early."""
 
 import difflib
 from collections.abc import Sequence
 
-from polopt_jax.cli._errors import UsageError
+WRONG_INPUT, BROKEN_DOWN, UNUSABLE, FILE_FAILED = 2, 3, 5, 6
+"""Exit codes. Broken down: the numbers of every seed; unusable: what a run would go on from."""
+
+
+class CommandError(Exception):
+    """The command cannot go on; `str(error)` says why, in one line."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class UsageError(CommandError):
+    """What was asked for makes no sense or is not possible. Nothing was started."""
+
+    def __init__(self, message: str):
+        super().__init__(message, WRONG_INPUT)
+
+
+def one_line(text: str) -> str:
+    """`text` in one line, with nothing in it that a terminal would obey.
+
+    >>> one_line("a\\n b\\x1b[31m")
+    'a b\\\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -17,8 +42,6 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 def choose(kind: str, name: str, known: Sequence[str]) -> str:
     """`name` as `known` has it (hyphens are as good as underscores); raises UsageError with the nearest one."""
-    if name in known:
-        return name
     plain = {candidate.replace("-", "_"): candidate for candidate in known}
     if (found := plain.get(name.lower().replace("-", "_"))) is not None:
         return found

@@ -15,65 +15,65 @@ done to the files afterwards, and is told:
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from polopt_jax import checkpoint
-from polopt_jax.cli._errors import CheckpointUnusable, UsageError
-from polopt_jax.cli._log import Row, Rows, read_log, spacing, truncate
-from polopt_jax.cli._plan import Plan
-from polopt_jax.cli._run_directory import CHECKPOINTS, CONFIG, ROWS, read_json, to_json, write
+from polopt_jax.checkpoint import CheckpointError
+from polopt_jax.runs._directory import CHECKPOINTS, CONFIG, ROWS, RunError, read_json, to_json, write_json
+from polopt_jax.runs._log import Row, Rows, read_log, spacing, truncate
+from polopt_jax.runs._schedule import Schedule
 
 GROWING = frozenset({"steps", "updates", "chunk_updates"})
 """What of a config may differ when a run goes on; `chunk_updates` stays what it was."""
 WARNED = frozenset({"versions"})
 """What of a config is told if it differs, but does not hinder."""
+ANEW = "begin again in another directory"
 
 
 class Start(NamedTuple):
     """Where a run begins or goes on."""
 
-    update: int | None
+    directory: Path
+    config: dict[str, Any]
+    """What it is a run of, as JSON; `Schedule.config()` is a part of it."""
+    update: int | None = None
     """The checkpoint to go on from; None to begin."""
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...] = ()
     """The rows up to it."""
-    length: int
+    length: int = 0
     """Where the last of them ends in the log, in bytes."""
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     """What the user should know of it."""
-
-
-BEGINNING = Start(None, (), 0, ())
 
 
 # The config
 
 
-def continued(plan: Plan, directory: Path, *, steps: int | None) -> tuple[Plan, list[str]]:
-    """The plan in the chunks of the stored config, to its end or to `steps`, and what to warn of.
+def continued(
+    schedule: Schedule, config: dict[str, Any], directory: Path, *, steps: int | None
+) -> tuple[Schedule, list[str]]:
+    """The schedule in the chunks of the stored config, to its end or to `steps`, and what to warn of.
 
-    Raises UsageError if the config is not readable, is damaged, or is that of a run with other options.
+    Raises RunError if the config is not readable, is damaged, or is that of a run with other options.
     """
-    stored = read_json(directory / CONFIG)
-    wanted = json.loads(to_json(plan.config()))
+    stored, wanted = read_json(directory / CONFIG), json.loads(to_json(config))
     for name in wanted.keys() - stored.keys() - WARNED:
-        raise UsageError(f"{directory / CONFIG} is damaged: it has no {name}")
+        raise RunError(f"{directory / CONFIG} is damaged: it has no {name}")
     differences = list(_differences(stored, wanted))
     different = [text for name, text in differences if name not in GROWING | WARNED]
     if different:
-        raise UsageError(f"{directory} was started with other options: {'; '.join(different)}")
-    chunk_updates, updates = _checked_sizes(stored, plan, directory / CONFIG)
-    num_chunks = updates // chunk_updates
-    if steps is not None:
-        num_chunks = math.ceil(math.ceil(steps / plan.decisions) / chunk_updates)
+        raise RunError(f"{directory} was started with other options: {'; '.join(different)}")
+    chunk_updates, updates = _checked_sizes(stored, schedule.decisions, directory / CONFIG)
+    if steps is None:
+        steps = updates * schedule.decisions
+    num_chunks = math.ceil(math.ceil(steps / schedule.decisions) / chunk_updates)
     if num_chunks * chunk_updates < updates:
-        raise UsageError(
-            f"--steps {steps} is less than the {updates * plan.decisions} that {directory} was started for"
-        )
+        started = updates * schedule.decisions
+        raise RunError(f"steps must be at least the {started} that {directory} was started for; it is {steps}")
     warned = [text for name, text in differences if name in WARNED]
     notes = [f"{directory} was run before with others, so going on may not be bit for bit: {'; '.join(warned)}"]
-    return replace(plan, chunk_updates=chunk_updates, num_chunks=num_chunks), notes if warned else []
+    return schedule._replace(chunk_updates=chunk_updates, num_chunks=num_chunks), notes if warned else []
 
 
 def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -83,75 +83,67 @@ def _differences(stored: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tup
         if isinstance(old, dict) and isinstance(new, dict):
             yield from ((name, text) for _, text in _differences(old, new))
         elif old != new or type(old) is not type(new):
-            yield name, f"{name} was {_shown(stored, name)}, now {_shown(wanted, name)}"
+            yield name, f"{name} was {stored.get(name, 'absent')}, now {wanted.get(name, 'absent')}"
 
 
-def _shown(config: dict[str, Any], name: str) -> str:
-    return str(config[name]) if name in config else "absent"
-
-
-def _checked_sizes(stored: dict[str, Any], plan: Plan, path: Path) -> tuple[int, int]:
-    """`(chunk_updates, updates)` of a stored config, if they and its steps go together; else UsageError."""
+def _checked_sizes(stored: dict[str, Any], decisions: int, path: Path) -> tuple[int, int]:
+    """`(chunk_updates, updates)` of a stored config, if they and its steps go together; else RunError."""
     chunk_updates, updates, steps = (stored[name] for name in ("chunk_updates", "updates", "steps"))
     if type(updates) is not int or updates < 1:
-        raise UsageError(f"{path} is damaged: updates is {updates!r}")
+        raise RunError(f"{path} is damaged: updates is {updates!r}")
     if type(chunk_updates) is not int or chunk_updates < 1 or updates % chunk_updates:
-        raise UsageError(f"{path} is damaged: chunk_updates is {chunk_updates!r}, with {updates} updates")
-    if steps != updates * plan.decisions:
-        raise UsageError(f"{path} is damaged: steps is {steps!r}, not the {updates * plan.decisions} of its updates")
+        raise RunError(f"{path} is damaged: chunk_updates is {chunk_updates!r}, with {updates} updates")
+    if steps != updates * decisions:
+        raise RunError(f"{path} is damaged: steps is {steps!r}, not the {updates * decisions} of its updates")
     return chunk_updates, updates
 
 
 # The checkpoint and the log
 
 
-def find_start(directory: Path, plan: Plan) -> Start:
-    """Where a run goes on, by its checkpoints and its log. Changes nothing.
+def find_start(directory: Path, config: dict[str, Any], schedule: Schedule) -> Start:
+    """Where the run of a config goes on, by its checkpoints and its log. Changes nothing.
 
-    Raises CheckpointUnusable if the two do not fit, and UsageError if the config does not fit them.
+    Raises CheckpointError if the two do not fit, and RunError if the config does not fit them.
     """
     path, store = directory / ROWS, directory / CHECKPOINTS
-    apart = spacing(path, plan)
-    if apart not in (None, plan.chunk_updates):
-        raise UsageError(
-            f"{directory / CONFIG} is damaged: chunk_updates is {plan.chunk_updates}, but the rows of {path} are "
+    apart = spacing(path, schedule)
+    if apart not in (None, schedule.chunk_updates):
+        raise RunError(
+            f"{directory / CONFIG} is damaged: chunk_updates is {schedule.chunk_updates}, but the rows of {path} are "
             f"{apart} updates apart"
         )
     found, skipped = checkpoint.steps(store), checkpoint.unfinished(store)
     notes = [f"skipped in {store}, because incomplete: {', '.join(skipped)}"] if skipped else []
     if not found:
         if path.exists() and path.stat().st_size:
-            raise CheckpointUnusable("; ".join([_nothing_saved(path, store), *notes]))
-        return BEGINNING._replace(notes=tuple(notes))
-    if found[-1] > plan.updates:
-        raise UsageError(
-            f"{directory / CONFIG} is damaged: updates is {plan.updates}, but {store} has a checkpoint of {found[-1]}"
+            said = f"{path} has rows, but there is no checkpoint in {store} that they belong to; put it back, or {ANEW}"
+            raise CheckpointError("; ".join([said, *notes]))
+        return Start(directory, config, notes=tuple(notes))
+    if found[-1] > schedule.updates:
+        raise RunError(
+            f"{directory / CONFIG} is damaged: updates is {schedule.updates}, but {store} has a checkpoint of "
+            f"{found[-1]}"
         )
-    log = read_log(path, plan)
-    update, why = _newest_reached(log, found, plan, directory)
+    log = read_log(path, schedule)
+    update, why = _newest_reached(log, found, schedule, directory)
     count = sum(row["update"] <= update for row in log.rows)
     if update != (log.rows[count - 1]["update"] if count else 0):
-        raise CheckpointUnusable(f"{store} has a checkpoint of update {update}, at which no row of {path} ends")
-    return Start(update, tuple(log.rows[:count]), log.ends[count - 1] if count else 0, (*notes, *why))
+        raise CheckpointError(f"{store} has a checkpoint of update {update}, at which no row of {path} ends")
+    length = log.ends[count - 1] if count else 0
+    return Start(directory, config, update, tuple(log.rows[:count]), length, (*notes, *why))
 
 
-def settle(directory: Path, plan: Plan, start: Start) -> None:
-    """Makes the files those of a run that has come to `start` and no further, of this plan."""
+def settle(start: Start) -> None:
+    """Makes the files those of a run that has come to `start` and no further."""
     if start.update is not None:
-        checkpoint.discard_after(directory / CHECKPOINTS, start.update)
-    truncate(directory / ROWS, start.length)
-    write(directory / CONFIG, to_json(plan.config(), indent=2) + "\n")
+        checkpoint.discard_after(start.directory / CHECKPOINTS, start.update)
+    truncate(start.directory / ROWS, start.length)
+    write_json(start.directory / CONFIG, start.config)
 
 
-def _nothing_saved(path: Path, store: Path) -> str:
-    return (
-        f"{path} has rows, but there is no checkpoint in {store} that they belong to; put it back, or begin again "
-        "with another --out"
-    )
-
-
-def _newest_reached(log: Rows, found: list[int], plan: Plan, directory: Path) -> tuple[int, list[str]]:
-    """The checkpoint to go on from, and what to say of it; CheckpointUnusable if the log does not reach it."""
+def _newest_reached(log: Rows, found: list[int], schedule: Schedule, directory: Path) -> tuple[int, list[str]]:
+    """The checkpoint to go on from, and what to say of it; CheckpointError if the log does not reach it."""
     path, newest = directory / ROWS, found[-1]
     if log.update >= newest:
         if log.damage is None or log.damage.torn:
@@ -160,7 +152,7 @@ def _newest_reached(log: Rows, found: list[int], plan: Plan, directory: Path) ->
         return newest, [f"{said}; it comes after update {newest}, that of the checkpoint, and is done again"]
     older = [step for step in found if step <= log.update]
     lost = log.damage is None or log.damage.torn
-    if lost and older and log.update + plan.chunk_updates == newest:
+    if lost and older and log.update + schedule.chunk_updates == newest:
         return older[-1], [
             f"{path} is cut off at the row of update {newest}, that of the newest checkpoint; "
             f"going back to the checkpoint of update {older[-1]}"
@@ -168,13 +160,13 @@ def _newest_reached(log: Rows, found: list[int], plan: Plan, directory: Path) ->
     said = f"{path} does not reach update {newest}, that of the checkpoint"
     if log.damage is not None:
         said += f": line {log.damage.line} is damaged: {log.damage.why}"
-    raise CheckpointUnusable(f"{said}; put it back as it was, or {_way_back(log, found, older, directory)}")
+    raise CheckpointError(f"{said}; put it back as it was, or {_way_back(log, found, older, directory)}")
 
 
 def _way_back(log: Rows, found: list[int], older: list[int], directory: Path) -> str:
     """What to do where the log is lost before the newest checkpoint."""
     if not older:
-        return "begin again with another --out"
+        return ANEW
     doomed = [str(directory / CHECKPOINTS / str(step)) for step in found if step > older[-1]]
     lines = [] if log.damage is None else [f"line {log.damage.line} and all after it"]
     return f"delete {' and '.join([*lines, *doomed])} to go back to update {older[-1]}"

@@ -1,0 +1,152 @@
+"""Does a run: compile, then chunk after chunk, with rows, checkpoints, and an eye on signals and on the numbers."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from polopt_jax import checkpoint
+from polopt_jax.algorithms import Algorithm
+from polopt_jax.driver import chunks, prepare, seed_keys
+from polopt_jax.runs._directory import CHECKPOINTS
+from polopt_jax.runs._health import complaint, healthy, is_broken, look
+from polopt_jax.runs._log import Log, Row, chunk_row
+from polopt_jax.runs._resume import Start, settle
+from polopt_jax.runs._schedule import Schedule
+from polopt_jax.training import TrainState
+
+SAVE_EVERY = 5
+"""Chunks between two checkpoints, at most."""
+SAVE_WITHIN = 60.0
+"""Seconds between two checkpoints, at most, if no chunk takes longer."""
+
+
+class Progress(Protocol):
+    """What a run tells about itself while it runs."""
+
+    def stage(self, text: str) -> None:
+        """What is being done while there is nothing to count."""
+        ...
+
+    def advance(self, row: Row, schedule: Schedule) -> None:
+        """A chunk is done."""
+        ...
+
+
+class Stop:
+    """Which signal arrived, if any."""
+
+    signal_number: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal_number is not None
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Within it, the first SIGINT or SIGTERM only makes the `Stop` true. A second one acts as it always does."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: object) -> None:
+        del frame
+        stop.signal_number = number
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+def run(
+    schedule: Schedule,
+    build: Callable[[], Algorithm],
+    log: Log,
+    progress: Progress,
+    stop: Stop,
+    start: Start | None = None,
+) -> tuple[list[Row], str | None]:
+    """Does what a run has left, to its end or to a signal: its rows, and why it was given up, if it was.
+
+    It is given up where no seed gets anywhere. Each new row goes to the log. A run without a `start` keeps no
+    checkpoints. Else they are saved before the first update, then every few chunks or every minute, at the end and on a
+    signal, when the rows up to then are on disk; not while every seed is broken, so that the last good one stays.
+
+    Raises CheckpointError if the checkpoint does not fit, or if the rows are of other metrics than those of now.
+    """
+    rows = [] if start is None else list(start.rows)
+    if stop:
+        return rows, None
+    progress.stage("compiling...")
+    began = time.perf_counter()
+    compiled = prepare(build(), seed_keys(schedule.seed, schedule.num_seeds), chunk_updates=schedule.chunk_updates)
+    if start is not None:
+        compiled = compiled._replace(state=_begin(start, compiled.state))
+    seconds, before, done = (rows[-1][key] if rows else 0 for key in ("seconds", "compile_seconds", "update"))
+    compile_seconds = before + time.perf_counter() - began
+    if stop:
+        return rows, None
+    progress.stage("running...")
+    health, saved = healthy(schedule.num_seeds, rows), time.monotonic()
+    remaining = (schedule.updates - done) // schedule.chunk_updates
+    for number, chunk in enumerate(chunks(compiled, remaining), start=1):
+        seconds += chunk.seconds
+        row = chunk_row(schedule, chunk, seconds=seconds, compile_seconds=compile_seconds)
+        _check_keys(row, rows)
+        rows.append(row)
+        log.append(row)
+        progress.advance(row, schedule)
+        health = look(health, chunk)
+        if why := complaint(health, schedule, chunk.update):
+            return rows, why
+        wanted = not is_broken(health) and is_due(number, since=time.monotonic() - saved, chunk_seconds=chunk.seconds)
+        if start is not None and (stop or number == remaining or wanted):
+            log.sync()
+            checkpoint.save(start.directory / CHECKPOINTS, chunk.update, chunk.state)
+            saved = time.monotonic()
+        if stop:
+            break
+    return rows, None
+
+
+def is_due(number: int, *, since: float, chunk_seconds: float) -> bool:
+    """Whether to save after the chunk `number`, `since` seconds after the last time, so that the next is not too late.
+
+    >>> is_due(5, since=1.0, chunk_seconds=0.2), is_due(6, since=0.2, chunk_seconds=0.2)
+    (True, False)
+    >>> is_due(6, since=50.0, chunk_seconds=5.0), is_due(6, since=50.0, chunk_seconds=15.0)
+    (False, True)
+    """
+    return number % SAVE_EVERY == 0 or since + chunk_seconds > SAVE_WITHIN
+
+
+def _begin(start: Start, state: TrainState) -> TrainState:
+    """The state to go on from, which is on disk: that of the checkpoint, or `state`, which has the same structure."""
+    store = start.directory / CHECKPOINTS
+    if start.update is None:
+        checkpoint.save(store, 0, state)
+        return state
+    state, _ = checkpoint.restore(store, state, step=start.update)
+    settle(start)  # not before: what cannot be gone on with is left as it is
+    return state
+
+
+def _check_keys(row: Row, rows: list[Row]) -> None:
+    """Raises CheckpointError if a row has other keys than those before it: the log would be refused ever after."""
+    if rows and rows[0].keys() != row.keys():
+        names = ", ".join(sorted(rows[0].keys() ^ row.keys()))
+        raise checkpoint.CheckpointError(
+            f"the rows of this run are of other metrics than those of this version: {names}"
+        )

@@ -1,0 +1,97 @@
+"""What a run comes to: the numbers that its rows add up to."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from polopt_jax.runs._log import Row
+
+SOLVER = ("cg_iterations", "cg_residual", "line_search_accepted", "line_search_trials")
+OVERALL = ("kl_old_new", "skipped", "nonfinite_steps", *SOLVER)
+"""Metrics that a summary has averaged over all updates."""
+LATE = ("entropy", "outcome/skip", "outcome/honest")
+"""Metrics that it has averaged over the last tenth."""
+
+
+def tail(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows of the last tenth of the updates, at least one."""
+    last = rows[-1]["update"]
+    return [row for row in rows if row["update"] > 0.9 * last] or rows[-1:]
+
+
+def values_of(rows: Sequence[Row], name: str) -> list[float]:
+    """The known values of a metric in all rows and seeds.
+
+    Where no metric has just this name, it is that of every phase (`policy/skipped` and `critic/skipped`).
+    """
+    names = {key for row in rows for key in row}
+    keys = [name] if name in names else sorted(key for key in names if key.split("/", 1)[-1] == name)
+    return [value for row in rows for key in keys for value in row.get(key, ()) if value is not None]
+
+
+def mean_of(rows: Sequence[Row], name: str) -> float | None:
+    """A metric averaged over rows and seeds; None if it is nowhere known."""
+    found = values_of(rows, name)
+    return math.fsum(found) / len(found) if found else None
+
+
+def final_rewards(rows: Sequence[Row]) -> list[float | None]:
+    """For each seed the mean return of the episodes that ended last; None where none ever ended.
+
+    Those of the last tenth of the updates, or where that holds none (episodes of one length begun together end
+    together, far apart) those of the last chunk in which any ended.
+    """
+
+    first_of_tail = tail(rows)[0]["update"]
+
+    def of_seed(seed: int) -> float | None:
+        with_ends = [row for row in rows if row["episode/finished"][seed]]
+        last = [row for row in with_ends if row["update"] >= first_of_tail] or with_ends[-1:]
+        returns, number = (
+            math.fsum(row[name][seed] or 0.0 for row in last) for name in ("episode/return_sum", "episode/finished")
+        )
+        return returns / number if number else None
+
+    return [of_seed(seed) for seed in range(len(rows[-1]["episode/finished"]))]
+
+
+def interval(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and half-width of the 95% t-interval of the mean; no width for a single value.
+
+    >>> interval([1.0, 2.0, 3.0])
+    (2.0, 2.484...)
+    >>> interval([1.0]), interval([None])
+    ((1.0, None), (None, None))
+    """
+    from scipy.special import stdtrit
+
+    known = [value for value in values if value is not None]
+    if not known:
+        return None, None
+    mean = math.fsum(known) / len(known)
+    if len(known) < 2:
+        return mean, None
+    spread = math.sqrt(math.fsum((x - mean) ** 2 for x in known) / (len(known) - 1))
+    return mean, float(stdtrit(len(known) - 1, 0.975)) * spread / math.sqrt(len(known))
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """The numbers of a run as far as it went; none if it has no rows. A metric that it has not is None."""
+    if not rows:
+        return {}
+    last, rewards = rows[-1], final_rewards(rows)
+    mean, half_width = interval(rewards)
+    return {
+        "updates": last["update"],
+        "steps": last["steps"],
+        "num_seeds": len(rewards),
+        "reward": mean,
+        "reward_interval": half_width,
+        "reward_by_seed": rewards,
+        "steps_per_second": last["steps"] * len(rewards) / max(last["seconds"], 1e-9),
+        "wall_seconds": last["seconds"] + last["compile_seconds"],
+        "compile_seconds": last["compile_seconds"],
+        "unscored": math.fsum(values_of(rows, "episode/unscored")),
+        **{name: mean_of(rows, name) for name in OVERALL},
+        **{name: mean_of(tail(rows), name) for name in LATE},
+    }
