@@ -78,7 +78,7 @@ def camera_dropbox(*, size: int = 4, horizon: int = 50) -> Rules:
 
 def _starts(size: int) -> list[DropboxState]:
     """Two boxes away from every wall, and the agent anywhere else."""
-    inner = list(itertools.product(range(1, size - 1), repeat=2))
-    everywhere = itertools.product(range(size), repeat=2)
+    inner = list(itertools.product(range(1, size - 1), range(1, size - 1)))
+    everywhere = itertools.product(range(size), range(size))
     pairs = [frozenset(pair) for pair in itertools.combinations(inner, 2)]
     return [DropboxState(agent, pair) for agent in everywhere for pair in pairs if agent not in pair]

@@ -3,6 +3,7 @@
 A state is any hashable value; nothing here is an array. `tabulate` turns rules into an environment.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -89,9 +90,9 @@ def explore(rules: Rules) -> dict[State, tuple[tuple[Move, ...], ...]]:
 
 def _moves(rules: Rules, state: State, action: str) -> tuple[Move, ...]:
     """The moves that can happen, those with the same consequences taken together."""
-    chance: dict[tuple[State, float, float], float] = {}
-    for prob, *rest in rules.moves(state, action):
-        chance[tuple(rest)] = chance.get(tuple(rest), 0.0) + prob  # pyright: ignore[reportArgumentType]
+    chance: defaultdict[tuple[State, float, float], float] = defaultdict(float)
+    for move in rules.moves(state, action):
+        chance[move.after, move.reward, move.hidden] += move.prob
     _check_law(f"moves of {action!r} in state {state!r}", list(chance.values()))
     return tuple(Move(prob, *rest) for rest, prob in chance.items() if prob > 0)
 
