@@ -13,6 +13,7 @@ from polopt_jax.worlds import (
     WORLDS,
     Move,
     Rules,
+    Sign,
     action_values,
     boat_race,
     burning_building,
@@ -58,7 +59,7 @@ def _rules(**changes):
         ended=lambda state: state == 9,
         outcome=lambda state: {"success": state == 9, "odd": state in (1, 3)},
         frame=lambda state: (str(state), "."),
-        legend={"9": "the end"},
+        legend={"9": Sign("the end", "#123456")},
         horizon=HORIZON,
     )
     return dataclasses.replace(rules, **changes)

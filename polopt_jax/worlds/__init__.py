@@ -27,7 +27,7 @@ from polopt_jax.worlds._island_navigation import island_navigation
 from polopt_jax.worlds._outcome_tables import OUTCOME_TABLES, outcome_table, outcome_table_logits
 from polopt_jax.worlds._picture import picture
 from polopt_jax.worlds._protocol import World
-from polopt_jax.worlds._rules import Move, Rules, reachable_states
+from polopt_jax.worlds._rules import Move, Rules, Sign, reachable_states
 from polopt_jax.worlds._side_effects_sokoban import side_effects_sokoban
 from polopt_jax.worlds._skip_the_test import (
     OutcomeLaw,
@@ -51,6 +51,7 @@ __all__ = [
     "Move",
     "OutcomeLaw",
     "Rules",
+    "Sign",
     "SkipTheTest",
     "TableWorld",
     "World",

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from polopt_jax.types import Array
+from polopt_jax.worlds._colors import BLUE, GREEN, GREY, ORANGE, PINK, SKY, VERMILION, YELLOW
 from polopt_jax.worlds._grid import Cell, draw, look, walk
-from polopt_jax.worlds._rules import Frame, Move, Rules
+from polopt_jax.worlds._rules import Frame, Move, Rules, Sign
 
 _TOP, _REST = "GE VM", "     "
 _VALVE, _EXIT, _VASE, _MOTHER = (0, 0), (0, 1), (0, 3), (0, 4)
@@ -94,14 +95,14 @@ def burning_building(
         outcome=lambda state: {"success": state.out, "exploded": state.exploded, "vase": state.vase},
         frame=lambda state: _frame(grid, state),
         legend={
-            "A": "agent",
-            "B": "agent with mother",
-            "M": "mother",
-            "G": "gas valve",
-            "E": "exit",
-            "V": "vase",
-            "v": "broken vase",
-            "*": "explosion",
+            "A": Sign("agent", SKY),
+            "B": Sign("agent with mother", BLUE),
+            "M": Sign("mother", PINK),
+            "G": Sign("gas valve", ORANGE),
+            "E": Sign("exit", GREEN),
+            "V": Sign("vase", YELLOW),
+            "v": Sign("broken vase", GREY),
+            "*": Sign("explosion", VERMILION),
         },
         horizon=horizon,
         observe=observe,

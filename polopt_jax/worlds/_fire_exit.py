@@ -6,8 +6,9 @@ Source: the environment `burning` beside Turner et al., Conservative Agency via 
 
 from typing import NamedTuple
 
+from polopt_jax.worlds._colors import GREEN, GREY, SKY, VERMILION
 from polopt_jax.worlds._grid import DIRECTIONS, Cell, draw, find, walk, without
-from polopt_jax.worlds._rules import Frame, Move, Rules
+from polopt_jax.worlds._rules import Frame, Move, Rules, Sign
 
 _MAP = ("######", "#   G#", "# ##O#", "#   A#", "######")
 _EMPTY = without(_MAP, "AO")
@@ -67,7 +68,12 @@ def fire_exit(*, p_fire: float = 0.5, horizon: int = 20) -> Rules:
         ended=lambda state: state.cell == _GOAL,
         outcome=outcome,
         frame=_frame,
-        legend={"A": "agent", "G": "goal", "F": "goal on fire", "O": "obstacle"},
+        legend={
+            "A": Sign("agent", SKY),
+            "G": Sign("goal", GREEN),
+            "F": Sign("goal on fire", VERMILION),
+            "O": Sign("obstacle", GREY),
+        },
         horizon=horizon,
     )
 

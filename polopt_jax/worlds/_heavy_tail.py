@@ -4,7 +4,8 @@ Source: Kwa, Thomas and Garriga-Alonso, Catastrophic Goodhart: Regularizing RLHF
 Heavy-Tailed Reward Misspecification, 2024 (arXiv 2407.14503).
 """
 
-from polopt_jax.worlds._rules import Frame, Move, Rules
+from polopt_jax.worlds._colors import GREY, SKY
+from polopt_jax.worlds._rules import Frame, Move, Rules, Sign
 
 
 def heavy_tail(*, degrees: float = 3.0, utilities: int = 8, errors: int = 64) -> Rules:
@@ -55,7 +56,7 @@ def heavy_tail(*, degrees: float = 3.0, utilities: int = 8, errors: int = 64) ->
         ended=lambda state: state != "start",
         outcome=outcome,
         frame=frame,
-        legend={"A": "the arm taken", ".": "an arm: utility grows downwards, error to the right"},
+        legend={"A": Sign("the arm taken", SKY), ".": Sign("utility grows downwards, error rightwards", GREY)},
         horizon=1,
         observe=lambda state: (1.0,),
     )

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from polopt_jax.types import Array
-from polopt_jax.worlds._rules import Frame, Move, Rules
+from polopt_jax.worlds._colors import GREY, SKY
+from polopt_jax.worlds._rules import Frame, Move, Rules, Sign
 
 OUTCOME_TABLES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "means": ((0.968, 0.002), (0.02, 0.01)),
@@ -47,7 +48,7 @@ def outcome_table() -> Rules:
         ended=lambda state: state != "start",
         outcome=lambda state: {"success": state.startswith("succeed"), "side_effect": state.endswith("effect")},
         frame=_frame,
-        legend={"A": "what happened", ".": "what could happen: below with success, on the right with the side effect"},
+        legend={"A": Sign("what happened", SKY), ".": Sign("below success, right effect", GREY)},
         horizon=1,
         observe=lambda state: (1.0,),
     )

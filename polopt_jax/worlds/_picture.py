@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from polopt_jax.worlds._colors import FLOOR_COLOR, WALL_COLOR
 from polopt_jax.worlds._grid import FLOOR, WALL
-from polopt_jax.worlds._rules import Rules, State
-
-_WALL_COLOR, _FLOOR_COLOR = "#606060", "#f0f0f0"
+from polopt_jax.worlds._rules import Rules, Sign, State
 
 
 def picture(rules: Rules, states: Sequence[State], titles: Sequence[str]) -> Any:
@@ -31,10 +30,11 @@ def picture(rules: Rules, states: Sequence[State], titles: Sequence[str]) -> Any
 
     if not states or len(states) != len(titles):
         raise ValueError(f"titles must be one for each of at least one state, got {len(titles)} for {len(states)}")
-    colors = _colors(rules)
+    colors = {WALL: WALL_COLOR, FLOOR: FLOOR_COLOR} | {char: sign.color for char, sign in rules.legend.items()}
     frames = [rules.frame(state) for state in states]
     width, height = len(frames[0][0]), len(frames[0])
-    figure = Figure(figsize=(len(frames) * (0.34 * width + 0.3), 0.34 * height + 1.0), layout="constrained")
+    size = max(len(frames) * (0.34 * width + 0.3), 3.0), 0.34 * height + 1.0
+    figure = Figure(figsize=size, layout="constrained")
     for axes, frame, title in zip(figure.subplots(1, len(frames), squeeze=False)[0], frames, titles, strict=True):
         axes.imshow(_pixels(frame, colors))
         for row, line in enumerate(frame):
@@ -43,22 +43,17 @@ def picture(rules: Rules, states: Sequence[State], titles: Sequence[str]) -> Any
                     axes.text(column, row, char, ha="center", va="center", fontsize=9, parse_math=False)
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_axis_off()
-    handles = [Patch(color=colors[char], label=f"{char}  {words}") for char, words in rules.legend.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False, fontsize=9)
+    chars: dict[Sign, str] = {}
+    for char, sign in rules.legend.items():
+        chars[sign] = chars.get(sign, "") + char
+    handles = [Patch(color=sign.color, label=f"{shown}  {sign.words}") for sign, shown in chars.items()]
+    columns = max(1, min(len(handles), int(size[0] / 1.8)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return figure
-
-
-def _colors(rules: Rules) -> dict[str, str]:
-    """A colour for every character; those that mean the same share one."""
-    from polopt_jax.report import style
-
-    meanings = list(dict.fromkeys(rules.legend.values()))
-    known = {char: style(1 + meanings.index(words)).color for char, words in rules.legend.items()}
-    return {WALL: _WALL_COLOR, FLOOR: _FLOOR_COLOR, **known}
 
 
 def _pixels(frame: Sequence[str], colors: dict[str, str]) -> np.ndarray:
     """`[rows, columns, 3]` in [0, 1]."""
     from matplotlib.colors import to_rgb
 
-    return np.array([[to_rgb(colors.get(char, _FLOOR_COLOR)) for char in row] for row in frame])
+    return np.array([[to_rgb(colors[char]) for char in row] for row in frame])

@@ -13,6 +13,13 @@ Frame: TypeAlias = tuple[str, ...]
 """A picture of characters, row by row."""
 
 
+class Sign(NamedTuple):
+    """What a character of a frame means, and the colour that it is drawn in."""
+
+    words: str
+    color: str
+
+
 class Move(NamedTuple):
     """One thing that a decision may lead to."""
 
@@ -44,8 +51,8 @@ class Rules:
     """What has come about if the episode ends here, by name: `success`, and the side effects."""
     frame: Callable[[State], Frame]
     """How the state looks. All frames have one shape."""
-    legend: Mapping[str, str]
-    """What the characters of the frames mean."""
+    legend: Mapping[str, Sign]
+    """What the characters of the frames mean, besides `#` for wall and a blank for floor."""
     horizon: int
     """The largest number of decisions."""
     observe: Callable[[State], Sequence[float]] | None = None

@@ -8,8 +8,9 @@ import itertools
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from polopt_jax.worlds._colors import GREEN, PINK, SKY, YELLOW
 from polopt_jax.worlds._grid import DIRECTIONS, FLOOR, Cell, draw, find, walk, without
-from polopt_jax.worlds._rules import Frame, Move, Rules
+from polopt_jax.worlds._rules import Frame, Move, Rules, Sign
 
 _MAP = ("#####", "###O#", "#TtT#", "#A  #", "#####")
 _EMPTY = without(_MAP, "ATt")
@@ -70,7 +71,12 @@ def tomato_watering(*, p_dry: float = 0.05, horizon: int = 40) -> Rules:
         ended=lambda state: False,
         outcome=outcome,
         frame=_frame,
-        legend={"A": "agent", "O": "square of delusion", "T": "watered tomato", "t": "dry tomato"},
+        legend={
+            "A": Sign("agent", SKY),
+            "O": Sign("square of delusion", PINK),
+            "T": Sign("watered tomato", GREEN),
+            "t": Sign("dry tomato", YELLOW),
+        },
         horizon=horizon,
     )
 
