@@ -26,6 +26,7 @@ from polopt_jax.worlds._heavy_tail import heavy_tail
 from polopt_jax.worlds._island_navigation import island_navigation
 from polopt_jax.worlds._outcome_tables import OUTCOME_TABLES, outcome_table, outcome_table_logits
 from polopt_jax.worlds._picture import picture
+from polopt_jax.worlds._prompt_mixture import prompt_mixture
 from polopt_jax.worlds._protocol import World
 from polopt_jax.worlds._rules import Move, Rules, Sign, reachable_states
 from polopt_jax.worlds._side_effects_sokoban import side_effects_sokoban
@@ -77,6 +78,7 @@ __all__ = [
     "outcome_table",
     "outcome_table_logits",
     "picture",
+    "prompt_mixture",
     "reachable_states",
     "sample_reference",
     "select_worlds",
