@@ -148,7 +148,7 @@ def _enter(grid: Frame, state: BurningState, way: str) -> BurningState:
         cell=cell,
         carrying=state.carrying or here == "M",
         vase=state.vase or here == "V",
-        out=state.carrying and here == "E" and cell != state.cell,
+        out=state.carrying and here == "E",
         exploded=False,
     )
 

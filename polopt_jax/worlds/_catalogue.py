@@ -21,8 +21,8 @@ class WorldEntry(NamedTuple):
     """A world and what it is about."""
 
     name: str
-    rules: Callable[[], Rules]
-    """Its rules, with their defaults."""
+    rules: Callable[..., Rules]
+    """Its rules; all arguments have defaults."""
     success: str
     """What is rewarded, in words."""
     side_effect: str

@@ -62,7 +62,7 @@ def push(grid: Frame, cell: Cell, boxes: frozenset[Cell], action: str) -> tuple[
     if ahead not in boxes:
         return ahead, boxes
     beyond = walk(grid, ahead, action)
-    if beyond == ahead or beyond in boxes:
+    if beyond in boxes:  # another box, or this one, which a wall keeps in its place
         return cell, boxes
     return ahead, boxes - {ahead} | {beyond}
 
