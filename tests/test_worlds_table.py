@@ -53,7 +53,7 @@ def _moves(state, action):
 
 def _rules(**changes):
     rules = Rules(
-        starts=((0.75, 0), (0.25, 1), (0.0, "nowhere")),
+        starts=((0.5, 0), (0.25, 1), (0.25, 0), (0.0, "nowhere")),
         actions=("left", "right"),
         moves=_moves,
         ended=lambda state: state == 9,
