@@ -46,7 +46,7 @@ OTHER_KINDS = {
     # what makes objectives of terms and objectives
     *("accumulate_gradients", "couples_rows", "objective"),
     # outcomes: records
-    *("Estimate", "ForkProfile", "Forecast", "GStatistic", "OutcomeReport", "Projection", "Shift"),
+    *("Estimate", "ForkProfile", "Forecast", "GStatistic", "OutcomeReport", "Price", "Projection", "Shift"),
     # of rows, weights and cells; test_outcome_laws.py
     *("effective_sample_size", "joint", "log_law"),
     # what reports; test_outcome_estimates.py, test_outcome_report.py
@@ -54,7 +54,16 @@ OTHER_KINDS = {
     # of tables and counts; test_outcome_tables.py
     *("best_of_n", "forecast", "ipf", "pump", "tax", "wilson"),
     # of batches, and what watches; test_outcome_control.py, test_outcome_monitors.py
-    *("cusum", "g_statistic", "observed_rate", "outcome_price", "token_statistics", "true_rate", "update_price"),
+    *(
+        "cusum",
+        "g_statistic",
+        "init_price",
+        "observed_rate",
+        "outcome_price",
+        "token_statistics",
+        "true_rate",
+        "update_price",
+    ),
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import polopt_jax as po
 from polopt_jax import outcomes
+from polopt_jax.language import transformer
 
 OLD, NEW, OTHER = world.table(0), world.table(1), world.table(2)
 CELLS = 2 * world.OUTCOME["success"] * 3 // 2 + world.OUTCOME["side_effect"]
@@ -329,6 +330,33 @@ def test_from_samples_it_is_the_average_of_centred_scores(double, policy):
     product = lambda v: jax.flatten_util.ravel_pytree(operator(unravel(v)))[0]  # noqa: E731
     matrix = jax.jit(jax.vmap(product))(jnp.eye(vector.size))
     np.testing.assert_allclose(matrix, expected, atol=1e-12 * max(1, np.abs(expected).max()))
+
+
+def test_through_a_transformer(double):
+    """SᵀP S/N per prompt, for groups [N, G, T] of tokens."""
+    rng = np.random.default_rng(0)
+    prompts, group, length, vocabulary = 2, 12, 3, 4
+    network = transformer(vocab_size=vocabulary, num_outputs=vocabulary, max_length=length, width=4, depth=1, heads=2)
+    params = jax.tree.map(lambda x: x.astype(jnp.float64), network.init(jax.random.key(0)))
+    tokens = jnp.asarray(rng.integers(0, vocabulary, (prompts, group, length)))
+    obs = jnp.concatenate([jnp.zeros((prompts, group, 1), tokens.dtype), tokens[..., :-1]], axis=-1)
+    log_prob = network.apply(params, obs).policy.log_prob(tokens)
+    cells = rng.integers(0, 2, (prompts, group))
+    batch = po.Batch(
+        obs=obs, action=tokens, mask=jnp.ones(tokens.shape, bool), log_prob=log_prob, outcome=jnp.asarray(cells)
+    )
+    vector, unravel = jax.flatten_util.ravel_pytree(params)
+    direction = jnp.asarray(rng.normal(size=vector.size))
+    row_log_prob = lambda v: network.apply(unravel(v), obs).policy.log_prob(tokens).sum(-1)  # noqa: E731
+    slopes = np.asarray(jax.jvp(row_log_prob, (vector,), (direction,))[1])
+    expected = np.mean(
+        [np.mean(centred_within_cells(s[:, None], c, 2) ** 2) for s, c in zip(slopes, cells, strict=True)]
+    )
+    found = po.quadratic_form(network.apply, outcomes.outcome_kl(2), params, batch, unravel(direction))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    operator = po.fisher_operator(network.apply, outcomes.outcome_kl(2), params, batch)
+    product = jax.flatten_util.ravel_pytree(operator(unravel(direction)))[0]
+    np.testing.assert_allclose(direction @ product, expected, rtol=1e-5)
 
 
 def test_it_steps_bounds_penalises_and_is_monitored():

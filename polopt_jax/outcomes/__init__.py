@@ -27,7 +27,7 @@ from polopt_jax.outcomes._forks import ForkProfile, fork_profile
 from polopt_jax.outcomes._laws import chi_square, jensen_shannon, kl, log_law, total_variation
 from polopt_jax.outcomes._monitors import GStatistic, cusum, g_statistic, observed_rate, token_statistics, true_rate
 from polopt_jax.outcomes._penalty import outcome_penalty
-from polopt_jax.outcomes._prices import outcome_price, update_price
+from polopt_jax.outcomes._prices import Price, init_price, outcome_price, update_price
 from polopt_jax.outcomes._projections import Projection, best_of_n, ipf, pump, tax
 from polopt_jax.outcomes._report import OutcomeReport, Shift, outcome_report
 from polopt_jax.outcomes._rows import effective_sample_size, joint
@@ -38,6 +38,7 @@ __all__ = [
     "Forecast",
     "GStatistic",
     "OutcomeReport",
+    "Price",
     "Projection",
     "Shift",
     "best_of_n",
@@ -48,6 +49,7 @@ __all__ = [
     "forecast",
     "fork_profile",
     "g_statistic",
+    "init_price",
     "ipf",
     "jensen_shannon",
     "joint",

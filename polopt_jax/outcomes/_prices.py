@@ -1,8 +1,9 @@
 """Holding an outcome by a price: what a side effect is charged, and how the charge follows from a few labels.
 
 Two pure functions. `outcome_price` takes the price off the advantages of a batch, so that it composes with every
-objective; `update_price` moves the price towards where the side effect is as frequent as it was. The price is the
-state: an array `[K]`, zeros to begin with. It remembers, which a trust region step by step does not.
+objective; `update_price` moves the price until the side effect is as frequent as it was. The price is a state: it
+remembers, which a trust region step by step does not. The update is proportional as well as integral: the integral
+alone, plain dual ascent, swings about the rate it should hold for as long as one cares to look.
 """
 
 from dataclasses import replace
@@ -13,7 +14,27 @@ import jax.numpy as jnp
 from polopt_jax.masking import check_shape, zero_where_masked
 from polopt_jax.outcomes._rows import CellsOf, identity, in_cell, read_cells
 from polopt_jax.ranges import Nonnegative, check_range
-from polopt_jax.types import Array, Batch
+from polopt_jax.types import Array, Batch, record
+
+
+@record
+class Price:
+    """What outcomes are charged, and what is remembered of how frequent they were."""
+
+    charge: Array
+    """What `outcome_price` takes off the advantages, `[K]` or `[..., K]`."""
+    integral: Array
+    """The dual variable of the constraint P(z) = P_ref(z), of the same shape."""
+
+
+def init_price(*shape: int) -> Price:
+    """A price of nothing: `init_price(K)`, or `init_price(N, K)` for one price per prompt.
+
+    >>> from polopt_jax import outcomes
+    >>> outcomes.init_price(2).charge.tolist()
+    [0.0, 0.0]
+    """
+    return Price(charge=jnp.zeros(shape), integral=jnp.zeros(shape))
 
 
 def outcome_price(batch: Batch, price: Array, *, of: CellsOf = identity, labelled: Array | None = None) -> Batch:
@@ -27,7 +48,7 @@ def outcome_price(batch: Batch, price: Array, *, of: CellsOf = identity, labelle
 
     Args:
       batch: whole rows `[..., G, T]`.
-      price: c `[K]`, or `[..., K]` with a price for each prompt.
+      price: c `[K]`, or `[..., K]` with a price for each prompt: `Price.charge`, or numbers of one's own.
       of: `batch.outcome -> [..., G]` cells 0 .. K-1.
       labelled: `[..., G]` bool: rows whose outcome is known; all if None. The outcome of the others is not read.
 
@@ -56,46 +77,51 @@ def outcome_price(batch: Batch, price: Array, *, of: CellsOf = identity, labelle
 
 
 def update_price(
-    price: Array,
+    price: Price,
     batch: Batch,
     reference: Array,
     *,
-    learning_rate: Nonnegative,
+    integral: Nonnegative = 0.3,
+    proportional: Nonnegative = 3.0,
     of: CellsOf = identity,
     labelled: Array | None = None,
-) -> Array:
-    """The price after a look at the outcomes of a batch: integral action towards the reference's rates.
+) -> Price:
+    """The price after a look at the outcomes of a batch: it rises where they are too frequent.
 
-        c_k ← c_k + learning_rate (P_batch(z=k) - P_ref(z=k))
+        m ← m + integral · e,    c = m + proportional · e,    e_k = P_batch(z=k) - P_ref(z=k)
 
-    Ascent on the dual of the constraint P(z) = P_ref(z); it holds the rates of *all* cells, also the bad ones that the
-    reference has. For a one-sided bound take `jnp.maximum(price, 0)` of the cells to be kept rare. Without a labelled
-    row the price stays.
+    The integral is ascent on the dual of the constraint P(z) = P_ref(z), and the proportional part damps it. It holds
+    the rates of *all* cells, also the bad ones that the reference has; for a one-sided bound charge
+    `jnp.maximum(price.charge, 0)` on the cells to be kept rare. Without a labelled row the price stays.
 
     Args:
-      price, batch, of, labelled: as `outcome_price`; the batch must be sampled by the policy that is priced.
+      price: from `init_price`, or the last update.
+      batch, of, labelled: as `outcome_price`; the batch must be sampled by the policy that is priced.
       reference: P_ref `[K]`, or of the price's shape.
-      learning_rate: in units of advantage per unit of probability.
+      integral, proportional: gains, in units of the advantage per unit of probability. The defaults suit standardised
+        advantages; the integral alone (proportional = 0) does not settle.
 
-    Returns the price, of the same shape. Reads `mask, outcome`. Raises as `outcome_price`.
+    Reads `mask, outcome`. Raises as `outcome_price`. Source: PI control of Lagrange multipliers, Stooke et al. 2020.
 
     >>> import polopt_jax as po
     >>> from polopt_jax import outcomes
     >>> batch = po.Batch(obs=jnp.zeros((4, 1)), action=jnp.zeros((4, 1), int), mask=jnp.ones((4, 1), bool),
     ...                  outcome=jnp.array([0, 1, 1, 1]))
-    >>> price = outcomes.update_price(jnp.zeros(2), batch, jnp.array([0.95, 0.05]), learning_rate=0.1)
-    >>> price.round(3).tolist()
-    [-0.07000000029802322, 0.07000000029802322]
+    >>> price = outcomes.update_price(outcomes.init_price(2), batch, jnp.array([0.95, 0.05]))
+    >>> [round(float(c), 2) for c in price.charge], [round(float(m), 2) for m in price.integral]
+    ([-2.31, 2.31], [-0.21, 0.21])
     """
-    check_range("update_price", Nonnegative, learning_rate=learning_rate)
+    check_range("update_price", Nonnegative, integral=integral, proportional=proportional)
     cells = read_cells("update_price", batch, of)
     known = _known("update_price", batch.mask.any(-1), labelled)
-    _check_price("update_price", price, cells)
-    hit = in_cell(cells, price.shape[-1], known)
-    rows = tuple(range(known.ndim)) if price.ndim == 1 else (known.ndim - 1,)
+    _check_price("update_price", price.integral, cells)
+    hit = in_cell(cells, price.integral.shape[-1], known)
+    rows = tuple(range(known.ndim)) if price.integral.ndim == 1 else (known.ndim - 1,)
     number = known.sum(rows)[..., None]
-    rate = hit.sum(rows) / jnp.maximum(number, 1)
-    return jnp.where(number > 0, price + learning_rate * (rate - reference), price)
+    excess = hit.sum(rows) / jnp.maximum(number, 1) - reference
+    memory = price.integral + integral * excess
+    moved = Price(charge=memory + proportional * excess, integral=memory)
+    return jax.tree.map(lambda new, old: jnp.where(number > 0, new, old), moved, price)
 
 
 def _known(caller: str, real: Array, labelled: Array | None) -> Array:

@@ -115,8 +115,8 @@ def outcome_report(
     """How far the policy moved from parameters `old` to `new`, over actions, trajectories and outcomes.
 
     D_action, D_traj, D_out, D_s, D_z, D_{z|s}, each in both directions, the last four with their bias taken off, a 95%
-    interval, effective sample sizes and novel mass of the joint cells (`Estimate`). D_traj >= D_out = D_s + D_{z|s} holds
-    exactly between the plug-in values. Costs two evaluations of the policy; jit it.
+    interval, effective sample sizes and novel mass of the joint cells (`Estimate`). Between the plug-in values
+    D_traj >= D_out = D_s + D_{z|s} holds exactly. Costs two evaluations of the policy; jit it.
 
     Args:
       model, old, new: the policy, before and after.
