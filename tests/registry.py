@@ -50,7 +50,7 @@ OTHER_KINDS = {
     # of rows, weights and cells; test_outcome_laws.py
     *("effective_sample_size", "joint", "log_law"),
     # what reports; test_outcome_estimates.py, test_outcome_report.py
-    *("fork_profile", "outcome_estimate", "outcome_report", "sample_estimate"),
+    *("fork_profile", "mmd_estimate", "outcome_estimate", "outcome_report", "sample_estimate", "sample_mmd"),
     # of tables and counts; test_outcome_tables.py
     *("best_of_n", "forecast", "ipf", "pump", "tax", "wilson"),
     # of batches, and what watches; test_outcome_control.py, test_outcome_monitors.py

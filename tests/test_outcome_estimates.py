@@ -1,5 +1,7 @@
 """Estimates to report: bias, coverage and novel mass against enumeration."""
 
+import dataclasses
+
 import enumerated as world
 import jax
 import jax.numpy as jnp
@@ -105,6 +107,71 @@ def test_weighted_rows(size, step):
     assert abs(float(found.value.mean()) - truth) < 4 * error + 0.05 * truth
     np.testing.assert_allclose(found.ess_p, size, rtol=1e-5)  # the sampler is the old policy
     assert (found.ess_q < size).all()
+
+
+def u_statistic(x, y, bandwidth):
+    """Gretton et al. 2012, equation 3."""
+    k = lambda a, b: np.exp(-0.5 * (a[:, None] - b[None, :]) ** 2 / bandwidth**2)  # noqa: E731
+    within = lambda a: (k(a, a).sum() - len(a)) / (len(a) * (len(a) - 1))  # noqa: E731
+    return within(x) + within(y) - 2 * k(x, y).mean()
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1, 1.0])
+def test_mmd_of_two_samples(shift):
+    """Against the U-statistic, and the truth for two normal laws."""
+    draw = lambda key: (jax.random.normal(key, (80,)), shift + jax.random.normal(jax.random.fold_in(key, 1), (60,)))  # noqa: E731
+    x, y = (np.asarray(a, np.float64) for a in draw(jax.random.key(0)))
+    found = jax.jit(lambda x, y: outcomes.sample_mmd(x, y, bandwidth=1.0))(x, y)
+    np.testing.assert_allclose(found.value, u_statistic(x, y, 1.0), atol=5e-4)
+    several = repeated(lambda key: outcomes.sample_mmd(*draw(key), bandwidth=1.0))
+    # E k(X, X') for N(0, s²) differences: s²=2 within, and shifted between.
+    truth = 2 / np.sqrt(3) * (1 - np.exp(-(shift**2) / 6))
+    assert LIMITS[0] <= coverage(several, truth) <= LIMITS[1], coverage(several, truth)
+    error = np.asarray(several.value).std() / np.sqrt(SAMPLES)
+    assert abs(float(several.value.mean()) - truth) < 4 * error + 1e-3
+    assert float(several.plug_in.mean()) > truth + 0.005
+
+
+def test_mmd_moments_are_derivatives(x64):
+    """Bias and variances against derivatives of the plug-in value with respect to every row's weight."""
+    from polopt_jax.outcomes._mmd import _of_features
+
+    rng = np.random.default_rng(0)
+    z, old, new = jnp.asarray(rng.normal(size=(9, 2))), jnp.asarray(rng.normal(size=9)), jnp.asarray(rng.normal(size=9))
+    real = jnp.arange(9) != 4
+    of_prompt = _of_features(0.8)
+    found = of_prompt(z, real, old, new)
+    value = lambda u: of_prompt(z, real, old + jnp.log(u), new + jnp.log(u)).plug_in  # noqa: E731
+    gradient, hessian = jax.grad(value)(jnp.ones(9)), jax.hessian(value)(jnp.ones(9))
+    np.testing.assert_allclose(found.bias, jnp.trace(hessian) / 2, rtol=1e-9)
+    np.testing.assert_allclose(found.slope_variance, gradient @ gradient, rtol=1e-9)
+    np.testing.assert_allclose(found.floor_variance, (hessian**2).sum() / 2, rtol=1e-9)
+
+
+def test_mmd_of_weighted_rows_and_of_features_with_nobody_near():
+    old, new = world.table(0), world.table(0) + 0.5 * world.table(1)
+    z = world.SENTENCES.sum(-1) / 3
+    kernel = np.exp(-0.5 * (z[:, None] - z[None, :]) ** 2 / 0.25)
+    difference = world.law(old) - world.law(new)
+    truth = np.einsum("ng,gh,nh->n", difference, kernel, difference).mean()
+    everything = world.batch(old)
+
+    def estimate(key):
+        drawn = jax.vmap(lambda k, p: jax.random.choice(k, world.G, (100,), p=p))(
+            jax.random.split(key, world.N), jnp.asarray(world.law(old), jnp.float32)
+        )
+        pick = lambda x: jax.vmap(lambda x, i: x[i])(x, drawn)  # noqa: E731
+        batch = jax.tree.map(pick, everything)
+        batch = dataclasses.replace(batch, outcome=batch.action.sum(-1) / 3)
+        outputs = [world.model(jnp.asarray(x, jnp.float32), batch.obs) for x in (old, new)]
+        return outcomes.mmd_estimate(lambda o: o, bandwidth=0.5)(*outputs, batch)
+
+    found = repeated(estimate)
+    assert LIMITS[0] <= coverage(found, truth) <= LIMITS[1], coverage(found, truth)
+    far = outcomes.sample_mmd(jnp.array([0.0, 0.1, 9.0, 9.1]), jnp.array([0.0, 0.2, 0.1, 0.3]), bandwidth=0.5)
+    assert float(far.novel_mass) == 0.5
+    with pytest.raises(ValueError, match="second must have"):
+        outcomes.sample_mmd(jnp.zeros(3), jnp.zeros((3, 2)))
 
 
 def test_many_prompts_widen_the_interval_by_how_they_differ():

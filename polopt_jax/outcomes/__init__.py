@@ -18,13 +18,14 @@ from polopt_jax.outcomes._divergences import (
     outcome_divergence,
     outcome_js,
     outcome_kl,
-    outcome_mmd,
     outcome_tv,
 )
-from polopt_jax.outcomes._estimates import Estimate, outcome_estimate, sample_estimate
+from polopt_jax.outcomes._estimates import outcome_estimate, sample_estimate
 from polopt_jax.outcomes._forecast import Forecast, forecast, wilson
 from polopt_jax.outcomes._forks import ForkProfile, fork_profile
+from polopt_jax.outcomes._intervals import Estimate
 from polopt_jax.outcomes._laws import chi_square, jensen_shannon, kl, log_law, total_variation
+from polopt_jax.outcomes._mmd import mmd_estimate, outcome_mmd, sample_mmd
 from polopt_jax.outcomes._monitors import GStatistic, cusum, g_statistic, observed_rate, token_statistics, true_rate
 from polopt_jax.outcomes._penalty import outcome_penalty
 from polopt_jax.outcomes._prices import Price, init_price, outcome_price, update_price
@@ -55,6 +56,7 @@ __all__ = [
     "joint",
     "kl",
     "log_law",
+    "mmd_estimate",
     "observed_rate",
     "outcome_chi2",
     "outcome_divergence",
@@ -68,6 +70,7 @@ __all__ = [
     "outcome_tv",
     "pump",
     "sample_estimate",
+    "sample_mmd",
     "tax",
     "token_statistics",
     "total_variation",

@@ -9,14 +9,10 @@ there, so that it can be stepped on; its bias is about (K/G)·(what the outcome 
 use `outcome_estimate`.
 """
 
-from collections.abc import Callable
-
-import jax
 import jax.numpy as jnp
 
 from polopt_jax.combinators import couples_rows
 from polopt_jax.divergences import weighted_divergence
-from polopt_jax.masking import accumulate
 from polopt_jax.outcomes._laws import Between, chi_square, jensen_shannon, kl, log_law, total_variation
 from polopt_jax.outcomes._rows import (
     CellsOf,
@@ -25,11 +21,9 @@ from polopt_jax.outcomes._rows import (
     identity,
     prompt_mean,
     read_cells,
-    read_outcome,
     read_rows,
-    weights,
 )
-from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Outputs
+from polopt_jax.types import Array, Batch, Divergence, Outputs
 
 
 def between_laws(caller: str, rows: Rows, num_outcomes: int, between: Between) -> Array:
@@ -155,49 +149,3 @@ def joint_cells(major: Array, num_major: int, minor: Array, num_minor: int) -> A
     major, minor = (as_cells("joint_cells", "a feature", x) for x in (major, minor))
     inside = (major >= 0) & (major < num_major) & (minor >= 0) & (minor < num_minor)
     return jnp.where(inside, major * num_minor + minor, -1)
-
-
-def outcome_mmd(of: Callable[..., Array], *, bandwidth: ArrayLike | None = None) -> Divergence:
-    """Squared maximum mean discrepancy between the laws of a *continuous* feature, by a Gaussian kernel.
-
-        MMD² = Σ_gh (w_g - v_g)(w_h - v_h) exp(-‖z_g - z_h‖² / 2 bandwidth²),    w, v: weights of new and old
-
-    The V-statistic: never negative, 0 at new = old. Its Hessian is positive semi-definite, so it can precondition.
-
-    Args:
-      of: `batch.outcome -> [..., G]` or `[..., G, F]` floats.
-      bandwidth: in units of the feature; the median distance between different rows of a prompt, if None.
-
-    Errors as `outcome_divergence`. Reads `action, log_prob, mask, outcome, sampler_log_prob`. Costs G² per prompt.
-    Source: Gretton et al. 2012, "A kernel two-sample test".
-
-    >>> from polopt_jax import outcomes
-    >>> divergence = outcomes.outcome_mmd(lambda outcome: outcome["share_upside_down"], bandwidth=0.1)
-    """
-
-    def outcome_mmd(old: Outputs, new: Outputs, batch: Batch) -> Array:
-        rows = read_rows("outcome_mmd", old, new, batch, read_outcome("outcome_mmd", batch, of))
-        kernel = gaussian_kernel(_features(rows), rows.real, bandwidth)
-        difference = weights(rows.new, rows.real) - weights(rows.old, rows.real)
-        return prompt_mean(jnp.einsum("...g,...gh,...h->...", difference, kernel, difference), rows.real)
-
-    return couples_rows(outcome_mmd)
-
-
-def _features(rows: Rows) -> Array:
-    """The feature `[..., G, F]` float, 0 in rows that are not real."""
-    z = rows.outcome
-    z = accumulate(z) if z.ndim > rows.real.ndim else accumulate(z)[..., None]
-    return jnp.where(rows.real.reshape(rows.real.shape + (1,) * (z.ndim - rows.real.ndim)), z, 0)
-
-
-def gaussian_kernel(features: Array, real: Array, bandwidth: ArrayLike | None) -> Array:
-    """exp(-‖z_g - z_h‖² / 2 bandwidth²) of features `[..., G, F]`, `[..., G, G]`; the median distance if None."""
-    squares = jnp.sum(jnp.square(features[..., :, None, :] - features[..., None, :, :]), axis=-1)
-    if bandwidth is None:
-        pair = real[..., :, None] & real[..., None, :] & (squares > 0)
-        median = jnp.nanmedian(jnp.where(pair, squares, jnp.nan), axis=(-2, -1), keepdims=True)
-        width = jax.lax.stop_gradient(jnp.where(jnp.isnan(median), 1, median))
-    else:
-        width = jnp.square(bandwidth)
-    return jnp.exp(-0.5 * squares / width)

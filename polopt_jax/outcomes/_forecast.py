@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from polopt_jax.masking import check_shape
-from polopt_jax.outcomes._estimates import NORMAL_95
+from polopt_jax.outcomes._intervals import NORMAL_95
 from polopt_jax.types import Array, record
 
 

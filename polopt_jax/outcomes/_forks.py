@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.masking import check_shape, masked_sum
-from polopt_jax.outcomes._estimates import Estimate, estimate_rows
+from polopt_jax.outcomes._estimates import of_cells
+from polopt_jax.outcomes._intervals import Estimate, estimate_rows
 from polopt_jax.outcomes._laws import Between, kl
 from polopt_jax.outcomes._rows import CellsOf, identity, read_cells, read_rows, weights
 from polopt_jax.reading import read_log_prob, read_policy
@@ -84,7 +85,7 @@ def fork_profile(
         moved = dataclasses.replace(rows, new=rows.old + masked_sum(log_probs[1] - log_probs[0], here, axis=-1))
         expected = lambda x: jnp.sum(row_weights * masked_sum(x, here, axis=-1)) / some  # noqa: E731
         return ForkProfile(
-            outcome=estimate_rows(moved, num_outcomes, between),
+            outcome=estimate_rows(moved, of_cells(num_outcomes, between)),
             action_kl=expected(nats),
             decisions=expected(jnp.ones_like(nats)),
         )

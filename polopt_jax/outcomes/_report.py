@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from polopt_jax.masking import masked_sum
 from polopt_jax.outcomes._divergences import joint_cells
-from polopt_jax.outcomes._estimates import Estimate, estimate_rows
+from polopt_jax.outcomes._estimates import of_cells
+from polopt_jax.outcomes._intervals import Estimate, estimate_rows
 from polopt_jax.outcomes._laws import Between, kl, log_law, safe_log
 from polopt_jax.outcomes._rows import CellsOf, Rows, prompt_mean, read_cells, read_rows, weights
 from polopt_jax.reading import read_policy
@@ -177,7 +178,7 @@ def _shift(rows: Rows, first: Outputs, second: Outputs, batch: Batch, num_side_e
     trajectory = expected(per_decision)
     length = expected(jnp.ones_like(per_decision))
     each = lambda log_weights: jnp.where(rows.real, log_weights, -jnp.inf)  # noqa: E731
-    estimates = estimate_rows(rows, 2 * num_side_effects, _parts(num_side_effects))
+    estimates = estimate_rows(rows, of_cells(2 * num_side_effects, _parts(num_side_effects)))
     part = lambda i: jax.tree.map(lambda x: x[i] if x.ndim else x, estimates)  # noqa: E731
     return Shift(
         action_kl=trajectory / jnp.where(length > 0, length, 1),
