@@ -52,7 +52,7 @@ Estimator = Callable[[Outputs, Outputs, Batch], Estimate]
 
 @record
 class Moments:
-    """Of the rows of one prompt: a plug-in estimate, how far it is off and how it varies; `[]`, or `[M]` of M of them."""
+    """Of the rows of one prompt: a plug-in estimate, its bias and its variances; `[]`, or `[M]` of M estimates."""
 
     plug_in: Array
     """D̂."""
