@@ -14,7 +14,7 @@ from polopt_jax.advantages import discounted_returns, gae, group_centred, group_
 from polopt_jax.combinators import accumulate_gradients, couples_rows, objective, weighted_sum
 from polopt_jax.distributions import Categorical, DiagGaussian, TanhGaussian
 from polopt_jax.divergences import action_kl, kl_to_reference, reverse, trajectory_kl, weighted_divergence
-from polopt_jax.episodes import episodes, per_episode, to_batch
+from polopt_jax.episodes import episodes, final_step, first_episodes, per_episode, to_batch
 from polopt_jax.guards import clip_by_global_norm
 from polopt_jax.masking import standardize
 from polopt_jax.objectives import (
@@ -77,6 +77,8 @@ __all__ = [
     "episodes",
     "epochs",
     "every",
+    "final_step",
+    "first_episodes",
     "fisher_operator",
     "gae",
     "group_centred",

@@ -93,6 +93,9 @@ def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[R
     running at the end of the window, those whose environment broke, those longer than `max_length`, and those beyond
     `num_episodes`. Sequence-level terms, outcomes and trajectory divergences need such rows.
 
+    A window cuts long episodes more often than short ones, so short ones are over-represented here. Where the *law* of
+    what happens is to be estimated, take `first_episodes` instead.
+
     An episode that a time limit ended just before a step that broke cannot be told from one that was broken, and is
     dropped as well (the two count as one).
 
@@ -134,3 +137,46 @@ def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[R
     running = ~done[-1]
     total = per_env.sum() - cut_by_break.sum() + running.sum()
     return jax.tree.map(gather, rollout), total - jnp.minimum(fits.sum(), num_episodes)
+
+
+def first_episodes(rollout: Rollout) -> tuple[Rollout, Array]:
+    """The first episode of every column of a rollout that began at episode starts; what follows it is masked out.
+
+    Returns `(whole, dropped)`: a rollout `[T, ...]` with one whole episode in each column and zeros after its end, and
+    the number of columns without one (masked out altogether): those whose first episode was still running at the end of
+    the window or whose environment broke. With T at least the longest episode, nothing is dropped for its length, and
+    the columns are independent samples of the law of episodes: what laws of outcomes are estimated from.
+
+    >>> import polopt_jax as po
+    >>> from polopt_jax.envs import TimeLimit
+    >>> act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 1))))
+    >>> loop = po.start(TimeLimit(limit=5), jax.random.key(0), num_envs=3)
+    >>> _, rollout = po.unroll(TimeLimit(limit=5), act, loop, jax.random.key(1), num_steps=8)
+    >>> whole, dropped = first_episodes(rollout)
+    >>> whole.mask.sum(0).tolist(), int(dropped)
+    ([5, 5, 5], 0)
+    """
+    done, broke = rollout.terminated | rollout.truncated, ~rollout.mask
+    first = jnp.cumsum(done, axis=0) - done == 0
+    broke_next = jnp.concatenate([broke[1:], jnp.zeros_like(broke[:1])]) & rollout.truncated & ~rollout.terminated
+    whole = done.any(0) & ~(first & (broke | broke_next)).any(0)
+    keep = first & whole[None]
+    return jax.tree.map(lambda x: zero_where_masked(x, keep), rollout), (~whole).sum()
+
+
+def final_step(episode: Rollout) -> Rollout:
+    """The last real step of one episode `[T]`, every field without T: `final_step(episode).outcome["goal"]`.
+
+    For feature functions (`per_episode`, `to_batch(outcome=)`). Of an empty episode it is the first, masked step.
+
+    >>> import polopt_jax as po
+    >>> from polopt_jax.envs import TimeLimit
+    >>> act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 1))))
+    >>> loop = po.start(TimeLimit(limit=5), jax.random.key(0), num_envs=3)
+    >>> _, rollout = po.unroll(TimeLimit(limit=5), act, loop, jax.random.key(1), num_steps=8)
+    >>> whole, _ = first_episodes(rollout)
+    >>> per_episode(lambda episode: final_step(episode).truncated, whole).tolist()
+    [True, True, True]
+    """
+    index = jnp.max(jnp.where(episode.mask, jnp.arange(episode.mask.shape[0]), 0))
+    return jax.tree.map(lambda x: x[index], episode)

@@ -32,6 +32,8 @@ OTHER_KINDS = {
     # from an environment to a batch, and the loop
     *(
         "episodes",
+        "final_step",
+        "first_episodes",
         "epochs",
         "init_state",
         "make_step",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import polopt_jax as po
+from polopt_jax.envs import chain, expected_return
 from polopt_jax.language import sample_tokens, transformer
 
 T = 4
@@ -159,6 +160,44 @@ def test_no_episode_that_broke_is_whole(environments, kept, dropped):
 def test_episodes_needs_environments():
     with pytest.raises(ValueError, match=r"episodes needs a rollout \[T, B\]"):
         po.episodes(rollout_of((3, 2)), max_length=3, num_episodes=2)
+
+
+@pytest.mark.parametrize(
+    ("environments", "lengths", "dropped"),
+    [
+        (["..x..x", ".....t", "xxxxxx"], [3, 6, 1], 0),
+        (["......", "..x..."], [0, 3], 1),  # still running
+        (["..b..x", "..xb.x", "b....x"], [0, 3, 0], 2),  # broken in its first episode, and after it
+    ],
+)
+def test_first_episodes_are_whole_and_in_their_columns(environments, lengths, dropped):
+    rollout = recorded(environments)
+    whole, lost = jax.jit(po.first_episodes)(rollout)
+    assert np.asarray(whole.mask).sum(0).tolist() == lengths
+    assert int(lost) == dropped
+    for i, n in enumerate(lengths):
+        np.testing.assert_array_equal(whole.reward[:n, i], rollout.reward[:n, i])
+        assert (np.asarray(whole.reward)[n:, i] == 0).all()
+        assert (np.asarray(whole.obs)[n:, i] == 0).all()
+        assert not np.asarray(whole.terminated | whole.truncated)[n:, i].any()
+        last = po.final_step(jax.tree.map(lambda x, i=i: x[:, i], whole))
+        assert float(last.reward) == float(whole.reward[max(n - 1, 0), i])
+        assert bool(last.terminated | last.truncated) == (n > 0)
+
+
+def test_first_episodes_have_the_law_and_whole_ones_of_a_window_are_too_short():
+    world = chain(num_states=4, horizon=8)
+    act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 2))))  # noqa: E731
+    loop = po.start(world, jax.random.key(0), num_envs=20_000)
+    _, rollout = po.unroll(world, act, loop, jax.random.key(1), num_steps=8)
+    exact = float(expected_return(world, jnp.full((4, 2), 0.5)))
+    reached = lambda episode: po.final_step(episode).reward  # noqa: E731
+    first, dropped = po.first_episodes(rollout)
+    assert int(dropped) == 0
+    np.testing.assert_allclose(po.per_episode(reached, first).mean(), exact, atol=4 * np.sqrt(0.25 / 20_000))
+    several, dropped = po.episodes(rollout, max_length=8, num_episodes=40_000)
+    real = np.asarray(several.mask.any(0))
+    assert float(np.asarray(po.per_episode(reached, several))[real].mean()) > exact + 0.02
 
 
 # --- groups ----------------------------------------------------------------------------------------------------------
