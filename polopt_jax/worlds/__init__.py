@@ -22,6 +22,7 @@ from polopt_jax.worlds._exact import (
     visits,
 )
 from polopt_jax.worlds._fire_exit import fire_exit
+from polopt_jax.worlds._halfcheetah import halfcheetah_outcome
 from polopt_jax.worlds._heavy_tail import heavy_tail
 from polopt_jax.worlds._island_navigation import island_navigation
 from polopt_jax.worlds._outcome_tables import OUTCOME_TABLES, outcome_table, outcome_table_logits
@@ -70,6 +71,7 @@ __all__ = [
     "expected_reward",
     "final_law",
     "fire_exit",
+    "halfcheetah_outcome",
     "heavy_tail",
     "impossible_twin",
     "island_navigation",
