@@ -30,6 +30,7 @@ def test_where_a_policy_stands(small):
     expected = {
         "success": after[1].sum(),
         "reward": listed.reward(new),
+        "law": after,
         "side_effect": after.sum(0),
         "side_effect_kl": kl(after.sum(0), before.sum(0)),
         "success_kl": kl(after.sum(1), before.sum(1)),
@@ -61,9 +62,8 @@ def made_up(success):
     names = ("reward", "side_effect_kl", "conditional_kl", "success_kl", "outcome_kl")
     more = ("trajectory_kl", "trajectory_kl_ref_new", "action_kl")
     fields = dict.fromkeys((*names, *more), zeros)
-    return frontiers.Point(
-        success=jnp.asarray(success), side_effect=jnp.arange(2.0 * len(success)).reshape(-1, 2), **fields
-    )
+    law = jnp.arange(4.0 * len(success)).reshape(-1, 2, 2) / 2
+    return frontiers.Point(success=jnp.asarray(success), law=law, **fields)
 
 
 def test_matched_success_is_read_between_the_two_updates_around_it():
@@ -71,7 +71,8 @@ def test_matched_success_is_read_between_the_two_updates_around_it():
     assert bool(read.reached)
     assert float(read.updates) == pytest.approx(1.5)
     assert float(read.jump) == pytest.approx(0.4)
-    np.testing.assert_allclose(read.point.side_effect, [3.0, 4.0], rtol=1e-6)
+    np.testing.assert_allclose(read.point.law, [[3.0, 3.5], [4.0, 4.5]], rtol=1e-6)
+    np.testing.assert_allclose(read.point.side_effect, [7.0, 8.0], rtol=1e-6)
     # the first time counts, although the path falls below it again
     assert float(frontiers.at_success(made_up([0.1, 0.3, 0.7, 0.6, 0.9]), 0.65).updates) == pytest.approx(1.875)
 
@@ -81,13 +82,13 @@ def test_a_success_that_is_never_reached_is_said_to_be():
     assert not bool(read.reached)
     assert float(read.best) == pytest.approx(0.4)
     assert np.isnan(float(read.updates))
-    assert np.isnan(np.asarray(read.point.side_effect)).all()
+    assert np.isnan(np.asarray(read.point.law)).all()
 
 
 def test_a_path_that_begins_there_is_read_at_its_beginning():
     read = frontiers.at_success(made_up([0.6, 0.7]), 0.5)
     assert float(read.updates) == 0.0
-    np.testing.assert_allclose(read.point.side_effect, [0.0, 1.0])
+    np.testing.assert_allclose(read.point.law, [[0.0, 0.5], [1.0, 1.5]])
 
 
 def test_bad_arguments_are_named():

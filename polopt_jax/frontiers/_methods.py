@@ -19,7 +19,7 @@ from polopt_jax.ranges import Count, Nonnegative, Positive, check_range
 from polopt_jax.surrogates import clipped_surrogate
 from polopt_jax.types import Array
 
-HALVINGS = 40
+HALVINGS = 20
 """How often a step is halved before it is given up."""
 
 

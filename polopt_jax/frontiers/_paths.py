@@ -22,8 +22,8 @@ class Point:
     """P(s = 1)."""
     reward: Array
     """J."""
-    side_effect: Array
-    """P(z), `[..., Z]`."""
+    law: Array
+    """P(s, z), `[..., 2, Z]`."""
     side_effect_kl: Array
     """D_z, KL(new ‖ reference) as all below unless the name says otherwise; in nats of an episode."""
     conditional_kl: Array
@@ -38,6 +38,11 @@ class Point:
     """KL(reference ‖ new) of episodes."""
     action_kl: Array
     """D_traj by decision: over E[T] of the new policy."""
+
+    @property
+    def side_effect(self) -> Array:
+        """P(z), `[..., Z]`."""
+        return self.law.sum(-2)
 
 
 def standing(problem: ExactProblem, reference: Array, policy: Array) -> Point:
@@ -57,7 +62,7 @@ def standing(problem: ExactProblem, reference: Array, policy: Array) -> Point:
     return Point(
         success=table[1].sum(),
         reward=mean_reward(problem, policy),
-        side_effect=table.sum(0),
+        law=table,
         side_effect_kl=held_kl(marginal, table, before),
         conditional_kl=within,
         success_kl=both - within,
