@@ -97,7 +97,7 @@ def overview(results: dict[str, Any], key: str) -> str:
 
 def frontier(results: dict[str, Any], case: str) -> str:
     """Every setting of every method at success 0.9 in one case."""
-    keys = ("exploded", "vase", "side_effect_kl", "conditional_kl", "outcome_kl", "trajectory_kl", "action_kl")
+    keys = (*EFFECTS, "side_effect_kl", "conditional_kl", "outcome_kl", "trajectory_kl", "action_kl")
     rows = []
     for method in results["building"][case]:
         for setting, row in at(method, 0.9):
