@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from enumerated_world import Enumerated, small_world
 
 from polopt_jax import frontiers
 from polopt_jax.worlds import burning_building, tabulate
-from tests.enumerated_world import Enumerated, small_world
 
 LOGITS = np.random.default_rng(1).standard_normal((2, 3))
 OTHER = LOGITS + 0.5 * np.random.default_rng(2).standard_normal((2, 3))

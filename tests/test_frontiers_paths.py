@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from enumerated_world import Enumerated, small_world
 
 from polopt_jax import frontiers, outcomes
 from polopt_jax.worlds import burning_building, burning_building_logits, tabulate
-from tests.enumerated_world import Enumerated, small_world
 
 LOGITS = np.random.default_rng(1).standard_normal((2, 3))
 

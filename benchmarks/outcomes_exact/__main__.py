@@ -23,7 +23,7 @@ FOLDER = RESULTS / "outcomes"
 
 
 def save(name: str, figures: Any) -> None:
-    """Writes `exact-<name>.json`, its numbers to six digits, with the versions that they were reckoned with."""
+    """Writes `exact-<name>.json`, its numbers to five digits, with the versions that they were reckoned with."""
     record = {
         "benchmark": f"outcomes_exact {name}",
         "command": f"python -m benchmarks.outcomes_exact --only {name}",
@@ -34,16 +34,26 @@ def save(name: str, figures: Any) -> None:
         "figures": rounded(figures),
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"exact-{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (FOLDER / f"exact-{name}.json").write_text(lines(record) + "\n")
+
+
+def lines(x: Any, depth: int = 0) -> str:
+    """JSON, whose innermost records and lists stand on one line each."""
+    inside = x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()
+    if not any(isinstance(y, dict | list) for y in inside):
+        return json.dumps(x)
+    keys = [json.dumps(key) + ": " for key in x] if isinstance(x, dict) else [""] * len(x)
+    rows = [" " * (depth + 1) + key + lines(y, depth + 1) for key, y in zip(keys, inside, strict=True)]
+    return "{["[isinstance(x, list)] + "\n" + ",\n".join(rows) + "\n" + " " * depth + "}]"[isinstance(x, list)]
 
 
 def rounded(x: Any) -> Any:
-    """Every number to six significant digits."""
+    """Every number to five significant digits."""
     if isinstance(x, dict):
         return {key: rounded(value) for key, value in x.items()}
     if isinstance(x, list | tuple):
         return [rounded(value) for value in x]
-    return float(f"{x:.6g}") if isinstance(x, float) else x
+    return float(f"{x:.5g}") if isinstance(x, float) else x
 
 
 SECTIONS = {

@@ -82,15 +82,17 @@ def overview(results: dict[str, Any], key: str) -> str:
     rows = []
     for name in ("reference", "pump", "ipf"):
         values = [anchors[case.replace("distance", "binary")][name] for case in cases]
+        if key not in values[0]:
+            continue
         rows.append([name, *[value.get(key) if value.get("feasible", True) else "infeasible" for value in values]])
     for i, first in enumerate(next(iter(cases.values()))):
         row = [first["method"]]
         for methods in cases.values():
             found = at(methods[i], 0.9)
-            values = [r[key] for _, r in found if r["reached"]]
+            values = [r[key] for _, r in found if r["reached"] and key in r]
             best = max(r["best"] for _, r in found)
             some = "" if len(values) == len(found) else f" ({len(values)} of {len(found)})"
-            row.append(span(values) + some if values else f"never, best {best:.3g}")
+            row.append(span(values) + some if values else None if key == "updates" else f"never, best {best:.3g}")
         rows.append(row)
     return table(("method", *cases), rows)
 
@@ -154,14 +156,8 @@ def orderings(results: dict[str, Any]) -> str:
 def failures(results: dict[str, Any], case: str) -> str:
     """Where the held side effects went: among successes and among failures."""
     keys = ("exploded", "exploded_given_failure", "vase", "vase_given_success", "vase_given_failure")
-    wanted = {
-        "policy gradient": 1,
-        "trpo": 1,
-        "region, marginal": 3,
-        "region, conditional": 2,
-        "price": 2,
-        "penalty": 3,
-    }
+    wanted = {"policy gradient": 1, "trpo": 1, "region, marginal": 3, "region, conditional": 2}
+    wanted |= {"price": 2, "price, one-sided": 2, "penalty": 4}
     rows = []
     for method in results["building"][case]:
         if method["method"] in wanted:
@@ -188,6 +184,16 @@ def trained_tables(results: dict[str, Any]) -> str:
                 row.append(f"never, best {here['best']:.3g}")
         rows.append(row)
     return table(("method", *tables), rows)
+
+
+def impossible(results: dict[str, Any]) -> str:
+    """What becomes of a task that has no honest way."""
+    rows = []
+    for row in results["tables"]["impossible"][0]["rows"]:
+        if "success_in_the_end" in row:
+            reached = row["updates"] if row["reached"] else None
+            rows.append([row["method"], reached, row["best"], row["success_in_the_end"], row["side_effect_in_the_end"]])
+    return table(("method", "updates to success 0.9", "best success", "success in the end", "P(z) in the end"), rows)
 
 
 def odds_map(results: dict[str, Any]) -> str:
@@ -217,6 +223,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "exploded": lambda results: overview(results, "exploded"),
     "vase": lambda results: overview(results, "vase"),
     "side-effect-kl": lambda results: overview(results, "side_effect_kl"),
+    "action-kl": lambda results: overview(results, "action_kl"),
+    "updates": lambda results: overview(results, "updates"),
     "outcome-kl": lambda results: overview(results, "outcome_kl"),
     "orderings": orderings,
     "frontier-open": lambda results: frontier(results, OPEN),
@@ -224,6 +232,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "failures-open": lambda results: failures(results, OPEN),
     "failures-hazard": lambda results: failures(results, HAZARD),
     "trained-tables": trained_tables,
+    "impossible": impossible,
     "odds": odds_map,
     "odds-kl": odds_kl,
 }
