@@ -1,0 +1,86 @@
+"""Every figure of exact mode, into `benchmarks/results/outcomes/`, and from them the tables of `docs/findings.md`.
+
+python -m benchmarks.outcomes_exact [--only anchors odds tables building]     (about a quarter of an hour on two cores)
+python -m benchmarks.outcomes_exact --only                                    (the tables alone, from what is there)
+"""
+
+import argparse
+import json
+import platform
+from datetime import date
+from importlib.metadata import version
+from typing import Any
+
+import jax
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+jax.config.update("jax_enable_x64", True)
+
+from benchmarks.outcomes_exact import anchors, building, findings, odds, tables  # noqa: E402
+from benchmarks.record import RESULTS  # noqa: E402
+
+FOLDER = RESULTS / "outcomes"
+
+
+def save(name: str, figures: Any) -> None:
+    """Writes `exact-<name>.json`, its numbers to five digits, with the versions that they were reckoned with."""
+    record = {
+        "benchmark": f"outcomes_exact {name}",
+        "command": f"python -m benchmarks.outcomes_exact --only {name}",
+        "date": date.today().isoformat(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in ("jax", "jaxlib", "optax", "numpy")},
+        "precision": "float64",
+        "figures": rounded(figures),
+    }
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / f"exact-{name}.json").write_text(lines(record) + "\n")
+
+
+def lines(x: Any, depth: int = 0) -> str:
+    """JSON, whose innermost records and lists stand on one line each."""
+    inside = x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()
+    if not any(isinstance(y, dict | list) for y in inside):
+        return json.dumps(x)
+    keys = [json.dumps(key) + ": " for key in x] if isinstance(x, dict) else [""] * len(x)
+    rows = [" " * (depth + 1) + key + lines(y, depth + 1) for key, y in zip(keys, inside, strict=True)]
+    return "{["[isinstance(x, list)] + "\n" + ",\n".join(rows) + "\n" + " " * depth + "}]"[isinstance(x, list)]
+
+
+def rounded(x: Any) -> Any:
+    """Every number to five significant digits."""
+    if isinstance(x, dict):
+        return {key: rounded(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [rounded(value) for value in x]
+    return float(f"{x:.5g}") if isinstance(x, float) else x
+
+
+SECTIONS = {
+    "anchors": (1, lambda: iter([("anchors", anchors.figures())])),
+    "odds": (len(odds.PARTS), odds.figures),
+    "tables": (len(tables.TABLES), tables.figures),
+    "building": (len(building.CASES) * (len(building.ENTRIES) + 1), building.figures),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--only", nargs="*", choices=list(SECTIONS), default=list(SECTIONS))
+    chosen = parser.parse_args().only
+    columns = (TextColumn("{task.description:<40}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        for name in chosen:
+            total, run = SECTIONS[name]
+            task = progress.add_task(name, total=total)
+            found: dict[str, list[Any]] = {}
+            for part, figures in run():
+                found.setdefault(part, []).append(figures)
+                progress.update(task, advance=1, description=f"{name}: {part}")
+            progress.update(task, completed=total, description=name)
+            save(name, found)
+    findings.rewrite(FOLDER)
+
+
+if __name__ == "__main__":
+    main()

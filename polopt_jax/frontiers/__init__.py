@@ -1,0 +1,84 @@
+"""What each objective does to outcomes at matched success, exactly: no samples, no seeds.
+
+    from polopt_jax import frontiers, worlds
+
+    world = worlds.tabulate(worlds.burning_building())
+    problem = frontiers.exact_problem(world, side_effects=("exploded", "vase"), group=world.obs.argmax(-1))
+    trpo = frontiers.trust_region(problem, frontiers.reward(problem), radius=0.02)
+    points = frontiers.path(problem, worlds.burning_building_logits(), trpo, updates=400)
+    print(frontiers.at_success(points, 0.9).point.side_effect)
+
+A `Method` is an exact update of a tabular policy; `path` is what it goes through; `at_success` reads that where it
+reaches a given success, beside the rows `outcomes.pump` and `outcomes.ipf` of its reference. Work in float64
+(`jax.enable_x64(True)`).
+"""
+
+from polopt_jax.frontiers._fisher import (
+    Held,
+    conditional,
+    held_kl,
+    joint,
+    marginal,
+    outcome_factor,
+    precondition,
+    trajectory_fisher,
+)
+from polopt_jax.frontiers._flow import gradient_flow
+from polopt_jax.frontiers._methods import (
+    Method,
+    clipped_ascent,
+    gradient_ascent,
+    natural_ascent,
+    priced,
+    standardised_ascent,
+    trust_region,
+)
+from polopt_jax.frontiers._objectives import Objective, near_outcomes, near_policy, reward, soft_optimum
+from polopt_jax.frontiers._paths import Matched, Point, at_success, path, standing
+from polopt_jax.frontiers._problem import (
+    ExactProblem,
+    advantages,
+    cell_law,
+    decisions,
+    exact_problem,
+    log_policy,
+    mean_reward,
+    trajectory_kl,
+)
+
+__all__ = [
+    "ExactProblem",
+    "Held",
+    "Matched",
+    "Method",
+    "Objective",
+    "Point",
+    "advantages",
+    "at_success",
+    "cell_law",
+    "clipped_ascent",
+    "conditional",
+    "decisions",
+    "exact_problem",
+    "gradient_ascent",
+    "gradient_flow",
+    "held_kl",
+    "joint",
+    "log_policy",
+    "marginal",
+    "mean_reward",
+    "natural_ascent",
+    "near_outcomes",
+    "near_policy",
+    "outcome_factor",
+    "path",
+    "precondition",
+    "priced",
+    "reward",
+    "soft_optimum",
+    "standardised_ascent",
+    "standing",
+    "trajectory_fisher",
+    "trajectory_kl",
+    "trust_region",
+]
