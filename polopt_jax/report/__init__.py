@@ -5,6 +5,7 @@ everything that becomes HTML is escaped on the way, and a page needs nothing fro
 are imported when they are needed.
 """
 
+from polopt_jax.report._completions import completion_figure, completion_html
 from polopt_jax.report._figures import Curve, Panel, Strip, png, svg
 from polopt_jax.report._numbers import NONE, estimate, percent, seconds, short, si
 from polopt_jax.report._pages import Section, code, definitions, figure, listing, page, prose, settings, table
@@ -21,6 +22,8 @@ __all__ = [
     "Strip",
     "Style",
     "code",
+    "completion_figure",
+    "completion_html",
     "definitions",
     "estimate",
     "figure",
