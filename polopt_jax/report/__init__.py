@@ -7,6 +7,7 @@ are imported when they are needed.
 
 from polopt_jax.report._completions import completion_figure, completion_html
 from polopt_jax.report._figures import Curve, Panel, Strip, png, svg
+from polopt_jax.report._maps import Map, Mark, maps, terminal_maps
 from polopt_jax.report._numbers import NONE, estimate, percent, seconds, short, si
 from polopt_jax.report._pages import Section, code, definitions, figure, listing, page, prose, settings, table
 from polopt_jax.report._styles import Style, style
@@ -17,6 +18,8 @@ __all__ = [
     "Column",
     "Curve",
     "Group",
+    "Map",
+    "Mark",
     "Panel",
     "Section",
     "Strip",
@@ -30,6 +33,7 @@ __all__ = [
     "full_name",
     "informative",
     "listing",
+    "maps",
     "meanings",
     "page",
     "percent",
@@ -43,4 +47,5 @@ __all__ = [
     "svg",
     "table",
     "terminal",
+    "terminal_maps",
 ]
