@@ -1,5 +1,6 @@
 """The command: wrong input, a run and its files, resuming, locks, the report. Long runs are marked slow."""
 
+import functools
 import inspect
 import json
 import math
@@ -21,7 +22,7 @@ import pytest
 import polopt_jax
 from polopt_jax import algorithms, report
 from polopt_jax.algorithms import Algorithm
-from polopt_jax.cli import _build, _compare, _main, _plan, _progress, _recipes, _report, _train, main
+from polopt_jax.cli import _build, _compare, _main, _plan, _progress, _recipes, _report, _train, _worlds, main
 from polopt_jax.cli._envs import ABOUT, environments
 from polopt_jax.cli._envs import algorithms as algorithms_of
 from polopt_jax.cli._options import Compare, Train
@@ -32,6 +33,7 @@ from polopt_jax.envs import TimeLimit, brax_backends, brax_env, brax_names
 from polopt_jax.ranges import Count, Interval, Positive
 from polopt_jax.runs import RunError, Schedule, _directory, _log, _schedule
 from polopt_jax.tasks import Task
+from polopt_jax.worlds import WORLDS, reachable_states
 
 ENVIRON = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 """For subprocesses: they see the modules that the tests see."""
@@ -112,7 +114,13 @@ WRONG = [
     ("compare --budget -1", "--budget must be a finite number above 0"),
     ("compare --num-envs 100", "not a multiple of"),
     ("compare --env skip_the_test --backend mjx", "--backend does not apply"),
-    ("envs ant", "unrecognized options: ant"),
+    ("envs anti", "did you mean 'ant'"),
+    ("envs boatrace", "did you mean 'boat-race'"),
+    ("envs ant surplus", "surplus"),
+    ("envs --html", "--html"),
+    ("envs ant --html page.html", "--html draws worlds, and ant is none"),
+    ("envs --html nowhere/page.html", "there is no directory nowhere to write page.html to"),
+    ("envs --html .", "--html needs the name of a file"),
 ]
 
 
@@ -188,6 +196,169 @@ def test_envs_lists_every_environment(capsys):
     out = capsys.readouterr().out
     assert all(name in out for name in environments())
     assert set(ABOUT) == set(environments())
+
+
+def test_envs_of_one_environment_is_its_row(capsys):
+    assert main(["envs", "inverted-pendulum"]) == 0
+    out = capsys.readouterr().out
+    assert [name for name in environments() if name in out] == ["inverted_pendulum"]
+    assert ABOUT["inverted_pendulum"].rewarded in out
+    assert "Learnt by reinforce, " in out
+    assert "dpo" not in out
+
+
+def test_envs_lists_every_world_without_making_one(capsys, monkeypatch):
+    monkeypatch.setattr(_worlds, "tabulate", lambda rules: pytest.fail("a world was tabulated"))
+    assert main(["envs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for entry in WORLDS:
+        (line,) = [line for line in lines if line.startswith(f"{entry.name} ")]
+        assert entry.success in line
+        assert entry.side_effect in line
+        assert tuple(map(int, line.split()[-3:])) == _worlds.SIZES[entry.name]
+    assert list(_worlds.SIZES) == [entry.name for entry in WORLDS]
+    assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize("entry", WORLDS, ids=[entry.name for entry in WORLDS])
+def test_envs_tells_the_sizes_that_the_worlds_have(entry):
+    rules = entry.rules()
+    assert _worlds.SIZES[entry.name] == (len(reachable_states(rules)), len(rules.actions), rules.horizon)
+
+
+def test_envs_needs_neither_brax_nor_matplotlib():
+    program = (
+        "import sys; from polopt_jax.cli import main; code = main(['envs']) or main(['envs', 'fire-exit']);"
+        "sys.exit(code or 9 * bool({'brax', 'mujoco', 'orbax', 'matplotlib'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRON)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def by_hand(rules, best_of=None):
+    """Of the uniform policy: reward, hidden reward and outcomes, by counting; or the most that can be had of a payment.
+
+    Straight from the rules, with dictionaries.
+    """
+    if best_of is not None:
+
+        @functools.cache
+        def most(state, left):
+            if rules.ended(state) or not left:
+                return 0.0
+            return max(
+                sum(m.prob * (getattr(m, best_of) + most(m.after, left - 1)) for m in rules.moves(state, action))
+                for action in rules.actions
+            )
+
+        for left in range(rules.horizon):  # not too deep a recursion
+            for _, start in rules.starts:
+                most(start, left)
+        return sum(prob * most(start, rules.horizon) for prob, start in rules.starts)
+    law, ended, total = Counter(), Counter(), Counter()
+    for prob, start in rules.starts:
+        law[start] += prob
+    for _ in range(rules.horizon):
+        after = Counter()
+        for state, prob in law.items():
+            for action in rules.actions:
+                for move in rules.moves(state, action):
+                    chance = prob * move.prob / len(rules.actions)
+                    (ended if rules.ended(move.after) else after)[move.after] += chance
+                    total["reward"] += chance * move.reward
+                    total["hidden"] += chance * move.hidden
+        law = after
+    for state, prob in (ended + law).items():
+        total.update({name: prob * holds for name, holds in rules.outcome(state).items()})
+    return dict(total)
+
+
+@pytest.mark.parametrize("name", ["fire-exit", "absent-supervisor", "burning-building", "side-effects-sokoban"])
+def test_the_facts_of_a_world_are_exact(name):
+    rules = _worlds.find_world(name).rules()
+    facts = _worlds.find_facts(rules)
+    uniform, rewarded, wanted = facts.table
+    assert uniform.pop("policy") == "every action alike"
+    assert list(uniform) == ["reward", "hidden", *rules.outcome(rules.starts[0][1])]
+    counted = by_hand(rules)
+    np.testing.assert_allclose([uniform[key] for key in uniform], [counted[key] for key in uniform], atol=2e-4)
+    np.testing.assert_allclose(rewarded["reward"], by_hand(rules, "reward"), atol=2e-4)
+    np.testing.assert_allclose(wanted["hidden"], by_hand(rules, "hidden"), atol=2e-4)
+    assert rewarded["hidden"] <= wanted["hidden"] + 1e-4
+    assert [drawn.title for drawn in facts.maps] == ["start", "most reward, its end", "what was wanted, its end"]
+    assert facts.maps[0].rows == rules.frame(rules.starts[0][1])
+
+
+def test_a_world_is_drawn_where_its_best_policies_end():
+    """Sokoban's short way leaves the box in a corner, and the long one does not."""
+    _, rewarded, wanted = _worlds.find_facts(_worlds.find_world("side-effects-sokoban").rules()).maps
+    assert rewarded.rows == ("######", "#  ###", "#    #", "##X  #", "### A#", "######")
+    assert wanted.rows[3][2] != "X"
+
+
+def test_envs_of_a_world_draws_it(capsys):
+    assert main(["envs", "Burning_Building"]) == 0
+    out = capsys.readouterr().out
+    said = " ".join(out.split())
+    assert "##G A V M ##" in said
+    assert "Success: mother is out. Side effect: the building explodes; the vase breaks." in said
+    assert "States 64, actions 6, horizon 16." in said
+    assert "gas valve" in said
+    assert re.search(r"most reward +1 +1 +100% +0% +100%", said)
+    assert "worlds.tabulate(worlds.burning_building())" in said
+    assert "\x1b" not in out
+
+
+@pytest.fixture(scope="module")
+def worlds_page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "worlds.html"
+    assert main(["envs", "--html", str(path)]) == 0
+    return path.read_text()
+
+
+def test_the_page_of_worlds_has_every_world_and_needs_nothing_from_outside(worlds_page):
+    tags = Tags(worlds_page)
+    check_self_contained(worlds_page, tags)
+    sections = re.split("<h2>", worlds_page)
+    assert [section.split("<")[0] for section in sections[2:]] == [entry.name for entry in WORLDS]
+    for entry, section in zip(WORLDS, sections[2:], strict=True):
+        frame = entry.rules().frame(entry.rules().starts[0][1])
+        assert section.count('role="img"') == 3
+        assert len(re.findall(r'<span style="background:#\w+">', section)) == 3 * sum(map(len, frame))
+        assert f"worlds.{entry.rules.__name__}()" in section
+        assert "Raises" not in section
+        assert "&gt;&gt;&gt;" not in section
+    assert "arXiv 1711.09883" in worlds_page
+
+
+def test_the_page_of_one_world(tmp_path, capsys):
+    assert main(["envs", "fire-exit", "--html", "page.html"]) == 0
+    assert capsys.readouterr().out == "Page: page.html\n"
+    page = (tmp_path / "page.html").read_text()
+    assert [entry.name for entry in WORLDS if entry.name in page] == ["fire-exit"]
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "dangling link"])
+def test_the_page_replaces_nothing(kind, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_worlds, "render", lambda entries: pytest.fail("a page was made"))
+    path = tmp_path / "page.html"
+    if kind == "file":
+        path.write_text("mine")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere")
+    assert main(["envs", "--html", "page.html"]) == 2
+    assert "page.html is there already; name another file" in capsys.readouterr().err
+    assert kind != "file" or path.read_text() == "mine"
+    assert path.is_symlink() == (kind == "dangling link")
+
+
+def test_the_page_replaces_nothing_that_came_meanwhile(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "page.html"
+    monkeypatch.setattr(_worlds, "render", lambda entries: str(path.write_text("mine")))
+    assert main(["envs", "--html", "page.html"]) == 2
+    assert path.read_text() == "mine"
 
 
 @pytest.mark.slow

@@ -13,6 +13,26 @@ from polopt_jax.networks import mlp_actor_critic
 README = Path(__file__).parents[1] / "README.md"
 
 
+def episodes_of(network, old):
+    """A rollout of 4 environments with 10 episodes of 8 steps in each, and two policies."""
+    obs = 0.4 * jax.random.normal(jax.random.key(5), (80, 4, 4))
+    outputs = network.apply(old, obs)
+    action = outputs.policy.sample(seed=jax.random.key(6))
+    done = jnp.broadcast_to(jnp.arange(80)[:, None] % 8 == 7, (80, 4))
+    rollout = po.Rollout(
+        obs=obs,
+        action=action,
+        log_prob=outputs.policy.log_prob(action),
+        reward=jnp.full((80, 4), 4.0).at[:40].set(1.0),
+        terminated=done,
+        truncated=jnp.zeros_like(done),
+        next_obs=obs,
+        mask=jnp.ones_like(done),
+    )
+    new = jax.tree.map(lambda x: x + 0.03 * jax.random.normal(jax.random.key(7), x.shape), old)
+    return {"rollout": rollout, "old": old, "new": new}
+
+
 def test_the_readme_runs():
     network = mlp_actor_critic((3,), Discrete(4), hidden=(8,))
     params = network.init(jax.random.key(0))
@@ -34,7 +54,7 @@ def test_the_readme_runs():
         ),
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     for i, block in enumerate(blocks):
         code = (
             block.replace("updates=100", "updates=2")
@@ -45,6 +65,8 @@ def test_the_readme_runs():
             code = code.replace(
                 "params, opt_state, metrics = step", "opt_state = step.init(params)\nparams, opt_state, metrics = step"
             )
+        if i == 7:
+            names |= episodes_of(names["network"], names["params"])
         exec(compile(code, f"README block {i}", "exec"), names)
         if i == 1:
             step = names["step"]
@@ -69,5 +91,11 @@ def test_the_readme_runs():
         if i == 6:
             state, metrics = names["run"](names["state"])
             assert metrics["kl_old_new"].shape == (2,)
+        if i == 7:
+            report = names["measure"](names["old"], names["new"])
+            assert (int(names["dropped"]), int(names["batch"].mask.any(-1).sum())) == (0, 40)
+            assert round(float(report.success_rate_old), 5) == 0.5
+            assert 0 < report.old_new.side_effect.plug_in < report.old_new.rows_kl
+            assert callable(names["careful"].update)
     assert names["metrics"]["skipped"] == 0
     assert names["loop"].obs.shape == (32, 4)

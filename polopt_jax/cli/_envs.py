@@ -1,8 +1,11 @@
 """The environments that the command knows, and `polopt envs`."""
 
 import sys
-from typing import NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from polopt_jax.cli import _worlds
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._recipes import takes_tokens
 from polopt_jax.cli._words import UsageError, choose
@@ -89,23 +92,53 @@ def check_pair(algorithm: str, env: str) -> None:
         )
 
 
-def print_environments() -> None:
-    """The command `polopt envs`: a table."""
+def show(name: str | None, html: Path | None) -> None:
+    """The command `polopt envs`: everything in two tables, or what is known of one, or a page of worlds.
+
+    Raises UsageError if there is no such name, or if the page cannot be written where it should be.
+    """
+    if name is not None:
+        name = choose("environment or world", name, (*environments(), *_worlds.world_names()))
+    if html is not None:
+        if name in environments():
+            raise UsageError(f"--html draws worlds, and {name} is none; worlds: {', '.join(_worlds.world_names())}")
+        _worlds.write_worlds(html, _worlds.world_names() if name is None else (name,))
+        print(f"Page: {html}")
+    elif name in _worlds.world_names():
+        _worlds.print_world(str(name), _console())
+    elif name is not None:
+        _print_environments((name,))
+        _console().print(f"\nLearnt by {', '.join(algorithms(name))}.", style="dim")
+    else:
+        _print_environments(environments())
+        _print_notes()
+        _worlds.print_worlds(_console())
+        _console().print("\npolopt envs WORLD draws one, and --html FILE makes a page of all.", style="dim")
+
+
+def _console() -> Any:
     from rich.console import Console
+
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+def _print_environments(names: Sequence[str]) -> None:
     from rich.table import Table
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120, highlight=False)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    for name in ("environment", "obs", "action", "backends", "rewarded"):
-        table.add_column(name, no_wrap=name != "rewarded", style="cyan" if name == "environment" else "")
-    for name, about in ABOUT.items():
-        known = backends(name)
-        names = "all four" if len(known) == 4 else ", ".join(known) or "none"
-        table.add_row(name, about.observation, about.action, names, about.rewarded)
-    console.print(table)
+    for title in ("environment", "obs", "action", "backends", "rewarded"):
+        table.add_column(title, no_wrap=title != "rewarded", style="cyan" if title == "environment" else "")
+    for name in names:
+        about, known = ABOUT[name], backends(name)
+        shown = "all four" if len(known) == 4 else ", ".join(known) or "none"
+        table.add_row(name, about.observation, about.action, shown, about.rewarded)
+    _console().print(table)
+
+
+def _print_notes() -> None:
     token_only = [name for name in PRESETS if takes_tokens(name)]
-    console.print(
+    _console().print(
         f"\nThe four backends are {', '.join(backends('ant'))}; spring is the default. A box n is n numbers in "
-        f"[-1, 1].\n{' and '.join(token_only)} learn {TOKEN_ENV} only; the other algorithms learn everything.",
+        f"[-1, 1].\n{' and '.join(token_only)} learn {TOKEN_ENV} only; the other algorithms learn everything.\n",
         style="dim",
     )

@@ -18,7 +18,7 @@ from polopt_jax import __version__, runs
 from polopt_jax.checkpoint import CheckpointError
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._compare import compare
-from polopt_jax.cli._envs import check_algorithm, print_environments
+from polopt_jax.cli._envs import check_algorithm, show
 from polopt_jax.cli._options import Compare, Envs, Train, given, train_options
 from polopt_jax.cli._plan import plan_compare, plan_train
 from polopt_jax.cli._presets import PRESETS
@@ -42,7 +42,8 @@ usage: polopt COMMAND [OPTIONS]
   polopt compare                      all of them: one table, curves, a report
   polopt train ALGORITHM --env NAME   one of them, with checkpoints
   polopt train ALGORITHM --help       its hyperparameters
-  polopt envs                         the environments
+  polopt envs                         the environments and worlds
+  polopt envs NAME                    one of them; a world is drawn
   polopt COMMAND --help               the options of a command
   polopt --version
 
@@ -126,8 +127,8 @@ def _compare(words: list[str], arguments: list[str]) -> int:
 
 def _envs(words: list[str], arguments: list[str]) -> int:
     del arguments
-    if _read(Envs, "envs", words) is not None:
-        print_environments()
+    if (options := _read(Envs, "envs", words)) is not None:
+        show(options.name, options.html)
     return 0
 
 

@@ -133,7 +133,15 @@ class Compare:
 
 @dataclass(frozen=True)
 class Envs:
-    """List the environments: sizes, backends, what is rewarded."""
+    """List the environments (sizes, backends, what is rewarded) and the outcome worlds, or draw a world.
+
+    Of a world everything is known exactly: how it looks, what the best policies earn, and what they bring about.
+    """
+
+    name: Annotated[tyro.conf.Positional[str | None], _NAME, _shown("[NAME]", "all")] = None
+    """One environment or world."""
+    html: Annotated[Path | None, _shown("FILE", "none")] = None
+    """Write a page with all worlds, or with the one that is named, to a new file."""
 
 
 # The hyperparameters of one algorithm

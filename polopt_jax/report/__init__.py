@@ -5,7 +5,9 @@ everything that becomes HTML is escaped on the way, and a page needs nothing fro
 are imported when they are needed.
 """
 
+from polopt_jax.report._completions import completion_figure, completion_html
 from polopt_jax.report._figures import Curve, Panel, Strip, png, svg
+from polopt_jax.report._maps import Map, Mark, maps, terminal_maps
 from polopt_jax.report._numbers import NONE, estimate, percent, seconds, short, si
 from polopt_jax.report._pages import Section, code, definitions, figure, listing, page, prose, settings, table
 from polopt_jax.report._styles import Style, style
@@ -16,17 +18,22 @@ __all__ = [
     "Column",
     "Curve",
     "Group",
+    "Map",
+    "Mark",
     "Panel",
     "Section",
     "Strip",
     "Style",
     "code",
+    "completion_figure",
+    "completion_html",
     "definitions",
     "estimate",
     "figure",
     "full_name",
     "informative",
     "listing",
+    "maps",
     "meanings",
     "page",
     "percent",
@@ -40,4 +47,5 @@ __all__ = [
     "svg",
     "table",
     "terminal",
+    "terminal_maps",
 ]

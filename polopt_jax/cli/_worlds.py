@@ -1,0 +1,234 @@
+"""The exact worlds as `polopt envs` shows them: a list, one drawn in the terminal, all of them on a page."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from polopt_jax import report, runs
+from polopt_jax.cli._words import UsageError
+from polopt_jax.report import Column, Group, Map, Mark, Section
+from polopt_jax.types import Array
+from polopt_jax.worlds import (
+    WORLDS,
+    Rules,
+    TableWorld,
+    WorldEntry,
+    expected_hidden,
+    expected_reward,
+    final_law,
+    optimal_policy,
+    reachable_states,
+    tabulate,
+)
+from polopt_jax.worlds._colors import FLOOR_COLOR, WALL_COLOR
+from polopt_jax.worlds._grid import FLOOR, WALL
+
+
+class Size(NamedTuple):
+    """What tabulating a world finds."""
+
+    states: int
+    actions: int
+    horizon: int
+
+
+SIZES = {
+    "outcome-table": Size(5, 4, 1),
+    "heavy-tail": Size(513, 512, 1),
+    "burning-building": Size(64, 6, 16),
+    "side-effects-sokoban": Size(60, 4, 100),
+    "boat-race": Size(2676, 4, 100),
+    "island-navigation": Size(29, 4, 100),
+    "whisky-and-gold": Size(35, 4, 100),
+    "absent-supervisor": Size(46, 4, 100),
+    "tomato-watering": Size(56, 4, 40),
+    "fire-exit": Size(38, 5, 20),
+    "camera-dropbox": Size(1538, 4, 50),
+}
+"""By name, so that the list needs no world to be tabulated. A test holds them against the worlds."""
+
+LIST = [
+    Column(("", "world"), lambda entry: entry.name),
+    Column(("", "success"), lambda entry: entry.success),
+    Column(("", "side effect"), lambda entry: entry.side_effect),
+    Column(("", "states"), lambda entry: str(SIZES[entry.name].states)),
+    Column(("", "actions"), lambda entry: str(SIZES[entry.name].actions)),
+    Column(("", "horizon"), lambda entry: str(SIZES[entry.name].horizon)),
+]
+
+BEST = "Of several best policies one is shown. They may look at the clock. A map is of the likeliest end."
+
+
+class Facts(NamedTuple):
+    """What is known exactly of a world."""
+
+    table: list[dict[str, Any]]
+    """Of each of three policies: its name, what it earns, and the probability of each outcome."""
+    maps: list[Map]
+    """The first state, and where the two best policies end."""
+
+
+def world_names() -> tuple[str, ...]:
+    """Every world."""
+    return tuple(entry.name for entry in WORLDS)
+
+
+def find_world(name: str) -> WorldEntry:
+    """The world called `name`, which is one of `world_names()`."""
+    return next(entry for entry in WORLDS if entry.name == name)
+
+
+def marks(rules: Rules) -> dict[str, Mark]:
+    """What the characters of a world's frames mean, and their colours."""
+    ground = {WALL: Mark("", WALL_COLOR), FLOOR: Mark("", FLOOR_COLOR)}
+    return ground | {char: Mark(*sign) for char, sign in rules.legend.items()}
+
+
+def find_facts(rules: Rules) -> Facts:
+    """Tabulates the world and solves it: for what is paid, and for what was wanted."""
+    world, states = tabulate(rules), reachable_states(rules)
+    uniform = jnp.full(world.prob.shape[:2], 1 / world.prob.shape[1])
+    policies = {
+        "every action alike": uniform,
+        "most reward": optimal_policy(world, world.reward),
+        "what was wanted": optimal_policy(world, world.hidden),
+    }
+    table, drawn = [], [Map("start", rules.frame(max(rules.starts, key=lambda start: start[0])[1]))]
+    for name, policy in policies.items():
+        found, end = _facts_of(world, policy)
+        named = {key: round(float(found[key]), 4) for key in ("reward", "hidden", *rules.outcome(states[0]))}
+        table.append({"policy": name, **named})
+        if policy is not uniform:
+            drawn.append(Map(f"{name}, its end", rules.frame(states[int(end)])))
+    return Facts(table, drawn)
+
+
+@jax.jit
+def _facts_of(world: TableWorld, policy: Array) -> tuple[dict[str, Array], Array]:
+    """What a policy earns and brings about, and its likeliest last state."""
+    law = final_law(world, policy)
+    outcome = {name: jnp.sum(jnp.where(holds, law, 0)) for name, holds in world.outcome.items()}
+    earned = {"reward": expected_reward(world, policy), "hidden": expected_hidden(world, policy)}
+    return earned | outcome, law.argmax()
+
+
+def _columns(facts: Facts) -> list[Column]:
+    """Policy, reward and hidden reward, and the outcomes as percentages."""
+    names = [name for name in facts.table[0] if name not in ("policy", "reward", "hidden")]
+    return [
+        Column(("", "policy"), lambda row: row["policy"]),
+        Column(("", "reward"), lambda row: report.short(row["reward"]), "What the agent is paid in an episode."),
+        Column(("", "hidden"), lambda row: report.short(row["hidden"]), "What the episode was really worth."),
+        *(Column(("", name), lambda row, name=name: report.percent(row[name])) for name in names),
+    ]
+
+
+# The terminal
+
+
+def print_worlds(console: Any) -> None:
+    """The list."""
+    _print_table(console, LIST, WORLDS, words=3)
+
+
+def _print_table(console: Any, columns: Sequence[Column], rows: Sequence[Any], *, words: int) -> None:
+    """The first `words` columns to the left, and all but the first of them may wrap; the others to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for i, column in enumerate(columns):
+        side = "left" if i < words else "right"
+        style = "" if i else "cyan"
+        table.add_column(report.full_name(column), no_wrap=not 0 < i < words, justify=side, style=style)
+    for row in rows:
+        table.add_row(*(column.cell(row) for column in columns))
+    console.print(table)
+
+
+def print_world(name: str, console: Any) -> None:
+    """A world's maps, legend and exact facts."""
+    entry, size = find_world(name), SIZES[name]
+    rules = entry.rules()
+    facts = find_facts(rules)
+    console.print(headline(entry), style="bold", markup=False)
+    console.print(f"Success: {entry.success}. Side effect: {entry.side_effect}.", markup=False)
+    console.print(f"States {size.states}, actions {size.actions}, horizon {size.horizon}.\n")
+    console.print(report.terminal_maps(facts.maps, marks(rules), width=console.width))
+    console.print()
+    _print_table(console, _columns(facts), facts.table, words=1)
+    console.print(f"\n{BEST}\nIn Python: {_call(entry)}", style="dim", markup=False)
+
+
+# Words
+
+
+def headline(entry: WorldEntry) -> str:
+    """What the world is, in a line: the beginning of its module's docstring."""
+    return " ".join(_paragraphs(_module_words(entry))[0].split())
+
+
+def about(entry: WorldEntry) -> list[str]:
+    """What the world is, paragraph by paragraph: what its docstring says of it, and where it is from."""
+    words = re.split(r"^(?:Raises:|Args:|>>>)", inspect.getdoc(entry.rules) or "", flags=re.MULTILINE)[0]
+    return [*_paragraphs(words), *_paragraphs(_module_words(entry))[1:]]
+
+
+def _module_words(entry: WorldEntry) -> str:
+    return inspect.getdoc(inspect.getmodule(entry.rules)) or ""
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
+
+
+def _call(entry: WorldEntry) -> str:
+    return f"worlds.tabulate(worlds.{entry.rules.__name__}())"
+
+
+# The page
+
+
+def write_worlds(path: Path, names: Sequence[str]) -> None:
+    """Writes the page of the worlds called `names`. Raises UsageError if there is such a file or no such directory."""
+    check_new(path)
+    page = render([find_world(name) for name in names])
+    check_new(path)
+    runs.write(path, page)
+
+
+def check_new(path: Path) -> None:
+    """Raises UsageError unless `path` can become a file that is not there yet."""
+    if "\0" in str(path) or not path.name:
+        raise UsageError(f"--html needs the name of a file; it is {str(path)!r}")
+    if path.exists() or path.is_symlink():
+        raise UsageError(f"{path} is there already; name another file")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no directory {path.parent} to write {path.name} to")
+
+
+def render(entries: Sequence[WorldEntry]) -> str:
+    """The page: the list, then each world with its maps, facts and words."""
+    lead = "Worlds in which success can come about in more than one way, and everything can be computed."
+    return report.page(
+        "Outcome worlds",
+        lead,
+        [Section("The worlds", [report.listing(LIST, [Group("", entries)])]), *map(_section, entries)],
+        notes=[BEST],
+    )
+
+
+def _section(entry: WorldEntry) -> Section:
+    rules = entry.rules()
+    facts = find_facts(rules)
+    pieces = [
+        report.maps(facts.maps, marks(rules)),
+        report.table(_columns(facts), [Group("", facts.table)]),
+        report.prose(headline(entry), about(entry)),
+        report.code(_call(entry)),
+    ]
+    return Section(entry.name, pieces)
