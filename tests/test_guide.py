@@ -46,8 +46,8 @@ def check_price(names):
     assert (laws.success.mean(1) > 10 * names["exact"](names["world"].logits).success.mean()).all()
     free, held = laws.skip.mean(1)[np.array([0, 2])]
     assert held < free / 2
-    assert not prices[0].any()
-    np.testing.assert_allclose(prices.sum(1), 0, atol=1e-4)
+    assert not prices.charge[0].any()
+    np.testing.assert_allclose(prices.integral.sum(1), 0, atol=1e-4)
 
 
 def check_bound(names):

@@ -170,6 +170,8 @@ def test_mmd_of_weighted_rows_and_of_features_with_nobody_near():
     assert LIMITS[0] <= coverage(found, truth) <= LIMITS[1], coverage(found, truth)
     far = outcomes.sample_mmd(jnp.array([0.0, 0.1, 9.0, 9.1]), jnp.array([0.0, 0.2, 0.1, 0.3]), bandwidth=0.5)
     assert float(far.novel_mass) == 0.5
+    edge = outcomes.sample_mmd(jnp.array([1.4, 1.6]), jnp.zeros(4), bandwidth=0.5)  # near is within 3 bandwidths
+    assert float(edge.novel_mass) == 0.5
     with pytest.raises(ValueError, match="second must have"):
         outcomes.sample_mmd(jnp.zeros(3), jnp.zeros((3, 2)))
 
