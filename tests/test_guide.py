@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 GUIDE = Path(__file__).parents[1] / "docs" / "outcomes.md"
 
@@ -59,6 +60,7 @@ def check_bound(names):
     assert moved.trajectory_kl > 0
 
 
+@pytest.mark.timeout(600)  # little is run and much is compiled: two minutes on a busy machine without a cache
 def test_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
