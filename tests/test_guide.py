@@ -38,8 +38,9 @@ def check_forks(names):
     assert moved.argmax() == 1
     assert np.sort(moved)[-2] < 0.02 * moved[1]
     np.testing.assert_allclose(moved[1], nats[1], rtol=0.25)  # the outcome is this token
-    picture = Path("completion.html").read_text()
-    assert "--outcome:80%" in picture.split("look")[0].rsplit("<span", 1)[1]
+    spans = Path("completion.html").read_text().split("<span ")
+    assert "--outcome:80%;--nats:100%" in spans[2]  # " look"
+    assert "--outcome:0%;--nats:42%" in spans[4]  # " the"
 
 
 def check_price(names):

@@ -93,7 +93,7 @@ def test_the_readme_runs():
             assert metrics["kl_old_new"].shape == (2,)
         if i == 7:
             report = names["measure"](names["old"], names["new"])
-            assert (int(names["dropped"]), int(names["batch"].mask.any(-1).sum())) == (0, 40)
+            assert (int(names["dropped"]), int(names["batch"].mask.any(-1).sum())) == (0, 4)
             assert round(float(report.success_rate_old), 5) == 0.5
             assert 0 < report.old_new.side_effect.plug_in < report.old_new.rows_kl
             assert callable(names["careful"].update)
