@@ -21,7 +21,7 @@ def kl(p, q):
     return float((np.where(some, p, 0) * np.log(np.where(some, p, 1) / np.where(some, q, 1))).sum())
 
 
-sample_estimate = jax.jit(outcomes.sample_estimate, static_argnums=2)
+sample_estimate = jax.jit(outcomes.sample_estimate, static_argnums=2, static_argnames="between")
 
 
 def repeated(estimate):
@@ -198,7 +198,12 @@ def test_novel_mass_is_apart_and_the_rest_is_finite():
     found = sample_estimate(new, reference, 3)
     np.testing.assert_allclose(found.novel_mass, 0.1, rtol=1e-6)
     np.testing.assert_allclose(found.plug_in, kl(np.array([50, 40]) / 90, np.array([60, 40]) / 100), rtol=1e-4)
-    assert np.isfinite([float(x) for x in jax.tree.leaves(found)]).all()
+    assert np.isinf(found.high)  # that KL is infinite on this sample, and nobody may read its upper end
+    assert np.isfinite([float(x) for x in jax.tree.leaves(dataclasses.replace(found, high=found.low))]).all()
+    symmetric = sample_estimate(new, reference, 3, between=outcomes.jensen_shannon)
+    p, q = np.array([0.5, 0.4, 0.1]), np.array([0.6, 0.4, 0])
+    np.testing.assert_allclose(symmetric.plug_in, (kl(p, (p + q) / 2) + kl(q, (p + q) / 2)) / 2, rtol=1e-4)
+    assert np.isfinite(symmetric.high)
     back = sample_estimate(reference, new, 3)
     assert float(back.novel_mass) == 0
     np.testing.assert_allclose(back.plug_in, kl(np.array([0.6, 0.4, 0]), np.array([0.5, 0.4, 0.1])), rtol=1e-4)

@@ -137,7 +137,9 @@ def conditional_outcome_kl(num_outcomes: int, num_given: int, *, of: CellsOf, gi
     """
 
     def both(outcome: dict[str, Array]) -> Array:
-        return joint_cells(given(outcome), num_given, of(outcome), num_outcomes)
+        named = {"given": given(outcome), "of": of(outcome)}
+        both = [as_cells("conditional_outcome_kl", f"{name}(batch.outcome)", x) for name, x in named.items()]
+        return joint_cells(both[0], num_given, both[1], num_outcomes)
 
     both_kl = outcome_divergence(num_given * num_outcomes, of=both, between=kl, caller="conditional_outcome_kl")
     given_kl = outcome_divergence(num_given, of=given, between=kl, caller="conditional_outcome_kl")
@@ -146,6 +148,5 @@ def conditional_outcome_kl(num_outcomes: int, num_given: int, *, of: CellsOf, gi
 
 def joint_cells(major: Array, num_major: int, minor: Array, num_minor: int) -> Array:
     """The cell `major · num_minor + minor` of two features; -1, no cell, where one is out of its range."""
-    major, minor = (as_cells("joint_cells", "a feature", x) for x in (major, minor))
     inside = (major >= 0) & (major < num_major) & (minor >= 0) & (minor < num_minor)
     return jnp.where(inside, major * num_minor + minor, -1)

@@ -92,7 +92,8 @@ def _moments(cells: Array, real: Array, old: Array, new: Array, num_outcomes: in
     hit = in_cell(cells, num_outcomes, real)
     total = lambda x: jnp.sum(jnp.where(hit, x[:, None], 0), axis=0)  # noqa: E731
     masses = jnp.stack([total(w), total(v)])
-    finite = jnp.stack([masses[1] > 0, masses[1] > 0]) & (masses > 0)
+    unbounded = jnp.isposinf(between(*safe_log(masses / masses.sum(1, keepdims=True))))
+    finite = (masses > 0) & ((masses[1:] > 0) | ~unbounded.any())
 
     def plug_in(masses: Array) -> Array:
         return between(*safe_log(jnp.where(finite, masses / masses.sum(1, keepdims=True), 0)))
@@ -113,5 +114,6 @@ def _moments(cells: Array, real: Array, old: Array, new: Array, num_outcomes: in
         floor_variance=jnp.maximum(0.5 * jnp.einsum("...ij,...ji->...", noise, noise), 0),
         ess_p=ess_p,
         ess_q=ess_q,
+        unbounded=unbounded,
         novel_mass=jnp.sum(jnp.where(rare, masses[0], 0)),
     )

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from polopt_jax.masking import check_shape
 from polopt_jax.outcomes._intervals import NORMAL_95
-from polopt_jax.types import Array, record
+from polopt_jax.types import Array, ArrayLike, record
 
 
 @record
@@ -26,7 +26,7 @@ class Forecast:
     missing from n rollouts more often than one time in twenty: of it the forecast knows nothing."""
 
 
-def forecast(success: Array, side_effect: Array) -> Forecast:
+def forecast(success: ArrayLike, side_effect: ArrayLike) -> Forecast:
     """Forecast of side effects under optimization, from rollouts of the reference alone.
 
         P(z=1 | s=1)  =  what `pump` gives at J = 1: the fixed point of KL-anchored learning with a binary reward
@@ -43,6 +43,7 @@ def forecast(success: Array, side_effect: Array) -> Forecast:
     >>> round(float(found.share), 2), round(float(found.low), 2), round(float(found.high), 2)
     (0.67, 0.21, 0.94)
     """
+    success, side_effect = jnp.asarray(success), jnp.asarray(side_effect)
     check_shape("forecast", "side_effect", side_effect, success.shape, of="success")
     for name, x in (("success", success), ("side_effect", side_effect)):
         if x.dtype != jnp.bool_:

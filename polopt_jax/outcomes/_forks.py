@@ -9,7 +9,8 @@ from polopt_jax.masking import check_shape, masked_sum
 from polopt_jax.outcomes._estimates import of_cells
 from polopt_jax.outcomes._intervals import Estimate, estimate_rows
 from polopt_jax.outcomes._laws import Between, kl
-from polopt_jax.outcomes._rows import CellsOf, identity, read_cells, read_rows, weights
+from polopt_jax.outcomes._rows import CellsOf, as_cells, identity, read_cells, read_rows, weights
+from polopt_jax.ranges import Count, check_range
 from polopt_jax.reading import read_log_prob, read_policy
 from polopt_jax.types import Array, Batch, Model, Params, record
 
@@ -69,9 +70,13 @@ def fork_profile(
     """
     caller, shape = "fork_profile", batch.mask.shape
     if position is None:
+        if num_positions is not None:
+            raise ValueError("fork_profile needs position with num_positions")
         position, num_positions = jnp.broadcast_to(jnp.arange(shape[-1]), shape), shape[-1]
     if num_positions is None:
         raise ValueError("fork_profile needs num_positions with position")
+    check_range(caller, Count, num_positions=num_positions)
+    position = as_cells(caller, "position", position)
     check_shape(caller, "position", position, shape, of="batch.mask")
     old_outputs, new_outputs = model(old, batch.obs), model(new, batch.obs)
     rows = read_rows(caller, old_outputs, new_outputs, batch, read_cells(caller, batch, of))

@@ -40,9 +40,11 @@ class Estimate:
     """The same of the second law."""
     novel_mass: Array
     """What the first law has in cells of which the second has less than one effective row: nothing is known of the
-    ratio there. Where the second has none at all, a KL is infinite, and the cell is left out of the other numbers."""
+    ratio there. Where the second has none at all, a KL is infinite: `high` is, and the cell is left out of the rest."""
 
     def __str__(self) -> str:
+        if jnp.ndim(self.value):
+            return repr(self)
         numbers = f"{float(self.value):.4g} [{float(self.low):.4g}, {float(self.high):.4g}]"
         return f"{numbers}, ESS {float(self.ess_p):.0f} and {float(self.ess_q):.0f}, novel {float(self.novel_mass):.2g}"
 
@@ -65,6 +67,8 @@ class Moments:
     ess_p: Array
     ess_q: Array
     novel_mass: Array
+    unbounded: Array
+    """bool: the divergence is infinite on the sample, and `plug_in` is of the cells that both laws have."""
 
 
 OfPrompt: TypeAlias = Callable[[Array, Array, Array, Array], Moments]
@@ -87,6 +91,7 @@ def estimate_rows(rows: Rows, of_prompt: OfPrompt) -> Estimate:
         spread = jnp.sum(of_some(squares), axis=0) / jnp.maximum(number - 1, 1)
         floor = floor + jnp.maximum(spread / number - slope - floor, 0)
     low, high = interval(value, plug_in, slope, floor)
+    high = jnp.where((of_some(found.unbounded)).any(0), jnp.inf, high)
     known = {name: mean(getattr(found, name)) for name in ("ess_p", "ess_q", "novel_mass")}
     return Estimate(value=value, plug_in=plug_in, low=low, high=high, **known)
 

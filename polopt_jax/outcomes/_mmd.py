@@ -10,6 +10,7 @@ from polopt_jax.combinators import couples_rows
 from polopt_jax.masking import accumulate, check_shape
 from polopt_jax.outcomes._intervals import Estimate, Estimator, Moments, OfPrompt, estimate_rows, two_samples
 from polopt_jax.outcomes._rows import Rows, effective_sample_size, prompt_mean, read_outcome, read_rows, weights
+from polopt_jax.ranges import Positive, check_range
 from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Outputs
 
 NEAR = 3.0
@@ -34,6 +35,8 @@ def outcome_mmd(of: Callable[..., Array], *, bandwidth: ArrayLike | None = None)
     >>> divergence = outcomes.outcome_mmd(lambda outcome: outcome["share_upside_down"], bandwidth=0.1)
     """
 
+    _check_bandwidth("outcome_mmd", bandwidth)
+
     def outcome_mmd(old: Outputs, new: Outputs, batch: Batch) -> Array:
         rows = read_rows("outcome_mmd", old, new, batch, read_outcome("outcome_mmd", batch, of))
         kernel = gaussian_kernel(_features(rows), rows.real, bandwidth)
@@ -56,6 +59,8 @@ def mmd_estimate(of: Callable[..., Array], *, bandwidth: ArrayLike | None = None
     >>> estimator = outcomes.mmd_estimate(lambda outcome: outcome["share_upside_down"], bandwidth=0.1)
     """
 
+    _check_bandwidth("mmd_estimate", bandwidth)
+
     def estimate(old: Outputs, new: Outputs, batch: Batch) -> Estimate:
         rows = read_rows("mmd_estimate", old, new, batch, read_outcome("mmd_estimate", batch, of))
         return estimate_rows(replace(rows, outcome=_features(rows)), _of_features(bandwidth))
@@ -73,6 +78,7 @@ def sample_mmd(first: Array, second: Array, *, bandwidth: ArrayLike | None = Non
     >>> bool(found.low > 0.5), float(found.novel_mass)      # half of them have a neighbour
     (True, 0.5)
     """
+    _check_bandwidth("sample_mmd", bandwidth)
     if first.ndim != second.ndim or first.ndim < 1:
         raise ValueError(f"sample_mmd: second must have the axes of first, {first.shape}; it has {second.shape}")
     axis = max(first.ndim - 2, 0)
@@ -86,6 +92,11 @@ def _features(rows: Rows) -> Array:
     z = rows.outcome
     z = accumulate(z) if z.ndim > rows.real.ndim else accumulate(z)[..., None]
     return jnp.where(rows.real.reshape(rows.real.shape + (1,) * (z.ndim - rows.real.ndim)), z, 0)
+
+
+def _check_bandwidth(caller: str, bandwidth: ArrayLike | None) -> None:
+    if bandwidth is not None:
+        check_range(caller, Positive, bandwidth=bandwidth)
 
 
 def gaussian_kernel(features: Array, real: Array, bandwidth: ArrayLike | None) -> Array:
@@ -131,6 +142,7 @@ def _of_features(bandwidth: ArrayLike | None) -> OfPrompt:
             floor_variance=jnp.sum(hessian * hessian.T) / 2,
             ess_p=ess_p,
             ess_q=ess_q,
+            unbounded=jnp.bool_(False),
             novel_mass=jnp.sum(jnp.where(alone & real, w, 0)),
         )
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.masking import masked_mean, masked_sum, standardize
-from polopt_jax.outcomes._rows import as_cells, effective_sample_size, in_cell, prompt_mean
-from polopt_jax.ranges import Unit, check_range
+from polopt_jax.outcomes._rows import as_cells, effective_sample_size, in_cell, in_none, labelled_rows, prompt_mean
+from polopt_jax.ranges import Nonnegative, Unit, check_range
 from polopt_jax.reading import read, read_log_prob
 from polopt_jax.reductions import token_mean
 from polopt_jax.surrogates import k3
@@ -79,7 +79,8 @@ def g_statistic(cells: Array, reference: Array, *, labelled: Array | None = None
     Args:
       cells: `[..., n]` integers 0 .. K-1. reference: P_ref `[K]`. labelled: `[..., n]` bool, rows that count.
 
-    Raises TypeError if cells are no integers. Source: Wilks 1938.
+    NaN if a labelled row is in no cell. Raises TypeError if cells are no integers or labelled is not boolean, ValueError
+    if shapes differ or the reference is negative. Source: Wilks 1938.
 
     >>> from polopt_jax import outcomes
     >>> found = outcomes.g_statistic(jnp.array([1] * 6 + [0] * 14), jnp.array([0.95, 0.05]))
@@ -87,8 +88,10 @@ def g_statistic(cells: Array, reference: Array, *, labelled: Array | None = None
     (12.95, True)
     """
     cells = as_cells("g_statistic", "cells", cells)
-    labelled = jnp.ones(cells.shape, bool) if labelled is None else labelled
+    check_range("g_statistic", Nonnegative, reference=reference)
+    labelled = labelled_rows("g_statistic", jnp.ones(cells.shape, bool), labelled)
     hit = in_cell(cells, reference.shape[-1], labelled)
+    lost = in_none(cells, reference.shape[-1], labelled)
     count = hit.sum(-2).astype(jnp.float32)
     known = reference > 0
     law = jnp.where(known, reference / jnp.sum(jnp.where(known, reference, 0)), 1)
@@ -96,7 +99,7 @@ def g_statistic(cells: Array, reference: Array, *, labelled: Array | None = None
     expected = count_known.sum(-1, keepdims=True) * law
     some = count_known > 0
     terms = jnp.where(some, count_known * jnp.log(jnp.where(some, count_known / expected, 1)), 0)
-    statistic = jnp.maximum(2 * terms.sum(-1), 0)
+    statistic = jnp.where(lost, jnp.nan, jnp.maximum(2 * terms.sum(-1), 0))
     freedom = jnp.maximum(known.sum() - 1, 1).astype(jnp.float32)
     return GStatistic(
         statistic=statistic,
@@ -116,7 +119,7 @@ def cusum(total: Array, hits: Array, labels: Array, *, rate: Unit, alarm_rate: U
       total: S `[...]`. hits, labels: side effects among the rows labelled since the last look, `[...]`.
       rate, alarm_rate: r₀ of the reference, and the rate worth an alarm; 0 < r₀ < r₁ < 1.
 
-    Raises ValueError if a rate is not in [0, 1], or a concrete alarm rate does not exceed a concrete rate.
+    Raises ValueError if a rate is not in [0, 1], or of two numbers alarm_rate does not exceed rate.
     Source: Page 1954, "Continuous inspection schemes".
 
     >>> from polopt_jax import outcomes
@@ -124,8 +127,9 @@ def cusum(total: Array, hits: Array, labels: Array, *, rate: Unit, alarm_rate: U
     3.3
     """
     check_range("cusum", Unit, rate=rate, alarm_rate=alarm_rate)
-    if isinstance(rate, float) and isinstance(alarm_rate, float) and alarm_rate <= rate:
-        raise ValueError(f"cusum: alarm_rate must exceed rate; they are {alarm_rate} and {rate}")
+    numbers = isinstance(rate, (int, float)) and isinstance(alarm_rate, (int, float))
+    if numbers and not 0 < rate < alarm_rate < 1:
+        raise ValueError(f"cusum needs 0 < rate < alarm_rate < 1: alarm_rate must exceed rate; {rate}, {alarm_rate}")
     low, high = jnp.asarray(rate), jnp.asarray(alarm_rate)
     up, down = jnp.log(high / low), jnp.log1p(-high) - jnp.log1p(-low)
     return jnp.maximum(total + hits * up + (labels - hits) * down, 0)

@@ -6,6 +6,7 @@ from polopt_jax.combinators import couples_rows
 from polopt_jax.masking import check_shape
 from polopt_jax.outcomes._laws import kl, log_law, safe_log
 from polopt_jax.outcomes._rows import CellsOf, effective_sample_size, identity, log_weight, prompt_mean, read_cells
+from polopt_jax.ranges import Unit, check_range
 from polopt_jax.types import Array, Batch, Metrics, Outputs, Term
 
 
@@ -39,6 +40,8 @@ def outcome_penalty(reference: Array, *, of: CellsOf = identity) -> Term:
     >>> round(float(loss), 4), float(metrics["ess"])
     (0.1438, 4.0)
     """
+
+    check_range("outcome_penalty", Unit, reference=reference)
 
     def outcome_penalty(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
         weight = log_weight("outcome_penalty", outputs, batch)

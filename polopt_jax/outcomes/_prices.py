@@ -11,8 +11,8 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.masking import check_shape, zero_where_masked
-from polopt_jax.outcomes._rows import CellsOf, identity, in_cell, read_cells
+from polopt_jax.masking import zero_where_masked
+from polopt_jax.outcomes._rows import CellsOf, identity, in_cell, in_none, labelled_rows, read_cells
 from polopt_jax.ranges import Nonnegative, check_range
 from polopt_jax.types import Array, Batch, record
 
@@ -66,7 +66,7 @@ def outcome_price(batch: Batch, price: Array, *, of: CellsOf = identity, labelle
     if batch.advantage is None:
         raise ValueError("outcome_price needs batch.advantage, which is None")
     cells = read_cells("outcome_price", batch, of)
-    known = _known("outcome_price", batch.mask.any(-1), labelled)
+    known = labelled_rows("outcome_price", batch.mask.any(-1), labelled)
     charge = jnp.where(known, _price_of(price, cells), 0)
     number = known.sum(-1, keepdims=True)
     mean = charge.sum(-1, keepdims=True) / jnp.maximum(number, 1)
@@ -113,24 +113,19 @@ def update_price(
     """
     check_range("update_price", Nonnegative, integral=integral, proportional=proportional)
     cells = read_cells("update_price", batch, of)
-    known = _known("update_price", batch.mask.any(-1), labelled)
+    known = labelled_rows("update_price", batch.mask.any(-1), labelled)
     _check_price("update_price", price.integral, cells)
+    if reference.shape not in (price.integral.shape, price.integral.shape[-1:]):
+        wanted = price.integral.shape[-1:]
+        raise ValueError(f"update_price: reference must have shape {wanted}, or the price's; it has {reference.shape}")
     hit = in_cell(cells, price.integral.shape[-1], known)
     rows = tuple(range(known.ndim)) if price.integral.ndim == 1 else (known.ndim - 1,)
     number = known.sum(rows)[..., None]
-    excess = hit.sum(rows) / jnp.maximum(number, 1) - reference
+    lost = in_none(cells, price.integral.shape[-1], known).any()
+    excess = jnp.where(lost, jnp.nan, hit.sum(rows) / jnp.maximum(number, 1) - reference)
     memory = price.integral + integral * excess
     moved = Price(charge=memory + proportional * excess, integral=memory)
     return jax.tree.map(lambda new, old: jnp.where(number > 0, new, old), moved, price)
-
-
-def _known(caller: str, real: Array, labelled: Array | None) -> Array:
-    if labelled is None:
-        return real
-    check_shape(caller, "labelled", labelled, real.shape, of="the batch's rows")
-    if labelled.dtype != jnp.bool_:
-        raise TypeError(f"{caller}: labelled must be boolean; its dtype is {labelled.dtype}")
-    return labelled & real
 
 
 def _check_price(caller: str, price: Array, cells: Array) -> None:

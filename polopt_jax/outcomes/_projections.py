@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from polopt_jax.masking import accumulate
 from polopt_jax.outcomes._laws import kl, safe_log
-from polopt_jax.ranges import Unit, check_range
-from polopt_jax.types import Array, ArrayLike, record
+from polopt_jax.ranges import Nonnegative, Positive, Unit, check_range
+from polopt_jax.types import Array, record
 
 NEGLIGIBLE = 1e-8
 """A cell of at most this probability is one that the reference does not have (tables hold 1e-9 instead of 0)."""
@@ -36,6 +36,7 @@ class Projection:
 
 
 def _as_table(caller: str, table: Array) -> Array:
+    check_range(caller, Nonnegative, table=table)
     table = accumulate(jnp.asarray(table))
     if table.ndim < 1 or table.shape[0] != 2:
         raise ValueError(f"{caller}: table must have shape [2, ...], failure and success; it has {table.shape}")
@@ -53,7 +54,8 @@ def pump(table: Array, success: Unit) -> Projection:
 
     P(z | success) stays what the reference had: where most of its rare successes have a side effect, so will all.
     The fixed point of KL-anchored learning with a binary reward (best-of-n, filtering, GRPO with a KL, DPO from success
-    preferences). Raises ValueError if the table is not `[2, ...]` or success is outside [0, 1].
+    preferences). Raises ValueError if the table is not `[2, ...]` or has an entry that is negative or NaN, or success
+    is outside [0, 1].
 
     Source: the Outcome Pump: Yudkowsky 2007; the projection: Csiszár 1975; Korbak et al. 2022 (KL-anchored learning is
     Bayesian conditioning).
@@ -121,7 +123,7 @@ def tax(table: Array, success: Unit) -> Array:
     return jnp.where(held.feasible, held.kl - pump(table, success).kl, jnp.inf)
 
 
-def best_of_n(table: Array, n: ArrayLike) -> Array:
+def best_of_n(table: Array, n: Positive) -> Array:
     """The law of the best of n independent rows by a binary success: success unless all n fail. Shape of the table.
 
     Its KL to the table is at most log n - (n-1)/n; successes among it are as the reference has them, so it is a
@@ -131,5 +133,6 @@ def best_of_n(table: Array, n: ArrayLike) -> Array:
     >>> round(float(outcomes.best_of_n(jnp.array([[0.5, 0.0], [0.25, 0.25]]), 2)[1].sum()), 3)
     0.75
     """
+    check_range("best_of_n", Positive, n=n)
     table = _as_table("best_of_n", table)
     return pump(table, 1 - jnp.power(table[0].sum(), n)).law

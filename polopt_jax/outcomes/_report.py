@@ -11,7 +11,7 @@ from polopt_jax.outcomes._divergences import joint_cells
 from polopt_jax.outcomes._estimates import of_cells
 from polopt_jax.outcomes._intervals import Estimate, estimate_rows
 from polopt_jax.outcomes._laws import Between, kl, log_law, safe_log
-from polopt_jax.outcomes._rows import CellsOf, Rows, prompt_mean, read_cells, read_rows, weights
+from polopt_jax.outcomes._rows import CellsOf, Rows, as_cells, prompt_mean, read_cells, read_rows, weights
 from polopt_jax.reading import read_policy
 from polopt_jax.types import Array, Batch, Metrics, Model, Outputs, Params, record
 
@@ -146,7 +146,9 @@ def outcome_report(
     outputs = {"old": model(old, batch.obs), "new": model(new, batch.obs)}
 
     def cells(outcome: Any) -> Array:
-        return joint_cells(success(outcome), 2, side_effect(outcome), num_side_effects)
+        named = {"success": success(outcome), "side_effect": side_effect(outcome)}
+        both = [as_cells("outcome_report", f"{name}(batch.outcome)", x) for name, x in named.items()]
+        return joint_cells(both[0], 2, both[1], num_side_effects)
 
     rows = read_rows(
         "outcome_report", outputs["old"], outputs["new"], batch, read_cells("outcome_report", batch, cells)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from polopt_jax.masking import check_shape, masked_mean, masked_sum
 from polopt_jax.reading import check_mask, read, read_log_prob
-from polopt_jax.types import Array, Batch, Outputs, record
+from polopt_jax.types import Array, ArrayLike, Batch, Outputs, record
 
 CellsOf: TypeAlias = Callable[[Any], Array]
 """`batch.outcome -> cells [..., G]`, integers 0 .. K-1 (or booleans, for K = 2)."""
@@ -87,7 +87,14 @@ def read_outcome(caller: str, batch: Batch, of: CellsOf) -> Array:
     check_mask(caller, batch)
     if batch.outcome is None:
         raise ValueError(f"{caller} needs batch.outcome, which is None: to_batch(whole, outcome=feature) fills it")
-    outcome, rows = of(batch.outcome), batch.mask.shape[:-1]
+    rows = batch.mask.shape[:-1]
+    try:
+        outcome = of(batch.outcome)
+    except KeyError as missing:
+        has = sorted(batch.outcome) if isinstance(batch.outcome, dict) else type(batch.outcome).__name__
+        raise ValueError(f"{caller}: of(batch.outcome) asks for {missing}; batch.outcome has {has}") from None
+    if isinstance(outcome, (list, tuple, bool, int)):
+        outcome = jnp.asarray(outcome)
     if not hasattr(outcome, "dtype"):
         raise TypeError(f"{caller}: of(batch.outcome) must be one array; it is a {type(outcome).__name__}: use of=")
     if outcome.shape[: len(rows)] != rows:
@@ -104,6 +111,16 @@ def read_cells(caller: str, batch: Batch, of: CellsOf) -> Array:
     return cells
 
 
+def labelled_rows(caller: str, real: Array, labelled: Array | None) -> Array:
+    """The rows that count and whose outcome is known, `[..., G]` bool; raises if `labelled` does not fit."""
+    if labelled is None:
+        return real
+    check_shape(caller, "labelled", labelled, real.shape, of="the rows")
+    if labelled.dtype != jnp.bool_:
+        raise TypeError(f"{caller}: labelled must be boolean; its dtype is {labelled.dtype}")
+    return labelled & real
+
+
 def in_cell(cells: Array, num_outcomes: int, real: Array) -> Array:
     """Whether each row counts and is in each cell, `[..., G, K]` bool."""
     return jax.nn.one_hot(cells, num_outcomes, dtype=jnp.bool_) & real[..., None]
@@ -114,8 +131,9 @@ def in_none(cells: Array, num_outcomes: int, real: Array) -> Array:
     return (real & ((cells < 0) | (cells >= num_outcomes))).any(-1)
 
 
-def as_cells(caller: str, name: str, x: Array) -> Array:
+def as_cells(caller: str, name: str, x: ArrayLike) -> Array:
     """`x` as int32 cells; raises TypeError if it is neither integer nor boolean."""
+    x = jnp.asarray(x)
     if not (jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == jnp.bool_):
         raise TypeError(f"{caller}: {name} must be integer cells or booleans; its dtype is {x.dtype}")
     return x.astype(jnp.int32)

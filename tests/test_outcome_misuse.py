@@ -1,0 +1,117 @@
+"""What a person gets wrong is said at once, by the name of the argument."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import polopt_jax as po
+from polopt_jax import outcomes
+
+TABLE = jnp.array([[0.7, 0.2], [0.05, 0.05]])
+ROWS = po.Batch(
+    obs=jnp.zeros((4, 2)),
+    action=jnp.zeros((4, 2), int),
+    mask=jnp.ones((4, 2), bool),
+    log_prob=jnp.full((4, 2), -0.7),
+    advantage=jnp.zeros((4, 2)),
+    outcome={"z": jnp.array([0, 1, 0, 1]), "share": jnp.array([0.1, 0.2, 0.3, 0.4])},
+)
+
+
+def model(params, obs):
+    return po.Outputs(policy=po.Categorical(logits=jnp.broadcast_to(params, (*obs.shape, 2))))
+
+
+OUTPUTS = model(jnp.zeros(2), ROWS.obs)
+Z = lambda o: o["z"]  # noqa: E731
+
+
+def profile(**rest):
+    return outcomes.fork_profile(model, jnp.zeros(2), jnp.ones(2), ROWS, 2, of=Z, **rest)
+
+
+def report(success, side_effect):
+    return outcomes.outcome_report(model, jnp.zeros(2), jnp.ones(2), ROWS, success=success, side_effect=side_effect)
+
+
+WRONG = {
+    "a feature that is not there": (
+        lambda: outcomes.outcome_kl(2, of=lambda o: o["vase"])(OUTPUTS, OUTPUTS, ROWS),
+        r"outcome_kl: of\(batch\.outcome\) asks for 'vase'; batch\.outcome has \['share', 'z'\]",
+    ),
+    "a float for success": (lambda: report(lambda o: o["share"], Z), r"outcome_report: success\(batch\.outcome\)"),
+    "a float for a side effect": (lambda: report(Z, lambda o: o["share"]), r"side_effect\(batch\.outcome\)"),
+    "positions without their number": (
+        lambda: profile(position=jnp.zeros((4, 2), int)),
+        "needs num_positions with position",
+    ),
+    "a number without positions": (lambda: profile(num_positions=2), "needs position with num_positions"),
+    "no position": (
+        lambda: profile(position=jnp.zeros((4, 2), int), num_positions=0),
+        "fork_profile: num_positions must be at least 1",
+    ),
+    "positions that are floats": (lambda: profile(position=jnp.zeros((4, 2)), num_positions=2), "position must be"),
+    "a negative table": (lambda: outcomes.pump(-TABLE, 0.9), "pump: table must be at least 0"),
+    "a table of NaN": (lambda: outcomes.ipf(TABLE * jnp.nan, 0.9), "ipf: table must be at least 0"),
+    "best of none": (lambda: outcomes.best_of_n(TABLE, 0), "best_of_n: n must be above 0"),
+    "a bandwidth of 0": (lambda: outcomes.outcome_mmd(Z, bandwidth=0.0), "outcome_mmd: bandwidth must be above 0"),
+    "the same to report": (lambda: outcomes.mmd_estimate(Z, bandwidth=-1.0), "mmd_estimate: bandwidth"),
+    "the same of samples": (
+        lambda: outcomes.sample_mmd(jnp.zeros(3), jnp.zeros(3), bandwidth=0.0),
+        "sample_mmd: bandwidth",
+    ),
+    "a reference that is no law": (lambda: outcomes.outcome_penalty(jnp.array([2.0, -1.0])), "reference must be"),
+    "a reference of another length": (
+        lambda: outcomes.update_price(outcomes.init_price(2), ROWS, jnp.ones(3) / 3, of=Z),
+        r"reference must have shape \(2,\), or the price's; it has \(3,\)",
+    ),
+    "a reference that is a number": (
+        lambda: outcomes.update_price(outcomes.init_price(2), ROWS, jnp.array(0.1), of=Z),
+        "reference must have shape",
+    ),
+    "a negative reference": (
+        lambda: outcomes.g_statistic(jnp.zeros(3, int), jnp.array([1.5, -0.5])),
+        "g_statistic: reference must be at least 0",
+    ),
+    "labels that are numbers": (
+        lambda: outcomes.g_statistic(jnp.zeros(3, int), jnp.ones(2) / 2, labelled=jnp.ones(3, int)),
+        "g_statistic: labelled must be boolean",
+    ),
+    "a rate of 0": (
+        lambda: outcomes.cusum(jnp.zeros(()), jnp.zeros(()), jnp.ones(()), rate=0, alarm_rate=0.1),
+        "0 < rate < alarm_rate < 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_it_is_named(what):
+    call, words = WRONG[what]
+    with pytest.raises((ValueError, TypeError), match=words):
+        call()
+
+
+def test_lists_are_as_good_as_arrays():
+    np.testing.assert_allclose(jnp.exp(outcomes.log_law([0, 1, 1, 1], 2)), [0.25, 0.75], rtol=1e-6)
+    assert float(outcomes.forecast([True, True], [True, False]).share) == 0.5
+    estimate = jax.jit(lambda: outcomes.sample_estimate([0, 1, 1, 1], [0, 0, 1, 1], 2))()
+    assert float(estimate.plug_in) > 0
+    batch = replace(ROWS, outcome=[0, 1, 0, 1])
+    assert float(outcomes.outcome_kl(2)(OUTPUTS, OUTPUTS, batch)) == 0
+
+
+def test_rows_in_no_cell_poison_what_looks_at_them():
+    out = replace(ROWS, outcome={"z": jnp.array([0, 1, 0, 7])})
+    price = outcomes.update_price(outcomes.init_price(2), out, jnp.array([0.5, 0.5]), of=Z)
+    assert np.isnan(price.charge).all()
+    assert np.isnan(outcomes.g_statistic(jnp.array([0, 5]), jnp.array([0.5, 0.5])).statistic)
+    ignored = outcomes.g_statistic(jnp.array([0, 5]), jnp.array([0.5, 0.5]), labelled=jnp.array([True, False]))
+    assert np.isfinite(ignored.statistic)
+
+
+def test_several_estimates_can_be_printed():
+    several = jax.vmap(lambda a, b: outcomes.sample_estimate(a, b, 2))(jnp.zeros((3, 4), int), jnp.zeros((3, 4), int))
+    assert "plug_in" in str(several)
