@@ -180,8 +180,12 @@ def by_hand(listed, name, logits, updates):
                 "standardised": lambda x: x + 0.5 * standardised(listed, x),
                 "natural": lambda x: x + 0.5 * natural(listed, x, listed.gradient(x)),
                 "trpo": lambda x: numpy_trust_region(listed, x),
+                # the first held one is halved for its outcome; the second would be, were its KL the other way round
                 "trpo, wide": lambda x: numpy_trust_region(listed, x, radius=2.0),
-                "held marginal": lambda x: numpy_trust_region(listed, x, held="marginal", weight=50.0),
+                "held marginal": lambda x: numpy_trust_region(listed, x, held="marginal", weight=50.0, radius=0.1),
+                "held marginal, wide": lambda x: numpy_trust_region(
+                    listed, x, held="marginal", weight=50.0, radius=1.0
+                ),
                 "held joint": lambda x: numpy_trust_region(listed, x, held="joint", weight=5.0),
             }[name](logits)
     return logits
@@ -196,7 +200,8 @@ def methods(problem, listed):
         "natural": frontiers.natural_ascent(problem, goal, step_size=0.5, damping=DAMPING),
         "trpo": frontiers.trust_region(problem, goal, damping=DAMPING),
         "trpo, wide": frontiers.trust_region(problem, goal, radius=2.0, damping=DAMPING),
-        "held marginal": frontiers.trust_region(problem, goal, held=frontiers.marginal, weight=50.0, damping=DAMPING),
+        "held marginal": frontiers.trust_region(problem, goal, held=frontiers.marginal, weight=50.0, radius=0.1),
+        "held marginal, wide": frontiers.trust_region(problem, goal, held=frontiers.marginal, weight=50.0, radius=1.0),
         "held joint": frontiers.trust_region(problem, goal, held=frontiers.joint, weight=5.0, damping=DAMPING),
         "clipped": frontiers.clipped_ascent(problem, learning_rate=0.05),
         "priced": frontiers.priced(problem, ascend, goal, table, dual_step=3.0),
@@ -215,6 +220,7 @@ METHODS = (
     "trpo",
     "trpo, wide",
     "held marginal",
+    "held marginal, wide",
     "held joint",
     "clipped",
     "priced",

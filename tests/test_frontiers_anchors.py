@@ -46,6 +46,15 @@ def test_the_corridor_stops_being_feasible(found):
     assert 0.8 <= corridor["ipf"]["feasible_up_to"] <= 0.9
 
 
+def test_best_of_n_is_the_pump(found):
+    for row in found["building"]:
+        best = row["best_of_n"]
+        assert 1 - (1 - row["reference"]["success"]) ** best["n"] == pytest.approx(0.9, abs=1e-12)
+        assert best["exploded"] == pytest.approx(row["pump"]["exploded"], abs=1e-12)
+        assert best["outcome_kl"] == pytest.approx(row["pump"]["outcome_kl"], abs=1e-12)
+        assert best["outcome_kl"] < best["bound"]
+
+
 @pytest.mark.parametrize("i", range(9))
 def test_forks(found, i):
     row = found["forks"][i]

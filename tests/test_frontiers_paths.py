@@ -57,6 +57,20 @@ def test_a_path_begins_at_its_reference_and_goes_where_the_method_goes(small):
         frontiers.path(problem, jnp.asarray(LOGITS), method, updates=0)
 
 
+def test_a_path_hands_on_what_its_method_remembers(small):
+    """Prices that are forgotten at every update would be zero at every update."""
+    problem, _ = small
+    start, goal = jnp.asarray(LOGITS), frontiers.reward(problem)
+    table = frontiers.cell_law(problem, frontiers.log_policy(problem, start))
+    ascend = lambda objective: frontiers.gradient_ascent(objective, step_size=1.0)  # noqa: E731
+    method = frontiers.priced(problem, ascend, goal, table, dual_step=3.0)
+    logits, memory = start, method.init(start)
+    for _ in range(3):
+        logits, memory = method.step(logits, memory)
+    last = frontiers.path(problem, start, method, updates=3).law[-1]
+    np.testing.assert_allclose(last, frontiers.cell_law(problem, frontiers.log_policy(problem, logits)), atol=1e-12)
+
+
 def made_up(success):
     zeros = jnp.zeros(len(success))
     names = ("reward", "side_effect_kl", "conditional_kl", "success_kl", "outcome_kl")

@@ -68,6 +68,16 @@ def test_the_flow_in_closed_form(x64, success, odds):
     assert float(law[1] / law[2]) == pytest.approx(three_cells(success), rel=1e-9)
 
 
+def test_the_flow_begins_at_the_law(x64):
+    """To first order dp = p (θ' - Σ p θ'), with θ' = p (r - J)."""
+    law, rewarded = np.array(EXAMPLE), np.array([0.0, 1.0, 1.0])
+    np.testing.assert_allclose(frontiers.gradient_flow(jnp.array(law), rewarded > 0, 0.1), law, atol=1e-12)
+    slope = law * (rewarded - 0.1)
+    change = law * (slope - law @ slope)
+    at = frontiers.gradient_flow(jnp.array(law), rewarded > 0, 0.1 + 1e-6)
+    np.testing.assert_allclose((np.asarray(at) - law) / 1e-6, change / change[1:].sum(), rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", OUTCOME_TABLES)
 def test_the_flow_of_the_outcome_tables_against_an_integrator(x64, name):
     table = np.exp(np.asarray(outcome_table_logits(OUTCOME_TABLES[name]), np.float64))

@@ -1,6 +1,6 @@
 """Every figure of exact mode, into `benchmarks/results/outcomes/`, and from them the tables of `docs/findings.md`.
 
-python -m benchmarks.outcomes_exact [--only anchors odds tables building]     (about a quarter of an hour on two cores)
+python -m benchmarks.outcomes_exact [--only anchors odds tables building]     (ten minutes on two cores)
 python -m benchmarks.outcomes_exact --only                                    (the tables alone, from what is there)
 """
 

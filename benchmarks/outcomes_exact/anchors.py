@@ -95,8 +95,20 @@ def building_rows() -> list[dict[str, Any]]:
         if case.reward == "binary":
             problem, logits = building(case)
             table = frontiers.cell_law(problem, frontiers.log_policy(problem, logits))
-            rows.append({"case": case.name, **projections(table, SUCCESS)})
+            rows.append({"case": case.name, **projections(table, SUCCESS), "best_of_n": best_of(table, SUCCESS)})
     return rows
+
+
+def best_of(table: jax.Array, success: float) -> dict[str, float]:
+    """The n, a fraction, for which the best of n samples has the success; its KL, and log n - (n - 1) / n above it."""
+    n = jnp.log1p(-success) / jnp.log(table[0].sum())
+    law = outcomes.best_of_n(table, n)
+    return {
+        "n": float(n),
+        "exploded": float(law[:, 2:].sum()),
+        "outcome_kl": float(frontiers.held_kl(frontiers.joint, law, table)),
+        "bound": float(jnp.log(n) - (n - 1) / n),
+    }
 
 
 def fork_rows() -> list[dict[str, Any]]:

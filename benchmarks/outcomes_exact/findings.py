@@ -56,6 +56,15 @@ def anchors_building(results: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def anchors_best(results: dict[str, Any]) -> str:
+    (found,) = results["anchors"]["anchors"]
+    keys = ("n", "exploded", "outcome_kl", "bound")
+    rows = [
+        [row["case"].removesuffix(", binary"), *(row["best_of_n"][key] for key in keys)] for row in found["building"]
+    ]
+    return table(("building", "n", "P(x)", "D_out", "log n - (n - 1) / n"), rows)
+
+
 def anchors_forks(results: dict[str, Any]) -> str:
     (found,) = results["anchors"]["anchors"]
     keys = ("p0", "logits", "skip", "published_skip", "kl", "published_kl", "kl_per_token")
@@ -218,6 +227,7 @@ OPEN, HAZARD = "open, door, binary", "open, hazard, binary"
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "anchors-tables": anchors_tables,
     "anchors-building": anchors_building,
+    "anchors-best-of-n": anchors_best,
     "anchors-forks": anchors_forks,
     "anchors-protection": anchors_protection,
     "exploded": lambda results: overview(results, "exploded"),

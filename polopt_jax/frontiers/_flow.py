@@ -7,6 +7,7 @@ among successes, as the natural gradient does; the gradient flow raises them.
 from collections.abc import Callable
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from polopt_jax.ranges import Unit, check_range

@@ -192,7 +192,7 @@ def clipped_ascent(
         def improve(carry: tuple[Array, optax.OptState], _: None) -> tuple[tuple[Array, optax.OptState], None]:
             x, memory = carry
             change, memory = adam.update(jax.grad(loss)(x), memory, x)
-            return (x + change, memory), None
+            return (x + jnp.asarray(change), memory), None
 
         return jax.lax.scan(improve, (logits, memory), None, length=iterations)[0]
 

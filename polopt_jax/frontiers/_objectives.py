@@ -95,7 +95,7 @@ def soft_optimum(problem: ExactProblem, reference: Array, *, beta: Positive) -> 
         q = (world.prob * (world.reward + value[world.successor])).sum(-1)
         scores = reference + q / beta
         total = jax.nn.logsumexp(scores, axis=-1)
-        return jnp.where(world.terminal, 0.0, beta * total), scores - total[:, None]
+        return beta * total, scores - total[:, None]
 
     end = jnp.zeros(world.initial.shape, jnp.result_type(reference, world.prob))
     return jax.lax.scan(backup, end, None, length=world.horizon, reverse=True)[1]

@@ -52,14 +52,14 @@ def exact_problem(world: TableWorld, *, side_effects: tuple[str, ...], group: Ar
     """
     if not side_effects or "success" in side_effects:
         raise ValueError(f"side_effects must name outcomes other than success; it is {side_effects}")
-    group = _alike(np.asarray(world.obs)) if group is None else np.asarray(group)
-    if group.shape != world.initial.shape or group.min() < 0:
-        raise ValueError(f"group must be rows from 0, of shape {world.initial.shape}; it has {group.shape}")
+    rows = _alike(np.asarray(world.obs)) if group is None else np.asarray(group)
+    if rows.shape != world.initial.shape or rows.min() < 0:
+        raise ValueError(f"group must be rows from 0, of shape {world.initial.shape}; it has {rows.shape}")
     return ExactProblem(
         world=world,
-        group=jnp.asarray(group, jnp.int32),
+        group=jnp.asarray(rows, jnp.int32),
         cell=cells(world, ("success", *side_effects)),
-        num_groups=int(group.max()) + 1,
+        num_groups=int(rows.max()) + 1,
         num_side_effects=2 ** len(side_effects),
     )
 
