@@ -99,7 +99,12 @@ def test_a_token_task_takes_any_world_and_judges_each_answer_by_its_own_prompt(e
         np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("recipe", ["grpo", "ppo", "reinforce", "dpo"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "recipe", ["grpo", pytest.param("ppo", marks=SLOW), pytest.param("reinforce", marks=SLOW), "dpo"]
+)
 def test_unscorable_answers_are_masked_and_training_goes_on(echo, recipe):
     sizes = {"num_minibatches": 1} if recipe in ("grpo", "ppo") else {"num_pairs": 20} if recipe == "dpo" else {}
     task = echo if recipe in ("grpo", "dpo") else echo.task
@@ -231,6 +236,7 @@ def test_dpo_refuses_rows_that_make_no_pairs(echo, num_prompts, group_size, num_
         algorithms.dpo(task, num_pairs=num_pairs)
 
 
+@pytest.mark.slow
 def test_measuring_takes_no_randomness_from_training(echo):
     """The chunk's measurement has a key of its own: chunks of any length train the same."""
     algorithm = algorithms.dpo(echo, num_pairs=20)

@@ -79,7 +79,7 @@ def g_statistic(cells: Array, reference: Array, *, labelled: Array | None = None
     Args:
       cells: `[..., n]` integers 0 .. K-1. reference: P_ref `[K]`. labelled: `[..., n]` bool, rows that count.
 
-    NaN if a labelled row is in no cell. Raises TypeError if cells are no integers or labelled is not boolean, ValueError
+    NaN if a labelled row is in no cell. Raises TypeError if cells are not integers or labelled not boolean, ValueError
     if shapes differ or the reference is negative. Source: Wilks 1938.
 
     >>> from polopt_jax import outcomes
