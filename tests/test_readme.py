@@ -14,16 +14,16 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def episodes_of(network, old):
-    """A rollout of 4 environments with 10 episodes of 8 steps in each, and two policies."""
-    obs = 0.4 * jax.random.normal(jax.random.key(5), (80, 4, 4))
+    """A rollout of 40 environments, two episodes of 8 steps in each, of which the first counts; and two policies."""
+    obs = 0.4 * jax.random.normal(jax.random.key(5), (16, 40, 4))
     outputs = network.apply(old, obs)
     action = outputs.policy.sample(seed=jax.random.key(6))
-    done = jnp.broadcast_to(jnp.arange(80)[:, None] % 8 == 7, (80, 4))
+    done = jnp.broadcast_to(jnp.arange(16)[:, None] % 8 == 7, (16, 40))
     rollout = po.Rollout(
         obs=obs,
         action=action,
         log_prob=outputs.policy.log_prob(action),
-        reward=jnp.full((80, 4), 4.0).at[:40].set(1.0),
+        reward=jnp.full((16, 40), 4.0).at[:, :20].set(1.0),
         terminated=done,
         truncated=jnp.zeros_like(done),
         next_obs=obs,
@@ -93,7 +93,7 @@ def test_the_readme_runs():
             assert metrics["kl_old_new"].shape == (2,)
         if i == 7:
             report = names["measure"](names["old"], names["new"])
-            assert (int(names["dropped"]), int(names["batch"].mask.any(-1).sum())) == (0, 4)
+            assert (int(names["dropped"]), int(names["batch"].mask.any(-1).sum())) == (0, 40)
             assert round(float(report.success_rate_old), 5) == 0.5
             assert 0 < report.old_new.side_effect.plug_in < report.old_new.rows_kl
             assert callable(names["careful"].update)
