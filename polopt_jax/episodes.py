@@ -115,8 +115,7 @@ def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[R
     if rollout.reward.ndim != 2:
         raise ValueError(f"episodes needs a rollout [T, B]; its reward has shape {rollout.reward.shape}")
     done, broke = rollout.terminated | rollout.truncated, ~rollout.mask
-    followed_by_break = jnp.concatenate([broke[1:], jnp.zeros_like(broke[:1])])
-    cut_by_break = followed_by_break & rollout.truncated & ~rollout.terminated & ~broke
+    cut_by_break = _cut_by_break(rollout)
     number_before = jnp.cumsum(done, axis=0) - done
     per_env = done.sum(0)
     first_id = jnp.cumsum(per_env) - per_env
@@ -139,6 +138,13 @@ def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[R
     return jax.tree.map(gather, rollout), total - jnp.minimum(fits.sum(), num_episodes)
 
 
+def _cut_by_break(rollout: Rollout) -> Array:
+    """Steps recorded as truncated because the environment broke in the next one, `[T, B]` bool."""
+    broke = ~rollout.mask
+    followed = jnp.concatenate([broke[1:], jnp.zeros_like(broke[:1])])
+    return followed & rollout.truncated & ~rollout.terminated & ~broke
+
+
 def first_episodes(rollout: Rollout) -> tuple[Rollout, Array]:
     """The first episode of every column of a rollout that began at episode starts; what follows it is masked out.
 
@@ -158,8 +164,7 @@ def first_episodes(rollout: Rollout) -> tuple[Rollout, Array]:
     """
     done, broke = rollout.terminated | rollout.truncated, ~rollout.mask
     first = jnp.cumsum(done, axis=0) - done == 0
-    broke_next = jnp.concatenate([broke[1:], jnp.zeros_like(broke[:1])]) & rollout.truncated & ~rollout.terminated
-    whole = done.any(0) & ~(first & (broke | broke_next)).any(0)
+    whole = done.any(0) & ~(first & (broke | _cut_by_break(rollout))).any(0)
     keep = first & whole[None]
     return jax.tree.map(lambda x: zero_where_masked(x, keep), rollout), (~whole).sum()
 

@@ -49,7 +49,7 @@ OTHER_KINDS = {
     *("accumulate_gradients", "couples_rows", "objective"),
     # outcomes: records
     *("Estimate", "ForkProfile", "Forecast", "GStatistic", "OutcomeReport", "Price", "Projection", "Shift"),
-    # of rows, weights and cells; test_outcome_laws.py
+    # of rows, weights and cells; test_outcome_divergences.py, test_outcome_estimates.py
     *("effective_sample_size", "joint", "log_law"),
     # what reports; test_outcome_estimates.py, test_outcome_report.py
     *("fork_profile", "mmd_estimate", "outcome_estimate", "outcome_report", "sample_estimate", "sample_mmd"),

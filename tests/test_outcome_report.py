@@ -10,6 +10,7 @@ import pytest
 
 import polopt_jax as po
 from polopt_jax import outcomes
+from polopt_jax.outcomes._report import _parts
 from polopt_jax.worlds import skip_the_test, token_outcome_law
 
 OLD, NEW = world.table(0), world.table(1)
@@ -116,6 +117,14 @@ def test_features_out_of_range_give_nan(argument):
         lambda old, new: outcomes.outcome_report(world.model, old, new, world.batch(), num_side_effects=3, **arguments)
     )(jnp.asarray(OLD), jnp.asarray(NEW))
     assert np.isnan(result.old_new.outcome.value)
+
+
+def test_what_is_infinite_has_no_upper_end():
+    """Two cells that the second sample lacks: KLs that see them are infinite, and that of the success is not."""
+    parts = outcomes.sample_estimate(jnp.array([0, 1, 2, 3]), jnp.array([0, 0, 2, 2]), 4, between=_parts(2))
+    assert np.isinf(parts.high[jnp.array([0, 2, 3])]).all()  # D_out, D_z and, of two infinities, D_{z|s}
+    assert np.isfinite(parts.high[1])  # success: two of four rows either way
+    assert float(parts.novel_mass) == 0.5
 
 
 # --- forks --------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from polopt_jax.outcomes._rows import (
     Rows,
     as_cells,
     identity,
+    joint_cells,
     prompt_mean,
     read_cells,
     read_rows,
@@ -144,9 +145,3 @@ def conditional_outcome_kl(num_outcomes: int, num_given: int, *, of: CellsOf, gi
     both_kl = outcome_divergence(num_given * num_outcomes, of=both, between=kl, caller="conditional_outcome_kl")
     given_kl = outcome_divergence(num_given, of=given, between=kl, caller="conditional_outcome_kl")
     return weighted_divergence(both=(1.0, both_kl), given=(-1.0, given_kl))
-
-
-def joint_cells(major: Array, num_major: int, minor: Array, num_minor: int) -> Array:
-    """The cell `major · num_minor + minor` of two features; -1, no cell, where one is out of its range."""
-    inside = (major >= 0) & (major < num_major) & (minor >= 0) & (minor < num_minor)
-    return jnp.where(inside, major * num_minor + minor, -1)

@@ -92,7 +92,7 @@ def _moments(cells: Array, real: Array, old: Array, new: Array, num_outcomes: in
     hit = in_cell(cells, num_outcomes, real)
     total = lambda x: jnp.sum(jnp.where(hit, x[:, None], 0), axis=0)  # noqa: E731
     masses = jnp.stack([total(w), total(v)])
-    unbounded = jnp.isposinf(between(*safe_log(masses / masses.sum(1, keepdims=True))))
+    unbounded = ~jnp.isfinite(between(*safe_log(masses / masses.sum(1, keepdims=True))))
     finite = (masses > 0) & ((masses[1:] > 0) | ~unbounded.any())
 
     def plug_in(masses: Array) -> Array:

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.masking import masked_sum
-from polopt_jax.outcomes._divergences import joint_cells
 from polopt_jax.outcomes._estimates import of_cells
 from polopt_jax.outcomes._intervals import Estimate, estimate_rows
 from polopt_jax.outcomes._laws import Between, kl, log_law, safe_log
-from polopt_jax.outcomes._rows import CellsOf, Rows, as_cells, prompt_mean, read_cells, read_rows, weights
+from polopt_jax.outcomes._rows import CellsOf, Rows, as_cells, joint_cells, prompt_mean, read_cells, read_rows, weights
 from polopt_jax.reading import read_policy
 from polopt_jax.types import Array, Batch, Metrics, Model, Outputs, Params, record
 

@@ -40,13 +40,19 @@ def joint(**sizes: int) -> CellsOf:
         has = sorted(outcome) if isinstance(outcome, dict) else type(outcome).__name__
         if not isinstance(outcome, dict) or set(sizes) - set(outcome):
             raise ValueError(f"joint: batch.outcome must have the features {sorted(sizes)}; it has {has}")
-        cell, inside = jnp.int32(0), jnp.bool_(True)
+        cell, num = jnp.int32(0), 1
         for name, size in sizes.items():
             digit = as_cells("joint", f"batch.outcome[{name!r}]", outcome[name])
-            cell, inside = cell * size + digit, inside & (digit >= 0) & (digit < size)
-        return jnp.where(inside, cell, -1)
+            cell, num = joint_cells(cell, num, digit, size), num * size
+        return cell
 
     return of
+
+
+def joint_cells(major: Array, num_major: int, minor: Array, num_minor: int) -> Array:
+    """The cell `major · num_minor + minor` of two features; -1, no cell, where one is out of its range."""
+    inside = (major >= 0) & (major < num_major) & (minor >= 0) & (minor < num_minor)
+    return jnp.where(inside, major * num_minor + minor, -1)
 
 
 @record
@@ -63,7 +69,7 @@ class Rows:
     """The same of the new policy."""
 
 
-def read_rows(caller: str, old: Outputs, new: Outputs, batch: Batch, outcome: Any) -> Rows:
+def read_rows(caller: str, old: Outputs, new: Outputs, batch: Batch, outcome: Array) -> Rows:
     """The rows of a batch, of which `outcome` was read; raises by name if something is missing or does not fit."""
     weights = {name: log_weight(caller, outputs, batch, name=name) for name, outputs in (("old", old), ("new", new))}
     return Rows(outcome=outcome, real=batch.mask.any(-1), **weights)
