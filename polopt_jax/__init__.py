@@ -31,7 +31,7 @@ from polopt_jax.objectives import (
     value_loss,
 )
 from polopt_jax.reductions import constant_length, sequence_mean, sequence_sum, token_mean
-from polopt_jax.rollout import start, unroll
+from polopt_jax.rollout import start, start_from, unroll
 from polopt_jax.solvers import (
     backtrack,
     conjugate_gradient,
@@ -108,6 +108,7 @@ __all__ = [
     "sequential",
     "standardize",
     "start",
+    "start_from",
     "surrogate",
     "to_batch",
     "token_mean",

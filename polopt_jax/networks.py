@@ -140,3 +140,31 @@ def shared_actor_critic(
     """
     module = _ActorCritic(("trunk",), hidden, activation, action_space, gaussian, initial_log_std)
     return _network(module, tuple(obs_shape))
+
+
+def tabular_actor_critic(obs_shape: Sequence[int], action_space: ActionSpace) -> Network:
+    """A table: logits and a value for each of S states that a one-hot observation `[..., S]` names.
+
+    Parameters are `{"policy": [S, A], "value": [S]}`, zero at first: the uniform policy. The two share nothing.
+
+    Raises `ValueError` if `action_space` is no `Discrete`, an observation is no vector, or obs does not end in it.
+
+    >>> network = tabular_actor_critic((3,), Discrete(2))
+    >>> params = {**network.init(jax.random.key(0)), "policy": jnp.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])}
+    >>> network.apply(params, jnp.array([0.0, 1.0, 0.0])).policy.logits.tolist()
+    [1.0, 0.0]
+    """
+    if not isinstance(action_space, Discrete) or len(obs_shape) != 1:
+        raise ValueError(f"a table needs one-hot observations [S] and a Discrete; it has {obs_shape}, {action_space!r}")
+    num_states, num_actions = obs_shape[0], action_space.num
+
+    def init(key: Array) -> Params:
+        del key
+        return {"policy": jnp.zeros((num_states, num_actions)), "value": jnp.zeros(num_states)}
+
+    def apply(params: Params, obs: Array) -> Outputs:
+        if obs.shape[-1:] != (num_states,):
+            raise ValueError(f"obs must have shape [..., {num_states}]; it has {obs.shape}")
+        return Outputs(policy=Categorical(logits=obs @ params["policy"]), value=obs @ params["value"])
+
+    return Network(init, apply)

@@ -59,7 +59,18 @@ def start(env: Environment, key: Array, *, num_envs: int) -> LoopState:
     """
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1; it is {num_envs}")
-    state, obs = jax.vmap(env.reset)(jax.random.split(key, num_envs))
+    return start_from(*jax.vmap(env.reset)(jax.random.split(key, num_envs)))
+
+
+def start_from(state: Any, obs: Obs) -> LoopState:
+    """Environments at given first states: what `env.reset` returned, with a leading axis `[B]`.
+
+    >>> from polopt_jax.envs import TimeLimit
+    >>> state, obs = TimeLimit(limit=5).reset(jax.random.key(0))
+    >>> start_from(*jax.tree.map(lambda x: jnp.stack([x] * 3), (state, obs))).episode_length.tolist()
+    [0, 0, 0]
+    """
+    num_envs = jax.tree.leaves(obs)[0].shape[0]
     return LoopState(
         env=state,
         obs=obs,

@@ -41,6 +41,7 @@ OTHER_KINDS = {
         "per_episode",
         "sequential",
         "start",
+        "start_from",
         "to_batch",
         "train",
     ),
@@ -49,6 +50,7 @@ OTHER_KINDS = {
     *("accumulate_gradients", "couples_rows", "objective"),
     # outcomes: records
     *("Estimate", "ForkProfile", "Forecast", "GStatistic", "OutcomeReport", "Price", "Projection", "Shift"),
+    "CellsOf",
     # of rows, weights and cells; test_outcome_divergences.py, test_outcome_estimates.py
     *("effective_sample_size", "joint", "log_law"),
     # what reports; test_outcome_estimates.py, test_outcome_report.py

@@ -9,7 +9,7 @@ import pytest
 
 from polopt_jax import advantages, algorithms, driver, tasks
 from polopt_jax.envs import ActionReward, DelayedReward, ObsActionReward, Quadratic, TimeLimit
-from polopt_jax.language import draw_preferences, imitate, transformer
+from polopt_jax.language import imitate, transformer
 from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.normalization import normalize
 from polopt_jax.worlds import skip_the_test
@@ -115,9 +115,13 @@ def test_the_policy_phase_of_trpo_leaves_the_critic_alone():
 # --- tokens ------------------------------------------------------------------------------------------------------
 
 
+def token_world():
+    return skip_the_test(jax.random.key(0), num_worlds=2, p_skip=(0.1, 0.2), p_legit=(0.1, 0.2))
+
+
 @pytest.fixture(scope="module")
 def tokens():
-    worlds = skip_the_test(jax.random.key(0), num_worlds=2, p_skip=(0.1, 0.2), p_legit=(0.1, 0.2))
+    worlds = token_world()
     network = transformer(vocab_size=worlds.input_vocabulary, num_outputs=6, max_length=24, width=16, depth=1, heads=2)
     reference, kl = jax.jit(lambda key: imitate(network, worlds, key, updates=150, rows=32))(jax.random.key(1))
     assert kl[-10:].mean() < 0.02 < kl[0]
@@ -152,10 +156,10 @@ def test_dpo_raises_the_reward_from_preferences_alone(tokens):
 
 def test_preferences_differ_in_reward_and_the_better_is_chosen(tokens):
     """Scored again from the tokens alone, by the rules of the world that each pair's own prompt names."""
-    world = tokens.world
+    world = token_world()
 
     def draw(max_redraws):
-        draw = partial(draw_preferences, tokens.network, tokens.reference, world, num_pairs=64, max_redraws=max_redraws)
+        draw = partial(tasks.draw_preferences, tokens, num_pairs=64, max_redraws=max_redraws)
         return jax.jit(draw)(jax.random.key(0))
 
     data, few = draw(64), draw(0)

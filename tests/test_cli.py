@@ -408,7 +408,7 @@ def test_every_keyword_of_a_recipe_is_a_flag_with_a_text(algorithm, capsys, monk
 def test_the_algorithms_of_the_command_are_the_recipes():
     recipes = {name for name in algorithms.__all__ if inspect.isfunction(getattr(algorithms, name))}
     assert set(PRESETS) == recipes
-    assert {name for name in PRESETS if _recipes.takes_tokens(name)} == {"dpo", "grpo"}
+    assert {name for name in PRESETS if _recipes.takes_groups(name)} == {"dpo", "grpo"}
 
 
 def planned(line, monkeypatch):
@@ -560,7 +560,7 @@ def test_the_presets_are_these():
     """The numbers that hold where nothing is said: a preset's, or the recipe's own default."""
     assert list(PRESETS) == list(PINNED)
     for name, kinds in PINNED.items():
-        assert (kinds[0] is None) == _recipes.takes_tokens(name)
+        assert (kinds[0] is None) == _recipes.takes_groups(name)
         for is_token, pinned in enumerate(kinds):
             if pinned is not None:
                 preset = _recipes.preset(name, is_token=bool(is_token))
@@ -572,7 +572,7 @@ def test_the_presets_are_these():
 
 def test_a_preset_repeats_no_default_of_its_recipe():
     for name in PRESETS:
-        for is_token in {_recipes.takes_tokens(name), True}:
+        for is_token in {_recipes.takes_groups(name), True}:
             for key, value in _recipes.preset(name, is_token=is_token).hyperparameters.items():
                 assert value != _recipes.parameters(name)[key].default, f"{name}: {key} has two homes"
 

@@ -46,6 +46,13 @@ def test_masked_decisions_and_rows_are_left_alone():
     advantage = np.where(mask, 1.0, np.nan)
     priced = outcomes.outcome_price(rows([[0, 1, 1]], mask, advantage), jnp.array([0.0, 1.0]))
     np.testing.assert_allclose(priced.advantage[0], [[1.5, 1.5], [0, 0], [0.5, 0]])
+    everything = jnp.ones((1, 3), bool)
+    again = outcomes.outcome_price(rows([[0, 1, 1]], mask, advantage), jnp.array([0.0, 1.0]), labelled=everything)
+    np.testing.assert_array_equal(again.advantage, priced.advantage, err_msg="a label of an empty row says nothing")
+    price = outcomes.update_price(
+        outcomes.init_price(2), rows([[0, 1, 1]], mask), jnp.array([0.25, 0.75]), integral=1.0, labelled=everything
+    )
+    np.testing.assert_allclose(price.integral, [0.25, -0.25])
 
 
 def test_labels_on_a_part_of_the_rows_charge_as_much_in_the_mean():

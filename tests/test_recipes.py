@@ -13,7 +13,7 @@ import pytest
 
 import polopt_jax as po
 from polopt_jax import advantages, algorithms
-from polopt_jax.tasks import Task, TokenTask
+from polopt_jax.tasks import GroupTask, Task
 
 S, A, T = 3, 4, 5
 GAMMA, LAMBDA = 0.9, 0.8
@@ -360,8 +360,9 @@ def test_trpo(fisher_every):
 GROUP_ROWS = (3, 4)
 
 
-def token_task(rollout, params, reference, rows):
-    return TokenTask(task=canned(rollout, params, rows), network=None, world=None, reference=reference)
+def group_task(rollout, params, reference, rows):
+    task = canned(rollout, params, rows)._replace(outcome=lambda rollout: {"z": rollout.outcome["z"][-1]})
+    return GroupTask(task=task, reference=reference, prompts=None, attempt=None)
 
 
 @pytest.mark.parametrize("bad", [None, (1, 2)])
@@ -372,7 +373,7 @@ def test_grpo(bad):
         rollout = replace(rollout, reward=rollout.reward.at[(-1, *bad)].set(jnp.nan))
     reference = jax.tree.map(lambda x: x - 0.3 * jnp.sin(7 * x), params)
     algorithm = algorithms.grpo(
-        token_task(rollout, params, reference, GROUP_ROWS),
+        group_task(rollout, params, reference, GROUP_ROWS),
         learning_rate=0.1,
         clip_eps=0.15,
         beta=0.6,
@@ -424,7 +425,7 @@ def test_the_reported_kl_and_entropy_are_those_of_the_update(recipe):
         sizes["value_minibatches"] = 1
     if recipe in ("ppo", "grpo"):
         sizes["num_minibatches"] = 1
-    task = token_task(rollout, params, params, rows) if recipe == "grpo" else canned(rollout, params, rows)
+    task = group_task(rollout, params, params, rows) if recipe == "grpo" else canned(rollout, params, rows)
     state, batch, found, metrics = update(getattr(algorithms, recipe)(task, **sizes))
     real = np.asarray(batch.mask)
     old, new = (

@@ -10,7 +10,7 @@ import pytest
 import polopt_jax as po
 from polopt_jax import advantages, algorithms, driver, tasks
 from polopt_jax.envs import TimeLimit
-from polopt_jax.language import draw_preferences, imitate, transformer
+from polopt_jax.language import imitate, transformer
 from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.worlds import skip_the_test
 
@@ -231,7 +231,7 @@ def test_dpo_draws_pairs_without_replacement(echo):
     ("num_prompts", "group_size", "num_pairs"), [(1, 3, 64), (5, 6, 14)], ids=["odd rows", "more rows than pairs"]
 )
 def test_dpo_refuses_rows_that_make_no_pairs(echo, num_prompts, group_size, num_pairs):
-    task = tasks.token_task(echo.network, echo.world, echo.reference, num_prompts=num_prompts, group_size=group_size)
+    task = tasks.token_task(network_for(Echo()), Echo(), echo.reference, num_prompts=num_prompts, group_size=group_size)
     with pytest.raises(ValueError, match="dpo: an update takes pairs of the task's"):
         algorithms.dpo(task, num_pairs=num_pairs)
 
@@ -258,7 +258,7 @@ def test_measuring_takes_no_randomness_from_training(echo):
 def test_draw_preferences_checks_its_numbers(echo):
     for numbers in ({"num_pairs": 0, "max_redraws": 1}, {"num_pairs": 1, "max_redraws": -1}):
         with pytest.raises(ValueError, match="num_pairs must be positive"):
-            draw_preferences(echo.network, echo.reference, echo.world, jax.random.key(0), **numbers)
+            tasks.draw_preferences(echo, jax.random.key(0), **numbers)
 
 
 # --- control ---------------------------------------------------------------------------------------------------------

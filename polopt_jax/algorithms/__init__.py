@@ -17,7 +17,8 @@ from polopt_jax.algorithms._dpo import dpo
 from polopt_jax.algorithms._grpo import grpo
 from polopt_jax.algorithms._npg import npg
 from polopt_jax.algorithms._ppo import ppo
+from polopt_jax.algorithms._priced import priced
 from polopt_jax.algorithms._reinforce import reinforce
 from polopt_jax.algorithms._trpo import trpo
 
-__all__ = ["Algorithm", "actor_critic", "dpo", "grpo", "npg", "ppo", "reinforce", "trpo"]
+__all__ = ["Algorithm", "actor_critic", "dpo", "grpo", "npg", "ppo", "priced", "reinforce", "trpo"]

@@ -1,7 +1,7 @@
 """Actor-critic."""
 
 from polopt_jax import objectives
-from polopt_jax.algorithms._algorithm import Algorithm, adam, assemble, gae_estimate
+from polopt_jax.algorithms._algorithm import Algorithm, Terms, adam, assemble, gae_estimate, with_terms
 from polopt_jax.combinators import objective
 from polopt_jax.ranges import Nonnegative, Positive, Unit
 from polopt_jax.tasks import Task
@@ -17,6 +17,7 @@ def actor_critic(
     value_weight: Nonnegative = 0.5,
     entropy_weight: Nonnegative = 0.0,
     max_grad_norm: Positive = 0.5,
+    terms: Terms | None = None,
 ) -> Algorithm:
     """Advantage actor-critic (A2C): one gradient of the joint loss per batch, advantages by GAE.
 
@@ -27,10 +28,11 @@ def actor_critic(
       value_weight: weight of the value loss.
       entropy_weight: weight of the entropy bonus.
       max_grad_norm: norm to which the gradient is clipped.
+      terms: further terms of the loss, by name with their weights, as `weighted_sum` takes them.
 
     Differs from the paper: Adam instead of RMSProp, GAE instead of n-step returns, no asynchrony.
     Source: Mnih et al. 2016.
     """
     term = objectives.actor_critic(value_weight=value_weight, entropy_weight=entropy_weight)
-    step = make_step((objective(task.model, term), adam(learning_rate, max_grad_norm)))
+    step = make_step((objective(task.model, with_terms(term, terms)), adam(learning_rate, max_grad_norm)))
     return assemble(task, step, gae_estimate(gamma, lambda_), gamma=gamma)

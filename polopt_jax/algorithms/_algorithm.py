@@ -1,6 +1,6 @@
 """What every recipe is put together from: a task, an estimate of the advantage, a step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -8,7 +8,7 @@ import jax
 import optax
 
 from polopt_jax.advantages import gae
-from polopt_jax.combinators import objective
+from polopt_jax.combinators import objective, weighted_sum
 from polopt_jax.divergences import action_kl
 from polopt_jax.episodes import to_batch
 from polopt_jax.guards import clip_by_global_norm
@@ -16,7 +16,7 @@ from polopt_jax.masking import standardize
 from polopt_jax.objectives import surrogate, value_loss
 from polopt_jax.tasks import Task
 from polopt_jax.training import Collect, Step, TrainState, epochs, init_state, make_step, monitored, sequential
-from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Params, Rollout
+from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Outputs, Params, Rollout, Term
 
 MONITORED_ROWS = 256
 """Rows of each batch, about, on which KL(old ‖ new) and entropy are reported."""
@@ -33,6 +33,9 @@ class Algorithm(NamedTuple):
     """`(params, key) -> metrics` of a rollout that no update uses; None where `collect` makes rollouts anyway. The
     driver asks once per chunk, with randomness of its own, so that asking changes nothing."""
 
+
+Terms: TypeAlias = Mapping[str, tuple[ArrayLike, Term]]
+"""Further terms of a recipe's loss, by name, each with its weight, as `weighted_sum` takes them."""
 
 Estimate: TypeAlias = Callable[[Any, Rollout], tuple[Any, Batch]]
 """`(state, rollout) -> (state, batch)`: what an algorithm makes of a rollout."""
@@ -55,6 +58,8 @@ def assemble(
         task_state, estimate_state = state
         task_state, rollout, metrics = task.rollout(params, task_state, key, gamma)
         estimate_state, batch = estimate(estimate_state, rollout)
+        if task.outcome is not None:
+            batch = replace(batch, outcome=task.outcome(rollout))
         return (task_state, estimate_state), batch, metrics
 
     return Algorithm(init, collect, step)
@@ -83,6 +88,20 @@ def gae_estimate(gamma: ArrayLike, lambda_: ArrayLike) -> Estimate:
     return estimate
 
 
+def with_terms(term: Term, terms: Terms | None) -> Term:
+    """A recipe's own term and further ones beside it, whose metrics come under their names."""
+    if not terms:
+        return term
+    more = weighted_sum(**terms)
+
+    def extended(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
+        loss, metrics = term(outputs, batch)
+        further, their_metrics = more(outputs, batch)
+        return loss + further, {**metrics, **their_metrics}
+
+    return extended
+
+
 def adam(learning_rate: ArrayLike, max_grad_norm: ArrayLike) -> optax.GradientTransformation:
     """Global-norm clip, then Adam with ε = 1e-5, as PPO's code has it."""
     return optax.chain(clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5))
@@ -92,11 +111,12 @@ def policy_then_critic(
     task: Task,
     optimizer: optax.GradientTransformationExtraArgs,
     *,
+    terms: Terms | None,
     value_learning_rate: ArrayLike,
     value_epochs: int,
     value_minibatches: int,
 ) -> Step:
     """A natural-gradient phase on the surrogate, then passes of Adam on the critic alone."""
-    policy = make_step((objective(task.model, surrogate()), optimizer))
+    policy = make_step((objective(task.model, with_terms(surrogate(), terms)), optimizer))
     critic = make_step((objective(task.model, value_loss()), optax.adam(value_learning_rate)))
     return sequential(policy=policy, critic=epochs(critic, value_epochs, value_minibatches))

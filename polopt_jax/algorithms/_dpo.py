@@ -3,25 +3,25 @@
 import jax
 
 from polopt_jax import objectives
-from polopt_jax.algorithms._algorithm import Algorithm, adam
+from polopt_jax.algorithms._algorithm import Algorithm, Terms, adam, with_terms
 from polopt_jax.combinators import objective
 from polopt_jax.divergences import action_kl
-from polopt_jax.language import Preferences, draw_preferences
 from polopt_jax.ranges import Count, Nonnegative, Positive
 from polopt_jax.rows import take_rows
-from polopt_jax.tasks import TokenTask
+from polopt_jax.tasks import GroupTask, Preferences, draw_preferences
 from polopt_jax.training import TrainState, init_state, make_step, monitored
 from polopt_jax.types import Array, Batch, Metrics, Params
 
 
 def dpo(
-    tokens: TokenTask,
+    group: GroupTask,
     *,
     learning_rate: Positive = 1e-3,
     beta: Nonnegative = 0.1,
     num_pairs: Count = 1024,
     max_redraws: Count = 64,
     max_grad_norm: Positive = 1.0,
+    terms: Terms | None = None,
 ) -> Algorithm:
     """Direct preference optimization on pairs drawn once from the reference: offline, no reward and no critic after.
 
@@ -35,28 +35,28 @@ def dpo(
       num_pairs: preference pairs, drawn once.
       max_redraws: most draws of a pair until its rewards differ.
       max_grad_norm: norm to which the gradient is clipped.
+      terms: further terms of the loss, by name with their weights, as `weighted_sum` takes them.
 
     Raises ValueError if the task has an odd number of rows, or more pairs of rows than there are preference pairs.
 
     Differs from the paper: the better attempt always wins (no Bradley-Terry noise), so the loss has no finite minimum
     and training stops where the updates do. Source: Rafailov et al. 2023.
     """
-    task = tokens.task
+    task = group.task
     pairs_per_update, odd = divmod(task.num_rows, 2)
     if odd or pairs_per_update > num_pairs:
         raise ValueError(
             f"dpo: an update takes pairs of the task's {task.num_rows} rows, which must be even in number and no more "
             f"than num_pairs = {num_pairs} pairs"
         )
-    step = make_step((objective(task.model, objectives.dpo(beta=beta)), adam(learning_rate, max_grad_norm)))
+    term = with_terms(objectives.dpo(beta=beta), terms)
+    step = make_step((objective(task.model, term), adam(learning_rate, max_grad_norm)))
     step = monitored(step, task.model, kl_old_new=action_kl)
 
     def init(key: Array) -> TrainState:
         data_key, key = jax.random.split(key)
-        data = draw_preferences(
-            tokens.network, tokens.reference, tokens.world, data_key, num_pairs=num_pairs, max_redraws=max_redraws
-        )
-        return init_state(step, tokens.reference, key, collect_state=data)
+        data = draw_preferences(group, data_key, num_pairs=num_pairs, max_redraws=max_redraws)
+        return init_state(step, group.reference, key, collect_state=data)
 
     def collect(params: Params, data: Preferences, key: Array) -> tuple[Preferences, Batch, Metrics]:
         del params

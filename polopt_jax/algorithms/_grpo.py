@@ -3,22 +3,21 @@
 from dataclasses import replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from polopt_jax import objectives
 from polopt_jax.advantages import group_relative
-from polopt_jax.algorithms._algorithm import Algorithm, adam, assemble
+from polopt_jax.algorithms._algorithm import Algorithm, Terms, adam, assemble, with_terms
 from polopt_jax.combinators import objective
 from polopt_jax.episodes import to_batch
 from polopt_jax.ranges import Count, Nonnegative, Positive
-from polopt_jax.tasks import TokenTask
+from polopt_jax.tasks import GroupTask
 from polopt_jax.training import epochs, make_step
 from polopt_jax.types import Batch, Rollout
 
 
 def grpo(
-    tokens: TokenTask,
+    group: GroupTask,
     *,
     learning_rate: Positive = 1e-3,
     clip_eps: Positive = 0.2,
@@ -26,11 +25,12 @@ def grpo(
     num_epochs: Count = 2,
     num_minibatches: Count = 4,
     max_grad_norm: Positive = 1.0,
+    terms: Terms | None = None,
 ) -> Algorithm:
     """Group relative policy optimization: no critic; the advantage is the standardised reward within the group.
 
     The penalty's reference is the task's. Groups stay whole in a minibatch. An attempt that nobody could score is left
-    out of its group and masked out. `batch.outcome` holds what the world said of each answer.
+    out of its group and masked out.
 
     Args:
       learning_rate: step size of Adam.
@@ -39,24 +39,24 @@ def grpo(
       num_epochs: passes over each batch.
       num_minibatches: minibatches of each pass, each of whole groups.
       max_grad_norm: norm to which the gradient is clipped.
+      terms: further terms of the loss, by name with their weights, as `weighted_sum` takes them.
 
     Raises ValueError if a group is a single attempt.
 
     Differs from the paper: nothing but the sizes. Source: Shao et al. 2024.
     """
-    task = tokens.task
+    task = group.task
     if task.row_shape[-1] < 2:
         raise ValueError(
             f"grpo: the attempts of a group are compared, so group_size must be at least 2; it is {task.row_shape[-1]}"
         )
-    term = objectives.grpo(clip_eps=clip_eps, beta=beta)
+    term = with_terms(objectives.grpo(clip_eps=clip_eps, beta=beta), terms)
     step = make_step((objective(task.model, term), adam(learning_rate, max_grad_norm)))
 
     def estimate(state: Any, rollout: Rollout) -> tuple[Any, Batch]:
         advantage = jnp.broadcast_to(group_relative(rollout.reward.sum(0)), rollout.reward.shape)
-        outcome = jax.tree.map(lambda x: x[-1], rollout.outcome)
-        batch = to_batch(rollout, advantage=advantage, outcome=outcome)
-        ref_log_prob = task.model(tokens.reference, batch.obs).policy.log_prob(batch.action)
+        batch = to_batch(rollout, advantage=advantage)
+        ref_log_prob = task.model(group.reference, batch.obs).policy.log_prob(batch.action)
         return state, replace(batch, ref_log_prob=ref_log_prob)
 
     return assemble(task, epochs(step, num_epochs, num_minibatches), estimate, gamma=1.0)

@@ -1,10 +1,12 @@
 """Natural policy gradient."""
 
 from polopt_jax import solvers
-from polopt_jax.algorithms._algorithm import Algorithm, assemble, gae_estimate, policy_then_critic
+from polopt_jax.algorithms._algorithm import Algorithm, Terms, assemble, gae_estimate, policy_then_critic
+from polopt_jax.divergences import action_kl
 from polopt_jax.ranges import Count, Nonnegative, Positive, Unit
 from polopt_jax.solvers import DAMPING
 from polopt_jax.tasks import Task
+from polopt_jax.types import Divergence
 
 
 def npg(
@@ -19,6 +21,8 @@ def npg(
     value_learning_rate: Positive = 1e-3,
     value_epochs: Count = 4,
     value_minibatches: Count = 8,
+    divergence: Divergence = action_kl,
+    terms: Terms | None = None,
 ) -> Algorithm:
     """Natural policy gradient with a critic: one preconditioned step on the surrogate, then Adam on the critic.
 
@@ -35,6 +39,8 @@ def npg(
       value_learning_rate: step size of the critic's Adam.
       value_epochs: passes of the critic over each batch.
       value_minibatches: minibatches of each such pass.
+      divergence: whose Fisher matrix it is.
+      terms: further terms of the loss, by name with their weights, as `weighted_sum` takes them.
 
     Source: Kakade 2001.
     """
@@ -43,11 +49,13 @@ def npg(
         learning_rate=learning_rate,
         damping=damping,
         cg_iters=cg_iters,
+        divergence=divergence,
         fisher_batch=solvers.every(fisher_every),
     )
     step = policy_then_critic(
         task,
         optimizer,
+        terms=terms,
         value_learning_rate=value_learning_rate,
         value_epochs=value_epochs,
         value_minibatches=value_minibatches,

@@ -1,7 +1,7 @@
 """Proximal policy optimization."""
 
 from polopt_jax import objectives
-from polopt_jax.algorithms._algorithm import Algorithm, adam, assemble, gae_estimate
+from polopt_jax.algorithms._algorithm import Algorithm, Terms, adam, assemble, gae_estimate, with_terms
 from polopt_jax.combinators import objective, weighted_sum
 from polopt_jax.ranges import Count, Nonnegative, Positive, Unit
 from polopt_jax.tasks import Task
@@ -20,6 +20,7 @@ def ppo(
     value_weight: Nonnegative = 0.5,
     entropy_weight: Nonnegative = 0.0,
     max_grad_norm: Positive = 0.5,
+    terms: Terms | None = None,
 ) -> Algorithm:
     """Proximal policy optimization: several epochs of minibatch Adam on the clipped surrogate, the critic beside it.
 
@@ -33,6 +34,7 @@ def ppo(
       value_weight: weight of the value loss.
       entropy_weight: weight of the entropy bonus.
       max_grad_norm: norm to which the gradient is clipped.
+      terms: further terms of the loss, by name with their weights, as `weighted_sum` takes them.
 
     Differs from the common code: advantages are standardised over the batch, not per minibatch; rows (environments)
     are shuffled, not decisions; values are not clipped. Source: Schulman et al. 2017.
@@ -42,5 +44,5 @@ def ppo(
         value=(value_weight, objectives.value_loss()),
         entropy=(entropy_weight, objectives.entropy_bonus()),
     )
-    step = make_step((objective(task.model, term), adam(learning_rate, max_grad_norm)))
+    step = make_step((objective(task.model, with_terms(term, terms)), adam(learning_rate, max_grad_norm)))
     return assemble(task, epochs(step, num_epochs, num_minibatches), gae_estimate(gamma, lambda_), gamma=gamma)

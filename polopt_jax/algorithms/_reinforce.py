@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from polopt_jax import objectives
 from polopt_jax.advantages import Baseline, batch_mean_baseline, discounted_returns
-from polopt_jax.algorithms._algorithm import Algorithm, adam, assemble, standardized_batch
+from polopt_jax.algorithms._algorithm import Algorithm, Terms, adam, assemble, standardized_batch, with_terms
 from polopt_jax.combinators import objective, weighted_sum
 from polopt_jax.ranges import Nonnegative, Positive, Unit
 from polopt_jax.tasks import Task
@@ -23,6 +23,7 @@ def reinforce(
     gamma: Unit = 0.99,
     entropy_weight: Nonnegative = 0.0,
     max_grad_norm: Positive = 0.5,
+    terms: Terms | None = None,
 ) -> Algorithm:
     """REINFORCE: one gradient of log π · (return - baseline) per batch.
 
@@ -35,6 +36,7 @@ def reinforce(
       gamma: discount.
       entropy_weight: weight of the entropy bonus.
       max_grad_norm: norm to which the gradient is clipped.
+      terms: further terms of the loss, by name with their weights, as `weighted_sum` takes them.
 
     Differs from the paper: Adam instead of a plain step, and the advantages are standardised over the batch after the
     baseline is subtracted (so a constant baseline changes nothing here). Source: Williams 1992.
@@ -43,7 +45,7 @@ def reinforce(
     term = weighted_sum(
         policy=(1.0, objectives.reinforce()), entropy=(entropy_weight, objectives.entropy_bonus()), **chosen.terms
     )
-    step = make_step((objective(task.model, term), adam(learning_rate, max_grad_norm)))
+    step = make_step((objective(task.model, with_terms(term, terms)), adam(learning_rate, max_grad_norm)))
 
     def estimate(state: Any, rollout: Rollout) -> tuple[Any, Batch]:
         unbootstrapped = replace(rollout, next_value=jnp.zeros_like(rollout.reward))

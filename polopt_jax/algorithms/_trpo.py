@@ -1,10 +1,14 @@
 """Trust region policy optimization."""
 
+from collections.abc import Sequence
+
 from polopt_jax import solvers
-from polopt_jax.algorithms._algorithm import Algorithm, assemble, gae_estimate, policy_then_critic
+from polopt_jax.algorithms._algorithm import Algorithm, Terms, assemble, gae_estimate, policy_then_critic
+from polopt_jax.divergences import action_kl
 from polopt_jax.ranges import Count, Nonnegative, Positive, Unit
-from polopt_jax.solvers import DAMPING
+from polopt_jax.solvers import DAMPING, Constraint
 from polopt_jax.tasks import Task
+from polopt_jax.types import Divergence
 
 
 def trpo(
@@ -19,6 +23,9 @@ def trpo(
     value_learning_rate: Positive = 1e-3,
     value_epochs: Count = 4,
     value_minibatches: Count = 8,
+    divergence: Divergence = action_kl,
+    constraints: Sequence[Constraint] = (),
+    terms: Terms | None = None,
 ) -> Algorithm:
     """Trust region policy optimization with a critic: as `npg`, at a KL radius and behind a line search.
 
@@ -34,15 +41,25 @@ def trpo(
       value_learning_rate: step size of the critic's Adam.
       value_epochs: passes of the critic over each batch.
       value_minibatches: minibatches of each such pass.
+      divergence: what is bounded, in whose nats the radius then is.
+      constraints: further pairs (divergence, radius) that the line search keeps.
+      terms: further terms of the loss, by name with their weights, as `weighted_sum` takes them.
 
     Source: Schulman et al. 2015.
     """
     optimizer = solvers.trpo(
-        task.model, radius=radius, damping=damping, cg_iters=cg_iters, fisher_batch=solvers.every(fisher_every)
+        task.model,
+        divergence=divergence,
+        radius=radius,
+        damping=damping,
+        cg_iters=cg_iters,
+        constraints=constraints,
+        fisher_batch=solvers.every(fisher_every),
     )
     step = policy_then_critic(
         task,
         optimizer,
+        terms=terms,
         value_learning_rate=value_learning_rate,
         value_epochs=value_epochs,
         value_minibatches=value_minibatches,

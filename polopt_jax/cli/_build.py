@@ -14,7 +14,7 @@ from polopt_jax.envs import brax_env
 from polopt_jax.language import TokenNetwork, imitate, transformer
 from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.runs import Progress
-from polopt_jax.tasks import Task, TokenTask, control_task, token_task
+from polopt_jax.tasks import GroupTask, Task, control_task, token_task
 from polopt_jax.types import Params
 from polopt_jax.worlds import SkipTheTest, skip_the_test
 
@@ -74,12 +74,12 @@ def build(plan: Plan, reference: Reference | None = None) -> Algorithm:
     return _recipes.make(plan.algorithm, _task(plan, reference), plan.hyperparameters)
 
 
-def _task(plan: Plan, reference: Reference | None) -> Task | TokenTask:
+def _task(plan: Plan, reference: Reference | None) -> Task | GroupTask:
     if reference is None:
         env = brax_env(plan.env, backend=plan.backend or "spring", episode_length=plan.episode_length or 1000)
         network = mlp_actor_critic(env.obs_shape, env.action_space)
         return control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps)
     network, worlds = token_world()
     group = plan.group_size or 1
-    tokens = token_task(network, worlds, reference.params, num_prompts=plan.num_envs // group, group_size=group)
-    return tokens if _recipes.takes_tokens(plan.algorithm) else tokens.task
+    answers = token_task(network, worlds, reference.params, num_prompts=plan.num_envs // group, group_size=group)
+    return answers if _recipes.takes_groups(plan.algorithm) else answers.task

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from polopt_jax.cli import _worlds
 from polopt_jax.cli._presets import PRESETS
-from polopt_jax.cli._recipes import takes_tokens
+from polopt_jax.cli._recipes import takes_groups
 from polopt_jax.cli._words import UsageError, choose
 from polopt_jax.envs import brax_backends, brax_names
 
@@ -65,7 +65,7 @@ def backends(env: str) -> tuple[str, ...]:
 
 def algorithms(env: str) -> tuple[str, ...]:
     """The algorithms that an environment can be learnt with, in the order of their history."""
-    return tuple(name for name in PRESETS if env == TOKEN_ENV or not takes_tokens(name))
+    return tuple(name for name in PRESETS if env == TOKEN_ENV or not takes_groups(name))
 
 
 def check_environment(name: str) -> str:
@@ -136,7 +136,7 @@ def _print_environments(names: Sequence[str]) -> None:
 
 
 def _print_notes() -> None:
-    token_only = [name for name in PRESETS if takes_tokens(name)]
+    token_only = [name for name in PRESETS if takes_groups(name)]
     _console().print(
         f"\nThe four backends are {', '.join(backends('ant'))}; spring is the default. A box n is n numbers in "
         f"[-1, 1].\n{' and '.join(token_only)} learn {TOKEN_ENV} only; the other algorithms learn everything.\n",

@@ -172,7 +172,7 @@ def _field(algorithm: str, parameter: _recipes.Parameter) -> tuple[str, Any, Any
 
 def _default(algorithm: str, name: str) -> str:
     """What holds where nothing is said, on environments and on token worlds where the two differ."""
-    kinds = (True,) if _recipes.takes_tokens(algorithm) else (False, True)
+    kinds = (True,) if _recipes.takes_groups(algorithm) else (False, True)
     values = [_recipes.defaults(algorithm, is_token=is_token)[name] for is_token in kinds]
     texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
     return texts[0] if len(set(texts)) == 1 else f"{texts[0]}; on token worlds {texts[1]}"

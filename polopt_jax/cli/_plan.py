@@ -13,7 +13,7 @@ from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import _envs, _recipes
 from polopt_jax.cli._options import Compare, Train
 from polopt_jax.cli._words import UsageError, flag
-from polopt_jax.tasks import Task, TokenTask
+from polopt_jax.tasks import GroupTask, Task
 
 DEFAULT_STEPS = {"inverted_pendulum": 400_000, _envs.TOKEN_ENV: 200_000}
 OTHER_STEPS = 5_000_000
@@ -251,6 +251,6 @@ def _put_together(plan: Plan) -> Algorithm:
     group = plan.group_size
     rows = (plan.num_envs,) if group is None else (plan.num_envs // group, group)
     task: Any = Task(unused, unused, unused, unused, rows, plan.rollout_steps)
-    if _recipes.takes_tokens(plan.algorithm):
-        task = TokenTask(task, network=None, world=None, reference=None)  # pyright: ignore[reportArgumentType]
+    if _recipes.takes_groups(plan.algorithm):
+        task = GroupTask(task, reference=None, prompts=unused, attempt=unused)
     return _recipes.make(plan.algorithm, task, plan.hyperparameters)

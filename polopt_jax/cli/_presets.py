@@ -21,7 +21,7 @@ class Presets(NamedTuple):
     """How to run one algorithm. What is left out runs with the recipe's own defaults."""
 
     control: Preset = Preset(64, 16, {})
-    """On environments; without meaning for a recipe that takes a `TokenTask`."""
+    """On environments; without meaning for a recipe that takes a `GroupTask`."""
     tokens: Preset = Preset(256, 24, {})
     """On token worlds."""
 

@@ -15,7 +15,7 @@ from polopt_jax import advantages, algorithms
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli._presets import PRESETS, Preset
 from polopt_jax.ranges import Interval
-from polopt_jax.tasks import Task, TokenTask
+from polopt_jax.tasks import GroupTask, Task
 
 NAMED: dict[Any, dict[str, Callable[[], Any]]] = {
     advantages.Baseline: {
@@ -49,10 +49,10 @@ def recipe(algorithm: str) -> Callable[..., Algorithm]:
     return getattr(algorithms, algorithm)
 
 
-def takes_tokens(algorithm: str) -> bool:
-    """Whether the recipe takes a `TokenTask`, and so learns token worlds only."""
+def takes_groups(algorithm: str) -> bool:
+    """Whether the recipe takes a `GroupTask`, and so learns token worlds only."""
     task = next(iter(_signature(algorithm)))
-    return task.annotation is TokenTask
+    return task.annotation is GroupTask
 
 
 def preset(algorithm: str, *, is_token: bool) -> Preset:
@@ -87,7 +87,7 @@ def defaults(algorithm: str, *, is_token: bool) -> dict[str, Any]:
     return {**own, **preset(algorithm, is_token=is_token).hyperparameters}
 
 
-def make(algorithm: str, task: Task | TokenTask, values: Mapping[str, Any]) -> Algorithm:
+def make(algorithm: str, task: Task | GroupTask, values: Mapping[str, Any]) -> Algorithm:
     """The algorithm with hyperparameters as the command line has them, where functions have names."""
     known = parameters(algorithm)
     chosen = {name: known[name].choices[x]() if known[name].choices else x for name, x in values.items()}

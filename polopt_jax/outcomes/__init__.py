@@ -31,9 +31,10 @@ from polopt_jax.outcomes._penalty import outcome_penalty
 from polopt_jax.outcomes._prices import Price, init_price, outcome_price, update_price
 from polopt_jax.outcomes._projections import Projection, best_of_n, ipf, pump, tax
 from polopt_jax.outcomes._report import OutcomeReport, Shift, outcome_report
-from polopt_jax.outcomes._rows import effective_sample_size, joint
+from polopt_jax.outcomes._rows import CellsOf, effective_sample_size, joint
 
 __all__ = [
+    "CellsOf",
     "Estimate",
     "ForkProfile",
     "Forecast",

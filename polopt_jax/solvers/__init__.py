@@ -13,6 +13,7 @@ from polopt_jax.solvers._natural_gradient import (
 )
 from polopt_jax.solvers._trust_region import (
     BacktrackState,
+    Constraint,
     ScaleToRadiusState,
     backtrack,
     scale_to_radius,
@@ -24,6 +25,7 @@ __all__ = [
     "BacktrackState",
     "CGInfo",
     "CGStatus",
+    "Constraint",
     "NaturalGradientState",
     "ScaleToRadiusState",
     "Subsample",

@@ -23,6 +23,9 @@ class Task(NamedTuple):
     """The row axes of a rollout: `(B,)` environments, `(N, G)` prompts and attempts at each."""
     num_steps: int
     """T."""
+    outcome: Callable[[Rollout], Any] | None = None
+    """`rollout -> outcome`, leaves of the row axes: what became of each row, where rows are whole attempts. Recipes put
+    it into `batch.outcome`."""
 
     @property
     def num_rows(self) -> int:
