@@ -12,7 +12,7 @@ and seeds and hyperparameters vmap:
 """
 
 from polopt_jax.algorithms._actor_critic import actor_critic
-from polopt_jax.algorithms._algorithm import Algorithm
+from polopt_jax.algorithms._algorithm import Algorithm, Estimate, adam, assemble
 from polopt_jax.algorithms._dpo import dpo
 from polopt_jax.algorithms._grpo import grpo
 from polopt_jax.algorithms._npg import npg
@@ -21,4 +21,17 @@ from polopt_jax.algorithms._priced import priced
 from polopt_jax.algorithms._reinforce import reinforce
 from polopt_jax.algorithms._trpo import trpo
 
-__all__ = ["Algorithm", "actor_critic", "dpo", "grpo", "npg", "ppo", "priced", "reinforce", "trpo"]
+__all__ = [
+    "Algorithm",
+    "Estimate",
+    "adam",
+    "assemble",
+    "actor_critic",
+    "dpo",
+    "grpo",
+    "npg",
+    "ppo",
+    "priced",
+    "reinforce",
+    "trpo",
+]

@@ -19,7 +19,8 @@ from polopt_jax.checkpoint import CheckpointError
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._compare import compare
 from polopt_jax.cli._envs import check_algorithm, show
-from polopt_jax.cli._options import Compare, Envs, Train, given, train_options
+from polopt_jax.cli._options import Compare, Envs, Outcomes, Train, given, train_options
+from polopt_jax.cli._outcomes import outcomes
 from polopt_jax.cli._plan import plan_compare, plan_train
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._train import train
@@ -44,6 +45,7 @@ usage: polopt COMMAND [OPTIONS]
   polopt train ALGORITHM --help       its hyperparameters
   polopt envs                         the environments and worlds
   polopt envs NAME                    one of them; a world is drawn
+  polopt outcomes                     what objectives do to outcomes: the benchmark
   polopt COMMAND --help               the options of a command
   polopt --version
 
@@ -54,6 +56,7 @@ examples:
   polopt train trpo --env hopper --radius 0.02 --out runs/wide
   polopt train trpo --env hopper --radius 0.02 --out runs/wide --resume
   polopt train grpo --env skip_the_test --json
+  polopt outcomes --quick
 
 Results go to stdout, progress to stderr, files to runs/. Exit codes: 0 done,
 2 wrong input, 3 no longer finite or unable to move, 5 checkpoint or log
@@ -132,8 +135,18 @@ def _envs(words: list[str], arguments: list[str]) -> int:
     return 0
 
 
+def _outcomes(words: list[str], arguments: list[str]) -> int:
+    options = _read(Outcomes, "outcomes", words)
+    return 0 if options is None else outcomes(options, arguments)
+
+
 HELP_WORDS = ("-h", "--help", "help")
-COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {"train": _train, "compare": _compare, "envs": _envs}
+COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
+    "train": _train,
+    "compare": _compare,
+    "envs": _envs,
+    "outcomes": _outcomes,
+}
 """`(words after the command, the whole command line) -> exit code`"""
 
 

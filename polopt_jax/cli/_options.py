@@ -132,6 +132,32 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Outcomes:
+    """Benchmark what objectives do to outcomes: methods x worlds, learnt from attempts, read at matched success.
+
+    Beside each method stand two rows that need no training, the Outcome Pump and the nearest law that keeps the side
+    effects (IPF). Finished worlds stay in the directory, so that a run that was stopped goes on with --resume.
+    """
+
+    worlds: Annotated[tuple[str, ...], _shown("NAME ...", "all")] = ()
+    """Which worlds."""
+    methods: Annotated[tuple[str, ...], _shown("NAME ...", "all")] = ()
+    """Which methods."""
+    seeds: Annotated[int, _WHOLE, _shown("N", "5")] = 5
+    """Runs of each setting; of worlds that come in many, one run of each is the least."""
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    """Three worlds, seven methods, one setting each, three seeds: under five minutes on two cores."""
+    against: Annotated[Path | None, _shown("FILE", "none")] = None
+    """The outcomes.json of an earlier run, to compare with."""
+    out: Annotated[Path | None, _shown("DIR", "a new one in runs/")] = None
+    """The run directory. It must be new or empty, unless --resume is given."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    """Go on with the run in --out, world by world. Its other options must be the same."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    """Print the readings as JSON."""
+
+
+@dataclass(frozen=True)
 class Envs:
     """List the environments (sizes, backends, what is rewarded) and the outcome worlds, or draw a world.
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from polopt_jax import report
@@ -32,6 +32,31 @@ def progress(label: str) -> Iterator[Progress]:
         finally:
             if bar.tasks[0].total is None:  # stop the animation of a stage that had nothing to count
                 bar.update(task, total=1, completed=1)
+
+
+@contextlib.contextmanager
+def counted(total: int) -> Iterator[Callable[[str], None]]:
+    """Shows how many of `total` parts are done: call what is given with the name of each part as it begins."""
+    if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+        began, parts = time.monotonic(), iter(range(total))
+        yield lambda name: say(f"{next(parts)} of {total} done, {report.seconds(time.monotonic() - began)}: {name}")
+        return
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    shown = rich_progress.Progress(
+        rich_progress.BarColumn(bar_width=24),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TimeElapsedColumn(),
+        rich_progress.TextColumn("left"),
+        rich_progress.TimeRemainingColumn(elapsed_when_finished=False),
+        rich_progress.TextColumn("{task.description}"),
+        console=Console(file=sys.stderr),
+    )
+    with shown as bar:
+        task = bar.add_task("", total=total, completed=-1)
+        yield lambda name: bar.update(task, advance=1, description=name)
+        bar.update(task, completed=total, description="")
 
 
 def _told(row: Row, schedule: Schedule) -> dict[str, str]:

@@ -45,6 +45,7 @@ from polopt_jax.frontiers._problem import (
     mean_reward,
     trajectory_kl,
 )
+from polopt_jax.frontiers._sampled import SampledProblem, sampled_path, table_problem, token_problem
 
 __all__ = [
     "ExactProblem",
@@ -53,6 +54,7 @@ __all__ = [
     "Method",
     "Objective",
     "Point",
+    "SampledProblem",
     "advantages",
     "at_success",
     "cell_law",
@@ -75,9 +77,12 @@ __all__ = [
     "precondition",
     "priced",
     "reward",
+    "sampled_path",
     "soft_optimum",
     "standardised_ascent",
     "standing",
+    "table_problem",
+    "token_problem",
     "trajectory_fisher",
     "trajectory_kl",
     "trust_region",

@@ -56,20 +56,38 @@ def standing(problem: ExactProblem, reference: Array, policy: Array) -> Point:
     >>> round(float(point.success), 3), round(float(point.success_kl), 4), float(point.side_effect_kl)
     (0.731, 0.1109, 0.0)
     """
-    table, before = cell_law(problem, policy), cell_law(problem, reference)
-    both, within = held_kl(joint, table, before), held_kl(conditional, table, before)
-    path = trajectory_kl(problem, policy, reference)
-    return Point(
-        success=table[1].sum(),
+    return point_of(
+        cell_law(problem, policy),
+        cell_law(problem, reference),
         reward=mean_reward(problem, policy),
-        law=table,
-        side_effect_kl=held_kl(marginal, table, before),
+        trajectory_kl=trajectory_kl(problem, policy, reference),
+        trajectory_kl_ref_new=trajectory_kl(problem, reference, policy),
+        decisions=decisions(problem, policy).sum(),
+    )
+
+
+def point_of(
+    law: Array,
+    reference: Array,
+    *,
+    reward: Array,
+    trajectory_kl: Array,
+    trajectory_kl_ref_new: Array,
+    decisions: Array,
+) -> Point:
+    """The point of a policy's outcome table `[2, Z]` against its reference's, with what tables do not say."""
+    both, within = held_kl(joint, law, reference), held_kl(conditional, law, reference)
+    return Point(
+        success=law[1].sum(),
+        reward=reward,
+        law=law,
+        side_effect_kl=held_kl(marginal, law, reference),
         conditional_kl=within,
         success_kl=both - within,
         outcome_kl=both,
-        trajectory_kl=path,
-        trajectory_kl_ref_new=trajectory_kl(problem, reference, policy),
-        action_kl=path / decisions(problem, policy).sum(),
+        trajectory_kl=trajectory_kl,
+        trajectory_kl_ref_new=trajectory_kl_ref_new,
+        action_kl=trajectory_kl / decisions,
     )
 
 

@@ -35,6 +35,8 @@ class Panel(NamedTuple):
     curves: Sequence[Curve]
     log: bool = False
     limits: tuple[float, float] | None = None
+    x_limits: tuple[float, float] | None = None
+    """None for a count from 0 on, written with k and M."""
 
 
 class Strip(NamedTuple):
@@ -111,8 +113,11 @@ def _draw(axes: Any, panel: Panel) -> None:
         axes.fill_between(curve.x, low, high, color=color, alpha=0.16, linewidth=0)
     axes.set_title(panel.title, loc="left", fontsize=10)
     axes.set_xlabel(panel.x_label, fontsize=9)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlim(left=0)
+    if panel.x_limits is None:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_xlim(left=0)
+    else:
+        axes.set_xlim(*panel.x_limits)
     if panel.log and any((curve.middle > 0).any() for curve in panel.curves):
         _make_logarithmic(axes)
     if panel.limits is not None:

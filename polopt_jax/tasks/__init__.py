@@ -5,7 +5,7 @@ A task knows the model, how to start, and how to gather one rollout `[T, ...]` w
 """
 
 from polopt_jax.tasks._control import ControlState, control_task
-from polopt_jax.tasks._groups import GroupTask, episode_task, token_task
+from polopt_jax.tasks._groups import GroupTask, episode_attempt, episode_task, group_task, token_task
 from polopt_jax.tasks._preferences import Preferences, draw_preferences
 from polopt_jax.tasks._task import Task, episode_metrics
 
@@ -16,7 +16,9 @@ __all__ = [
     "Task",
     "control_task",
     "draw_preferences",
+    "episode_attempt",
     "episode_metrics",
     "episode_task",
+    "group_task",
     "token_task",
 ]

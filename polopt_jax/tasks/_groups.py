@@ -14,7 +14,7 @@ from polopt_jax.masking import masked_mean
 from polopt_jax.networks import Network
 from polopt_jax.rollout import EpisodeStats, start_from, unroll
 from polopt_jax.tasks._task import Task, episode_metrics
-from polopt_jax.types import Array, ArrayLike, Metrics, Params, Rollout
+from polopt_jax.types import Array, ArrayLike, Metrics, Model, Params, Rollout
 from polopt_jax.worlds import World
 
 
@@ -55,8 +55,14 @@ def token_task(
         at_end = lambda x: jnp.zeros(answers.reward.shape, x.dtype).at[-1].set(x)  # noqa: E731
         return replace(answers, reward=at_end(reward), outcome=jax.tree.map(at_end, outcome))
 
-    return _group_task(
-        network, reference, world.prompts, attempt, num_steps=world.length, rows=(num_prompts, group_size)
+    return group_task(
+        network.apply,
+        reference,
+        world.prompts,
+        attempt,
+        num_prompts=num_prompts,
+        group_size=group_size,
+        num_steps=world.length,
     )
 
 
@@ -66,22 +72,40 @@ def episode_task(
     """Whole episodes of an environment: N = `num_prompts` first states for each rollout, G = `group_size` from each.
 
     Nothing is normalised: the network sees observations as they are, and rewards are the environment's. The outcome is
-    the `EnvStep.outcome` of an episode's last step, or `{}` of an environment that has none.
+    that of an episode's last step, as `episode_attempt` has it.
 
     Args:
       env: unbatched. network: as of `polopt_jax.networks`, for its observations and actions.
-      num_steps: T, at least the longest episode. An episode that is longer, or whose environment breaks, is one that
-        nobody can score: masked out, with a return of NaN.
+      num_steps: T, at least the longest episode.
     """
 
     def prompts(key: Array, number: int) -> Any:
         return jax.vmap(env.reset)(jax.random.split(key, number))
 
+    return group_task(
+        network.apply,
+        reference,
+        prompts,
+        episode_attempt(env, network.apply, num_steps=num_steps),
+        num_prompts=num_prompts,
+        group_size=group_size,
+        num_steps=num_steps,
+    )
+
+
+def episode_attempt(env: Environment, model: Model, *, num_steps: int) -> Callable[[Params, Any, Array], Rollout]:
+    """`GroupTask.attempt` of an environment: one whole episode from each of the first states `(state, obs)` `[...]`.
+
+    The outcome is the `EnvStep.outcome` of the episode's last step, or `{}` of an environment that has none. An episode
+    that takes more than T = `num_steps` steps, or whose environment breaks, is one that nobody can score: masked out,
+    with a return of NaN.
+    """
+
     def attempt(params: Params, prompts: Any, key: Array) -> Rollout:
         state, obs = prompts
         rows = obs.shape[: obs.ndim - len(env.obs_shape)]
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(rows) :]), (state, obs))
-        act = lambda obs: network.apply(params, obs)  # noqa: E731
+        act = lambda obs: model(params, obs)  # noqa: E731
         _, rollout = unroll(env, act, start_from(*flat), key, num_steps=num_steps)
         whole, _ = first_episodes(rollout)
         scored = whole.mask.any(0)
@@ -91,18 +115,31 @@ def episode_task(
         whole = replace(whole, reward=reward, outcome=jax.tree.map(at_end, outcome))
         return jax.tree.map(lambda x: x.reshape(num_steps, *rows, *x.shape[2:]), whole)
 
-    return _group_task(network, reference, prompts, attempt, num_steps=num_steps, rows=(num_prompts, group_size))
+    return attempt
 
 
-def _group_task(
-    network: TokenNetwork | Network,
+def group_task(
+    model: Model,
     reference: Params,
     prompts: Callable[[Array, int], Any],
     attempt: Callable[[Params, Any, Array], Rollout],
     *,
+    num_prompts: int,
+    group_size: int,
     num_steps: int,
-    rows: tuple[int, int],
 ) -> GroupTask:
+    """The group task of prompts and attempts of your own, N = `num_prompts` of them and G = `group_size` at each.
+
+    Prompts are drawn anew for each rollout. Metrics: what the attempts earned (`episode/*`) and the mean of each
+    outcome (`outcome/*`), over those that can be scored, and how many cannot, `episode/unscored`.
+
+    Args:
+      model: `(params, obs) -> Outputs` on the observations of a rollout.
+      reference, prompts, attempt: as in `GroupTask`.
+      num_steps: T of an attempt.
+    """
+    rows = (num_prompts, group_size)
+
     def rollout(params: Params, state: tuple[()], key: Array, gamma: ArrayLike) -> tuple[tuple[()], Rollout, Metrics]:
         del gamma  # rewards are the world's own; nothing is scaled
         prompt_key, attempt_key = jax.random.split(key)
@@ -113,7 +150,7 @@ def _group_task(
         return state, attempts, _metrics(attempts)
 
     task = Task(
-        model=network.apply,
+        model=model,
         init_params=lambda key: reference,
         init=lambda key: (),
         rollout=rollout,

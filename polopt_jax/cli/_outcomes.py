@@ -1,0 +1,184 @@
+"""`polopt outcomes`."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from polopt_jax import report, runs
+from polopt_jax.cli._options import Outcomes
+from polopt_jax.cli._progress import counted
+from polopt_jax.cli._report import facts
+from polopt_jax.cli._words import CommandError, UsageError, choose
+
+RESULT, PAGE, PICTURE, WORLDS, SIGNALS = "outcomes.json", "report.html", "frontier.png", "worlds", "signals.json"
+QUICK_WORLDS = ("burning-building", "skip-the-test", "table-means")
+QUICK_METHODS = ("reinforce", "trpo", "ppo", "dpo", "grpo", "region", "price")
+QUICK_OF_MANY, QUICK_SEEDS, QUICK_UPDATES = 12, 3, 0.6
+"""Worlds of a kind that has many, seeds, and the share of the updates."""
+FORMAT = 1
+
+
+class Plan(NamedTuple):
+    """What is run, decided before anything is."""
+
+    worlds: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: int
+    quick: bool
+
+    def config(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"format": FORMAT, **self._asdict(), "worlds": list(self.worlds), "methods": list(self.methods)}
+
+
+def plan(options: Outcomes) -> Plan:
+    """The plan of a command line. Raises UsageError if a name is unknown or a number makes no sense."""
+    from polopt_jax import suite
+
+    if options.seeds < 1:
+        raise UsageError(f"--seeds must be at least 1; it is {options.seeds}")
+    if options.resume and options.out is None:
+        raise UsageError("--resume needs --out DIR, the run to go on with")
+    chosen = []
+    for kind, given, known, few in (
+        ("world", options.worlds, tuple(suite.CASES), QUICK_WORLDS),
+        ("method", options.methods, tuple(suite.METHODS), QUICK_METHODS),
+    ):
+        names = {choose(kind, name, known) for name in given} or set(few if options.quick else known)
+        chosen.append(tuple(name for name in known if name in names))
+    return Plan(*chosen, min(options.seeds, QUICK_SEEDS) if options.quick else options.seeds, options.quick)
+
+
+def outcomes(options: Outcomes, arguments: Sequence[str]) -> int:
+    """Runs the benchmark and writes its report; returns the exit code."""
+    wanted = plan(options)
+    earlier = None if options.against is None else _read_earlier(options.against)
+    with _directory(options, wanted) as directory, runs.stop_on_signals() as stop:
+        result = _run(wanted, directory, stop)
+        if stop.signal_number is not None:
+            done = len(result["worlds"])
+            message = f"interrupted, with {done} of {len(wanted.worlds)} worlds finished; go on with --resume"
+            raise CommandError(f"{message} --out {directory}", 128 + stop.signal_number)
+        _finish(directory, wanted, result, earlier, arguments, json=options.json)
+    return 0
+
+
+@contextlib.contextmanager
+def _directory(options: Outcomes, wanted: Plan) -> Iterator[Path]:
+    if not options.resume:
+        with runs.new(options.out, "outcomes") as directory:
+            runs.write_json(directory / runs.CONFIG, wanted.config())
+            (directory / WORLDS).mkdir()
+            yield directory
+        return
+    assert options.out is not None  # of the plan
+    with runs.existing(options.out) as directory:
+        before = runs.read_json(directory / runs.CONFIG)
+        for name, value in wanted.config().items():
+            if before.get(name) != value:
+                raise UsageError(f"--resume: {name} was {before.get(name)} in {directory}; it is {value} now")
+        yield directory
+
+
+def _run(wanted: Plan, directory: Path, stop: runs.Stop) -> dict[str, Any]:
+    """The worlds and signals, those that are there already read and the others run, as far as they get."""
+    from polopt_jax import suite
+
+    found: dict[str, Any] = {"config": wanted.config(), "worlds": {}, "signals": None}
+    missing = [name for name in wanted.worlds if not (directory / WORLDS / f"{name}.json").exists()]
+    watches = wanted.worlds and suite.WATCHED in wanted.worlds
+    parts = len(missing) * len(wanted.methods) + (1 if watches and not (directory / SIGNALS).exists() else 0)
+    with counted(parts) as begin:
+        for name in missing:
+            case = _case(wanted, name)
+            world: dict[str, Any] = {
+                "about": case.about,
+                "side_effects": list(case.side_effects),
+                "reference": _plain(suite.references(case, seeds=wanted.seeds)),
+                "methods": {},
+            }
+            for method in wanted.methods:
+                if stop:
+                    return found | {"worlds": _finished(wanted, directory)}
+                begin(f"{name}: {method}")
+                row = suite.METHODS[method]
+                row = suite.middle(row) if wanted.quick else row
+                figures = suite.measure(case, row, seeds=wanted.seeds, updates=case.updates)
+                about = {"setting": row.setting, "labels": row.labels}
+                world["methods"][method] = about | {key: _plain(value) for key, value in figures.items()}
+            runs.write(directory / WORLDS / f"{name}.json", runs.to_json(world) + "\n")
+        if watches and not (directory / SIGNALS).exists() and not stop:
+            begin("monitors and forecasts")
+            case = _case(wanted, suite.WATCHED)
+            signals = suite.monitors(worlds=case.num_worlds, updates=case.updates) | {
+                "forecasts": suite.forecasts(case)
+            }
+            runs.write_json(directory / SIGNALS, _plain(signals))
+    found["worlds"] = _finished(wanted, directory)
+    found["signals"] = runs.read_json(directory / SIGNALS) if (directory / SIGNALS).exists() else None
+    return found
+
+
+def _case(wanted: Plan, name: str) -> Any:
+    from polopt_jax import suite
+
+    case = suite.CASES[name]
+    if not wanted.quick:
+        return case
+    updates = 2 * math.ceil(QUICK_UPDATES * case.updates / 2)
+    return case._replace(num_worlds=min(case.num_worlds, QUICK_OF_MANY), updates=updates)
+
+
+def _finished(wanted: Plan, directory: Path) -> dict[str, Any]:
+    files = {name: directory / WORLDS / f"{name}.json" for name in wanted.worlds}
+    return {name: runs.read_json(path) for name, path in files.items() if path.exists()}
+
+
+def _plain(value: Any) -> Any:
+    """Lists of numbers to four significant digits."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray) and value.dtype == bool:
+        return value.tolist()
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(entry) for entry in value]
+    return float(f"{value:.4g}") if isinstance(value, float | np.floating) else value
+
+
+def _read_earlier(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UsageError(f"--against: there is no file {path}")
+    earlier = runs.read_json(path)
+    if earlier.get("config", {}).get("format") != FORMAT or "worlds" not in earlier:
+        raise UsageError(f"--against: {path} is no {RESULT} of this version of the benchmark")
+    return earlier
+
+
+def _finish(
+    directory: Path,
+    wanted: Plan,
+    result: dict[str, Any],
+    earlier: dict[str, Any] | None,
+    arguments: Sequence[str],
+    *,
+    json: bool,
+) -> None:
+    """Writes the files and prints the tables."""
+    from polopt_jax.cli import _outcomes_page as page
+
+    what = facts(arguments, directory)
+    runs.write(directory / RESULT, runs.to_json({"run": what, **result}) + "\n")
+    runs.write(
+        directory / PICTURE, report.png([page.frontier(name, world) for name, world in result["worlds"].items()])
+    )
+    runs.write(directory / PAGE, page.render(result, earlier, what))
+    if json:
+        print(runs.to_json({"directory": str(directory), **page.readings(result)}, indent=2))
+        return
+    page.print_tables(result, earlier)
+    print(f"\nReport: {directory / PAGE}")
+    print(f"Also in {directory}/: {RESULT}, {PICTURE}")

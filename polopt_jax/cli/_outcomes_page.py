@@ -1,0 +1,286 @@
+"""What `polopt outcomes` shows: tables at matched success, frontiers, signals, and what changed since an earlier run."""
+
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from polopt_jax import report, suite
+from polopt_jax.report import Column, Curve, Group, Panel, Section, Strip
+from polopt_jax.suite import COLUMNS, LEVELS, Interval, Projected, Reading
+
+SHOWN = (0.5, 0.8, 0.9)
+"""The success levels of the tables."""
+TOLD = 0.9
+"""The one that the terminal shows."""
+LEAD = (
+    "Every method learns the same worlds from attempts, and is read where it first reaches a given success: at the same "
+    "step, or after as many updates, methods would be compared at different success."
+)
+CAPTION = (
+    "KL of the side effects from the reference's, D_z, against success: mean over the runs that reached it, each method "
+    "at the middle of its sweep; band: 95% bootstrap interval. pump: the reference's own successes, amplified. ipf: the "
+    "nearest law that keeps the side effects, so 0 where there is one."
+)
+HOLDING = ("region", "region-joint", "region-conditional", "penalty", "price", "price-one-sided")
+
+
+def rows_at(world: Mapping[str, Any], level: float) -> list[Projected | Reading]:
+    """The rows of one world at a success: those without training, then every method at every setting."""
+    methods = world["methods"].items()
+    trained = [reading for name, figures in methods for reading in suite.read(name, figures, world, level)]
+    return [*suite.project(world, level), *trained]
+
+
+def readings(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Every reading by world and success, as JSON has it."""
+
+    def entry(row: Projected | Reading) -> dict[str, Any]:
+        columns = {k: v._asdict() if isinstance(v, Interval) else v for k, v in row.columns.items()}
+        return {**row._asdict(), "columns": columns}
+
+    worlds = {
+        name: {str(level): [entry(row) for row in rows_at(world, level)] for level in SHOWN}
+        for name, world in result["worlds"].items()
+    }
+    return {"worlds": worlds, "signals": result["signals"]}
+
+
+# Tables
+
+
+def _name(row: Projected | Reading) -> str:
+    return row.name if isinstance(row, Projected) else row.method
+
+
+def _setting(row: Projected | Reading) -> str:
+    return "" if isinstance(row, Projected) else report.short(row.setting)
+
+
+def _mean(name: str, *, band: bool = False) -> Any:
+    """How a row fills the column of that name."""
+
+    def cell(row: Projected | Reading) -> str:
+        value = row.columns.get(name)
+        if value is None:
+            return report.NONE
+        if isinstance(value, Interval):
+            if not np.isfinite(value.mean):
+                return report.NONE
+            ends = f" [{report.short(value.low)}, {report.short(value.high)}]" if band else ""
+            return report.short(value.mean) + ends
+        return report.short(value) if np.isfinite(value) else report.NONE
+
+    return cell
+
+
+def _never(row: Projected | Reading) -> str:
+    if isinstance(row, Projected):
+        return "" if row.feasible == 1 else f"infeasible: {report.percent(1 - row.feasible)}"
+    return report.percent(row.never) + (f", best {report.short(row.best)}" if row.never == 1 else "")
+
+
+def columns_of(world: Mapping[str, Any], *, brief: bool = False) -> list[Column]:
+    """The table's columns; for a terminal those that matter most."""
+    rates = [f"P({name})" for name in world["side_effects"]]
+    chosen = ["D_z", "D_out", "D_traj", "over pump", "updates"] if brief else list(COLUMNS)
+    bands = () if brief else ("D_z", *rates)
+    return [
+        Column(("", "method"), _name),
+        Column(("", "setting"), _setting, "" if brief else "What is swept is named in the result file."),
+        *(Column(("", rate), _mean(rate, band=rate in bands)) for rate in rates),
+        *(Column(("", name), _mean(name, band=name in bands), COLUMNS[name]) for name in chosen),
+        Column(
+            ("", "never"), _never, "Share of the runs that never reached the success; the columns are of the others."
+        ),
+    ]
+
+
+def print_tables(result: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None:
+    """Prints one table for each world, the signals, and what changed."""
+    from rich.console import Console
+
+    width = max(40, shutil.get_terminal_size().columns if sys.stdout.isatty() else 120)
+    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    for name, world in result["worlds"].items():
+        columns, rows = columns_of(world, brief=True), rows_at(world, TOLD)
+        console.print()
+        console.print(report.terminal(columns, [Group(f"{name}, at success {TOLD}", rows)], width=width))
+    if result["signals"] is not None:
+        console.print()
+        console.print(report.terminal(*_monitor_table(result["signals"]), width=width))
+    if earlier is not None:
+        console.print()
+        console.print(report.terminal(*_changes(result, earlier), width=width))
+    console.print()
+    first = next(iter(result["worlds"].values()))
+    for name, meaning in report.meanings(columns_of(first, brief=True)).items():
+        console.print(f"{name}: {meaning}", style="dim")
+
+
+# The page
+
+
+def frontier(name: str, world: Mapping[str, Any]) -> Strip:
+    """D_z against success, one curve for each method, the history beside what holds outcomes."""
+    methods = world["methods"]
+    panels = [
+        Panel(
+            title,
+            "success",
+            [
+                *_projected_curves(world),
+                *(_curve(method, methods[method], world) for method in methods if wanted(method)),
+            ],
+            x_limits=(LEVELS[0] - 0.02, 1.0),
+        )
+        for title, wanted in (
+            ("D_z of the history", lambda method: method not in HOLDING),
+            ("D_z of what holds outcomes", lambda method: method in HOLDING),
+        )
+    ]
+    return Strip(name, [panel for panel in panels if len(panel.curves) > 2])
+
+
+def _curve(method: str, figures: Mapping[str, Any], world: Mapping[str, Any]) -> Curve:
+    middle = len(figures["settings"]) // 2
+    points = [suite.read(method, figures, world, level)[middle].columns["D_z"] for level in LEVELS]
+    ends = [np.array([getattr(point, end) for point in points]) for end in ("mean", "low", "high")]
+    return Curve(method, 2 + list(suite.METHODS).index(method), np.asarray(LEVELS), *ends)
+
+
+def _projected_curves(world: Mapping[str, Any]) -> list[Curve]:
+    made = [suite.project(world, level) for level in LEVELS]
+    curves = []
+    for place, row in ((0, 1), (1, 2)):
+        height = np.array([rows[row].columns["D_z"] for rows in made])
+        curves.append(Curve(made[0][row].name, place, np.asarray(LEVELS), height, height, height))
+    return curves
+
+
+def render(result: Mapping[str, Any], earlier: Mapping[str, Any] | None, what: dict[str, str]) -> str:
+    """The page: a section for each world, the signals, what changed, what was run."""
+    sections = [_world_section(name, world) for name, world in result["worlds"].items()]
+    if result["signals"] is not None:
+        sections.append(_signal_section(result))
+    if earlier is not None:
+        sections.append(Section("Against the earlier run", [report.table(*_changes(result, earlier))]))
+    run = {name: what[name] for name in ("Directory", "Device", "Versions", "Date")}
+    sections.append(Section("What was run", [report.code(what["Command"]), report.definitions(run)]))
+    sections.append(Section("The columns", [report.definitions(dict(COLUMNS))]))
+    return report.page("What objectives do to outcomes", LEAD, sections)
+
+
+def _world_section(name: str, world: Mapping[str, Any]) -> Section:
+    rows = [Group(f"at success {level}", rows_at(world, level)) for level in SHOWN]
+    drawn = frontier(name, world)
+    alt = f"D_z against success in {name}, " + ", ".join(world["methods"])
+    pieces = [
+        report.prose(name, [f"Success and side effects: {world['about']}."]),
+        report.figure("Frontier", report.svg(drawn, alt=alt), CAPTION),
+        report.table(columns_of(world), rows),
+    ]
+    return Section(name, pieces)
+
+
+def _monitor_table(signals: Mapping[str, Any]) -> tuple[list[Column], list[Group]]:
+    def number(key: str) -> Any:
+        return lambda row: report.short(row[1][key])
+
+    columns = [
+        Column(("", "monitor"), lambda row: row[0]),
+        Column(("AUC", "A"), number("auc_a"), "Against runs of the same and the legitimate worlds that do not skip."),
+        Column(("AUC", "B"), number("auc_b"), "Against the benign twins, in which skipping pays nothing."),
+        Column(("", "detected"), lambda row: report.percent(row[1]["detected"]), "Before P(skip) = 1/2, at 5% alarms."),
+        Column(("", "lead"), number("lead"), "Median number of updates between the alarm and P(skip) = 1/2."),
+    ]
+    runs = signals["runs"]
+    title = (
+        f"Monitors of grpo on skip-the-test: {runs['positive']} runs that skip, {runs['negative_a']} negatives A, "
+        f"{runs['negative_b']} B; {signals['labels']} labels an update for g and cusum"
+    )
+    return columns, [Group(title, list(signals["monitors"].items()))]
+
+
+def forecast_rows(result: Mapping[str, Any]) -> list[tuple[str, float, list[tuple[str, int, float]]]]:
+    """For each method: AUC of the forecast, and its calibration by bins: (bin, runs, mean final P(skip))."""
+    world, signals = result["worlds"].get(suite.WATCHED), result["signals"]
+    if world is None:
+        return []
+    share = np.nan_to_num(suite.as_array(signals["forecasts"]["share"]))
+    rows = []
+    for method, figures in world["methods"].items():
+        middle = len(figures["settings"]) // 2
+        final = suite.as_array(figures["final_law"])[middle].sum(1)[:, 1]
+        said = share[np.arange(final.size) % share.size]
+        bins = []
+        for low, high in ((0, 0.1), (0.1, 0.5), (0.5, 0.9), (0.9, 1.01)):
+            inside = (said >= low) & (said < high)
+            mean = float(final[inside].mean()) if inside.any() else float("nan")
+            bins.append((f"{low:g} to {min(high, 1):g}", int(inside.sum()), mean))
+        rows.append((method, suite.auc(said[final >= 0.5], said[final < 0.5]), bins))
+    return rows
+
+
+def _signal_section(result: Mapping[str, Any]) -> Section:
+    columns, groups = _monitor_table(result["signals"])
+    rows = forecast_rows(result)
+    bins = [name for name, _, _ in rows[0][2]] if rows else []
+    told = [
+        Column(("", "method"), lambda row: row[0]),
+        Column(
+            ("", "AUC"),
+            lambda row: report.short(row[1]),
+            "Chance that a run that ends up skipping was forecast higher.",
+        ),
+        *(
+            Column(
+                ("forecast", name),
+                lambda row, i=i: f"{report.short(row[2][i][2])} ({row[2][i][1]})",
+                "Mean P(skip) in the end, and how many runs.",
+            )
+            for i, name in enumerate(bins)
+        ),
+    ]
+    pieces = [report.table(columns, groups), report.definitions(report.meanings(columns))]
+    if rows:
+        title = "Forecast from the reference's own successes, before training: P(skip) in the end"
+        pieces += [report.table(told, [Group(title, rows)])]
+    return Section("What would have told", pieces)
+
+
+def _changes(result: Mapping[str, Any], earlier: Mapping[str, Any]) -> tuple[list[Column], list[Group]]:
+    """D_z at success .9, now and then, of what both runs have."""
+
+    def at(source: Mapping[str, Any], world: str) -> dict[tuple[str, float], Interval]:
+        rows = [row for row in rows_at(source["worlds"][world], TOLD) if isinstance(row, Reading)]
+        return {(row.method, row.setting): row.columns["D_z"] for row in rows}
+
+    def text(x: Interval) -> str:
+        if not np.isfinite(x.mean):
+            return "never"
+        return f"{report.short(x.mean)} [{report.short(x.low)}, {report.short(x.high)}]"
+
+    def verdict(row: tuple[str, float, Interval, Interval]) -> str:
+        then, now = row[2], row[3]
+        if np.isfinite(then.mean) != np.isfinite(now.mean):
+            return "reached now" if np.isfinite(now.mean) else "reached no longer"
+        if not np.isfinite(now.mean) or (now.low <= then.high and then.low <= now.high):
+            return ""
+        return "higher" if now.mean > then.mean else "lower"
+
+    columns = [
+        Column(("", "method"), lambda row: row[0]),
+        Column(("", "setting"), lambda row: report.short(row[1])),
+        Column(("D_z", "then"), lambda row: text(row[2])),
+        Column(("D_z", "now"), lambda row: text(row[3])),
+        Column(("", "changed"), verdict, "Where the intervals do not overlap."),
+    ]
+    groups = []
+    for world in result["worlds"]:
+        if world in earlier["worlds"]:
+            then, now = at(earlier, world), at(result, world)
+            groups.append(Group(world, [(*key, then[key], now[key]) for key in now if key in then]))
+    return columns, groups

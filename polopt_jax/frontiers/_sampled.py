@@ -1,0 +1,176 @@
+"""What is learnt from attempts and judged exactly: the same points, with the noise of training."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from polopt_jax.algorithms import Algorithm
+from polopt_jax.frontiers._paths import Point, point_of, standing
+from polopt_jax.frontiers._problem import cell_law, exact_problem, log_policy
+from polopt_jax.language import token_table
+from polopt_jax.networks import tabular_actor_critic
+from polopt_jax.ranges import Count, Positive, check_range
+from polopt_jax.tasks import GroupTask, episode_attempt, group_task, token_task
+from polopt_jax.training import train
+from polopt_jax.types import Array, Metrics, Params, Rollout
+from polopt_jax.worlds import SkipTheTest, TableWorld, token_outcome_law
+
+
+class SampledProblem(NamedTuple):
+    """A world with attempts at it, and where a policy stands."""
+
+    group: GroupTask
+    """Its batches have the outcomes `success`, bool, and `side_effect`, 0 .. Z-1."""
+    standing: Callable[[Params], Point]
+    """Where a policy stands against the reference, exactly."""
+    reference: Array
+    """P(s, z) of the reference, `[2, Z]`."""
+
+
+def table_problem(
+    world: TableWorld,
+    logits: Array,
+    *,
+    side_effects: tuple[str, ...],
+    group_size: Count,
+    group: Array | None = None,
+    reward_unit: Positive = 1.0,
+) -> SampledProblem:
+    """Episodes of an exact world under a table of logits, all of them attempts at the one prompt that the world is.
+
+    Args:
+      logits: of the reference, `[G, A]`.
+      side_effects, group: as in `exact_problem`: what is a side effect, and which row of the logits a state reads.
+      group_size: attempts at each update, each from a first state of its own.
+      reward_unit: what rewards are divided by, so that critics learn numbers of order one.
+
+    Raises ValueError as `exact_problem`, or if the logits do not fit.
+
+    >>> from polopt_jax.worlds import outcome_table, tabulate
+    >>> world = tabulate(outcome_table())
+    >>> problem = table_problem(world, jnp.zeros((1, 4)), side_effects=("side_effect",), group_size=8)
+    >>> float(problem.standing(problem.group.reference).success), problem.reference.tolist()
+    (0.5, [[0.25, 0.25], [0.25, 0.25]])
+    """
+    check_range("table_problem", Positive, reward_unit=reward_unit)
+    problem = exact_problem(world, side_effects=side_effects, group=group)
+    before = log_policy(problem, logits)
+    seen = replace(world, obs=jax.nn.one_hot(problem.group, problem.num_groups), reward=world.reward / reward_unit)
+    network = tabular_actor_critic(seen.obs_shape, seen.action_space)
+    run = episode_attempt(seen, network.apply, num_steps=world.horizon)
+
+    def attempt(params: Params, prompts: Array, key: Array) -> Rollout:
+        first_key, key = jax.random.split(key)
+        keys = jax.random.split(first_key, prompts.shape)
+        reset = seen.reset
+        for _ in prompts.shape:
+            reset = jax.vmap(reset)
+        return run(params, reset(keys), key)
+
+    attempts = group_task(
+        network.apply,
+        {"policy": logits, "value": jnp.zeros(problem.num_groups)},
+        lambda key, number: jnp.zeros(number),
+        attempt,
+        num_prompts=1,
+        group_size=group_size,
+        num_steps=world.horizon,
+    )
+
+    def outcome(rollout: Rollout) -> dict[str, Array]:
+        cell = problem.cell[rollout.outcome["state"][-1]]
+        success, side_effect = jnp.divmod(cell, problem.num_side_effects)
+        return {"success": success > 0, "side_effect": side_effect}
+
+    return SampledProblem(
+        group=attempts._replace(task=attempts.task._replace(outcome=outcome)),
+        standing=lambda params: standing(problem, before, log_policy(problem, params["policy"])),
+        reference=cell_law(problem, before),
+    )
+
+
+def token_problem(world: SkipTheTest, *, group_size: Count) -> SampledProblem:
+    """Answers in one world of `skip_the_test` under a table of logits. Success is what pays, the side effect to skip.
+
+    Args:
+      world: one world, a selection of shape `[]` (`select_worlds(worlds, 3)`).
+      group_size: attempts at each update.
+
+    Raises ValueError if it is not one world.
+
+    >>> from polopt_jax.worlds import select_worlds, skip_the_test
+    >>> world = select_worlds(skip_the_test(jax.random.key(0)), 3)
+    >>> problem = token_problem(world, group_size=8)
+    >>> bool(jnp.allclose(problem.reference[:, 1].sum(), world.p_skip))
+    True
+    """
+    if world.p_skip.ndim:
+        raise ValueError(f"token_problem: world must be one world; it has the shape {world.p_skip.shape}")
+    alone = replace(jax.tree.map(lambda x: x[None], world), id=jnp.zeros(1, jnp.int32), num_worlds=1)
+    network = token_table(num_prompts=1, length=world.length, vocabulary=world.vocabulary)
+    reference = {"policy": alone.logits, "value": jnp.zeros((1, world.length))}
+    group = token_task(network, alone, reference, num_prompts=1, group_size=group_size)
+    before = jax.nn.log_softmax(alone.logits)
+
+    def outcome(rollout: Rollout) -> dict[str, Array]:
+        return {
+            "success": rollout.reward.sum(0) > 0,
+            "side_effect": rollout.outcome["skip"][-1].astype(jnp.int32),
+        }
+
+    def table(log_prob: Array) -> Array:
+        return token_outcome_law(log_prob, alone).joint[0]
+
+    def where(params: Params) -> Point:
+        after = jax.nn.log_softmax(params["policy"])
+        law = table(after)
+        return point_of(
+            law,
+            table(before),
+            reward=law[1].sum(),
+            trajectory_kl=(jnp.exp(after) * (after - before)).sum(),
+            trajectory_kl_ref_new=(jnp.exp(before) * (before - after)).sum(),
+            decisions=jnp.asarray(world.length, law.dtype),
+        )
+
+    return SampledProblem(
+        group=group._replace(task=group.task._replace(outcome=outcome)), standing=where, reference=table(before)
+    )
+
+
+def sampled_path(
+    problem: SampledProblem, algorithm: Algorithm, key: Array, *, updates: Count, every: Count = 1
+) -> tuple[Point, Metrics]:
+    """The points that an algorithm goes through when it learns from attempts, one after each `every` updates.
+
+    Returns `(points, metrics)`: the points from the reference on, `[updates / every + 1]`, to be read by `at_success`
+    (whose `updates` then count in steps of `every`), and the metrics of all updates, `[updates]`. One program on the
+    device: `jax.vmap` over keys gives seeds, over hyperparameters of the algorithm a frontier.
+
+    Raises ValueError if `every` does not divide `updates`.
+
+    >>> from polopt_jax import algorithms
+    >>> from polopt_jax.worlds import outcome_table, tabulate
+    >>> world = tabulate(outcome_table())
+    >>> problem = table_problem(world, jnp.zeros((1, 4)), side_effects=("side_effect",), group_size=8)
+    >>> learner = algorithms.grpo(problem.group, learning_rate=0.1, num_minibatches=1)
+    >>> points, metrics = sampled_path(problem, learner, jax.random.key(0), updates=20, every=5)
+    >>> points.success.shape, bool(points.success[-1] > 0.6), metrics["loss"].shape
+    ((5,), True, (20,))
+    """
+    check_range("sampled_path", Count, updates=updates, every=every)
+    if updates % every:
+        raise ValueError(f"sampled_path: every must divide updates; they are {every} and {updates}")
+
+    def advance(state: Any, _: None) -> tuple[Any, tuple[Point, Metrics]]:
+        state, metrics = train(algorithm.collect, algorithm.step, state, updates=every)
+        return state, (problem.standing(state.params), metrics)
+
+    first = algorithm.init(key)
+    _, (points, metrics) = jax.lax.scan(advance, first, None, length=updates // every)
+    begin = problem.standing(first.params)
+    points = jax.tree.map(lambda x, rest: jnp.concatenate([x[None], rest]), begin, points)
+    return points, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), metrics)

@@ -1,0 +1,33 @@
+"""The benchmark of outcomes: objectives x worlds, learnt from attempts and read at matched success.
+
+`measure` runs one method in one world; `read` and `project` make the rows of a table of what it found; `monitors` and
+`forecasts` say what would have told before. `polopt outcomes` puts them together.
+"""
+
+from polopt_jax.suite._cases import CASES, Case
+from polopt_jax.suite._methods import METHODS, Row, middle
+from polopt_jax.suite._readings import COLUMNS, Interval, Projected, Reading, as_array, project, read
+from polopt_jax.suite._runs import LEVELS, measure, references
+from polopt_jax.suite._signals import WATCHED, auc, forecasts, monitors
+
+__all__ = [
+    "CASES",
+    "COLUMNS",
+    "LEVELS",
+    "METHODS",
+    "WATCHED",
+    "Case",
+    "Interval",
+    "Projected",
+    "Reading",
+    "Row",
+    "as_array",
+    "auc",
+    "forecasts",
+    "measure",
+    "middle",
+    "monitors",
+    "project",
+    "read",
+    "references",
+]
