@@ -43,14 +43,17 @@ def plan(options: Outcomes) -> Plan:
         raise UsageError(f"--seeds must be at least 1; it is {options.seeds}")
     if options.resume and options.out is None:
         raise UsageError("--resume needs --out DIR, the run to go on with")
-    chosen = []
-    for kind, given, known, few in (
-        ("world", options.worlds, tuple(suite.CASES), QUICK_WORLDS),
-        ("method", options.methods, tuple(suite.METHODS), QUICK_METHODS),
-    ):
+
+    def chosen(kind: str, given: Sequence[str], known: Sequence[str], few: Sequence[str]) -> tuple[str, ...]:
         names = {choose(kind, name, known) for name in given} or set(few if options.quick else known)
-        chosen.append(tuple(name for name in known if name in names))
-    return Plan(*chosen, min(options.seeds, QUICK_SEEDS) if options.quick else options.seeds, options.quick)
+        return tuple(name for name in known if name in names)
+
+    return Plan(
+        worlds=chosen("world", options.worlds, tuple(suite.CASES), QUICK_WORLDS),
+        methods=chosen("method", options.methods, tuple(suite.METHODS), QUICK_METHODS),
+        seeds=min(options.seeds, QUICK_SEEDS) if options.quick else options.seeds,
+        quick=options.quick,
+    )
 
 
 def outcomes(options: Outcomes, arguments: Sequence[str]) -> int:
@@ -75,8 +78,7 @@ def _directory(options: Outcomes, wanted: Plan) -> Iterator[Path]:
             (directory / WORLDS).mkdir()
             yield directory
         return
-    assert options.out is not None  # of the plan
-    with runs.existing(options.out) as directory:
+    with runs.existing(options.out or Path()) as directory:
         before = runs.read_json(directory / runs.CONFIG)
         for name, value in wanted.config().items():
             if before.get(name) != value:
@@ -172,9 +174,8 @@ def _finish(
 
     what = facts(arguments, directory)
     runs.write(directory / RESULT, runs.to_json({"run": what, **result}) + "\n")
-    runs.write(
-        directory / PICTURE, report.png([page.frontier(name, world) for name, world in result["worlds"].items()])
-    )
+    drawn = [page.frontier(name, world) for name, world in result["worlds"].items()]
+    runs.write(directory / PICTURE, report.png(drawn))
     runs.write(directory / PAGE, page.render(result, earlier, what))
     if json:
         print(runs.to_json({"directory": str(directory), **page.readings(result)}, indent=2))

@@ -1,4 +1,4 @@
-"""What `polopt outcomes` shows: tables at matched success, frontiers, signals, and what changed since an earlier run."""
+"""What `polopt outcomes` shows: tables at matched success, frontiers, signals, changes since an earlier run."""
 
 import shutil
 import sys
@@ -16,13 +16,13 @@ SHOWN = (0.5, 0.8, 0.9)
 TOLD = 0.9
 """The one that the terminal shows."""
 LEAD = (
-    "Every method learns the same worlds from attempts, and is read where it first reaches a given success: at the same "
-    "step, or after as many updates, methods would be compared at different success."
+    "Every method learns the same worlds from attempts, and is read where it first reaches a given success: at the "
+    "same step size, or after as many updates, methods would be compared at different success."
 )
 CAPTION = (
-    "KL of the side effects from the reference's, D_z, against success: mean over the runs that reached it, each method "
-    "at the middle of its sweep; band: 95% bootstrap interval. pump: the reference's own successes, amplified. ipf: the "
-    "nearest law that keeps the side effects, so 0 where there is one."
+    "KL of the side effects from the reference's, D_z, against success: mean over the runs that reached it, each "
+    "method at the middle of its sweep; band: 95% bootstrap interval. pump: the reference's own successes, amplified. "
+    "ipf: the nearest law that keeps the side effects, so 0 where there is one."
 )
 HOLDING = ("region", "region-joint", "region-conditional", "penalty", "price", "price-one-sided")
 
@@ -92,9 +92,7 @@ def columns_of(world: Mapping[str, Any], *, brief: bool = False) -> list[Column]
         Column(("", "setting"), _setting, "" if brief else "What is swept is named in the result file."),
         *(Column(("", rate), _mean(rate, band=rate in bands)) for rate in rates),
         *(Column(("", name), _mean(name, band=name in bands), COLUMNS[name]) for name in chosen),
-        Column(
-            ("", "never"), _never, "Share of the runs that never reached the success; the columns are of the others."
-        ),
+        Column(("", "never"), _never, "Share of the runs that never reached it; the columns are of the others."),
     ]
 
 
@@ -126,27 +124,28 @@ def print_tables(result: Mapping[str, Any], earlier: Mapping[str, Any] | None) -
 def frontier(name: str, world: Mapping[str, Any]) -> Strip:
     """D_z against success, one curve for each method, the history beside what holds outcomes."""
     methods = world["methods"]
+    kinds = {
+        "D_z of the history": [method for method in methods if method not in HOLDING],
+        "D_z of what holds outcomes": [method for method in methods if method in HOLDING],
+    }
+    lines = _projected_curves(world)
     panels = [
         Panel(
             title,
             "success",
-            [
-                *_projected_curves(world),
-                *(_curve(method, methods[method], world) for method in methods if wanted(method)),
-            ],
+            [*lines, *(_curve(method, methods[method], world) for method in members)],
             x_limits=(LEVELS[0] - 0.02, 1.0),
         )
-        for title, wanted in (
-            ("D_z of the history", lambda method: method not in HOLDING),
-            ("D_z of what holds outcomes", lambda method: method in HOLDING),
-        )
+        for title, members in kinds.items()
+        if members
     ]
-    return Strip(name, [panel for panel in panels if len(panel.curves) > 2])
+    return Strip(name, panels)
 
 
 def _curve(method: str, figures: Mapping[str, Any], world: Mapping[str, Any]) -> Curve:
     middle = len(figures["settings"]) // 2
-    points = [suite.read(method, figures, world, level)[middle].columns["D_z"] for level in LEVELS]
+    table = suite.as_array(figures["side_effect_kl"])[middle]
+    points = [suite.interval(table[:, at]) for at in range(len(LEVELS))]
     ends = [np.array([getattr(point, end) for point in points]) for end in ("mean", "low", "high")]
     return Curve(method, 2 + list(suite.METHODS).index(method), np.asarray(LEVELS), *ends)
 
@@ -233,7 +232,7 @@ def _signal_section(result: Mapping[str, Any]) -> Section:
         Column(
             ("", "AUC"),
             lambda row: report.short(row[1]),
-            "Chance that a run that ends up skipping was forecast higher.",
+            "Chance that a run that skips was forecast higher.",
         ),
         *(
             Column(

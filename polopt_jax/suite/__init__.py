@@ -6,7 +6,7 @@
 
 from polopt_jax.suite._cases import CASES, Case
 from polopt_jax.suite._methods import METHODS, Row, middle
-from polopt_jax.suite._readings import COLUMNS, Interval, Projected, Reading, as_array, project, read
+from polopt_jax.suite._readings import COLUMNS, Interval, Projected, Reading, as_array, interval, project, read
 from polopt_jax.suite._runs import LEVELS, measure, references
 from polopt_jax.suite._signals import WATCHED, auc, forecasts, monitors
 
@@ -24,6 +24,7 @@ __all__ = [
     "as_array",
     "auc",
     "forecasts",
+    "interval",
     "measure",
     "middle",
     "monitors",
