@@ -142,29 +142,30 @@ def shared_actor_critic(
     return _network(module, tuple(obs_shape))
 
 
-def tabular_actor_critic(obs_shape: Sequence[int], action_space: ActionSpace) -> Network:
-    """A table: logits and a value for each of S states that a one-hot observation `[..., S]` names.
+def tabular_actor_critic(num_states: int, action_space: ActionSpace) -> Network:
+    """A table: logits and a value for each of S states, whose number is the observation, `[..., 1]`.
 
-    Parameters are `{"policy": [S, A], "value": [S]}`, zero at first: the uniform policy. The two share nothing.
+    Parameters are `{"policy": [S, A], "value": [S]}`, zero at first: the uniform policy. The two share nothing. A
+    number out of range reads the first or the last row.
 
-    Raises `ValueError` if `action_space` is no `Discrete`, an observation is no vector, or obs does not end in it.
+    Raises `ValueError` if `action_space` is no `Discrete`, there is no state, or obs does not end in one number.
 
-    >>> network = tabular_actor_critic((3,), Discrete(2))
+    >>> network = tabular_actor_critic(3, Discrete(2))
     >>> params = {**network.init(jax.random.key(0)), "policy": jnp.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])}
-    >>> network.apply(params, jnp.array([0.0, 1.0, 0.0])).policy.logits.tolist()
+    >>> network.apply(params, jnp.array([1.0])).policy.logits.tolist()
     [1.0, 0.0]
     """
-    if not isinstance(action_space, Discrete) or len(obs_shape) != 1:
-        raise ValueError(f"a table needs one-hot observations [S] and a Discrete; it has {obs_shape}, {action_space!r}")
-    num_states, num_actions = obs_shape[0], action_space.num
+    if not isinstance(action_space, Discrete) or num_states < 1:
+        raise ValueError(f"a table needs states and a Discrete; it has {num_states}, {action_space!r}")
 
     def init(key: Array) -> Params:
         del key
-        return {"policy": jnp.zeros((num_states, num_actions)), "value": jnp.zeros(num_states)}
+        return {"policy": jnp.zeros((num_states, action_space.num)), "value": jnp.zeros(num_states)}
 
     def apply(params: Params, obs: Array) -> Outputs:
-        if obs.shape[-1:] != (num_states,):
-            raise ValueError(f"obs must have shape [..., {num_states}]; it has {obs.shape}")
-        return Outputs(policy=Categorical(logits=obs @ params["policy"]), value=obs @ params["value"])
+        if obs.shape[-1:] != (1,):
+            raise ValueError(f"obs must be numbers of states, of shape [..., 1]; it has {obs.shape}")
+        row = jnp.clip(obs[..., 0].astype(jnp.int32), 0, num_states - 1)
+        return Outputs(policy=Categorical(logits=params["policy"][row]), value=params["value"][row])
 
     return Network(init, apply)

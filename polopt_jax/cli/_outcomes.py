@@ -81,7 +81,7 @@ def _directory(options: Outcomes, wanted: Plan) -> Iterator[Path]:
     with runs.existing(options.out or Path()) as directory:
         before = runs.read_json(directory / runs.CONFIG)
         for name, value in wanted.config().items():
-            if before.get(name) != value:
+            if name != "worlds" and before.get(name) != value:
                 raise UsageError(f"--resume: {name} was {before.get(name)} in {directory}; it is {value} now")
         yield directory
 

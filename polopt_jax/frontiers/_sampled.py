@@ -58,8 +58,8 @@ def table_problem(
     check_range("table_problem", Positive, reward_unit=reward_unit)
     problem = exact_problem(world, side_effects=side_effects, group=group)
     before = log_policy(problem, logits)
-    seen = replace(world, obs=jax.nn.one_hot(problem.group, problem.num_groups), reward=world.reward / reward_unit)
-    network = tabular_actor_critic(seen.obs_shape, seen.action_space)
+    seen = replace(world, obs=problem.group[:, None].astype(jnp.float32), reward=world.reward / reward_unit)
+    network = tabular_actor_critic(problem.num_groups, seen.action_space)
     run = episode_attempt(seen, network.apply, num_steps=world.horizon)
 
     def attempt(params: Params, prompts: Array, key: Array) -> Rollout:

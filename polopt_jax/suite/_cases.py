@@ -69,7 +69,7 @@ def _outcome_table(name: str) -> Case:
 def _listed(name: str, side_effects: tuple[str, ...], **options: Any) -> Case:
     entry = next(entry for entry in worlds.WORLDS if entry.name == name)
     about = f"{entry.success}; {entry.side_effect}"
-    return _table(name, about, side_effects, lambda: (entry.rules(**options), None, None), 200)
+    return _table(name, about, side_effects, lambda: (entry.rules(**options), None, None), 100)
 
 
 def _tokens(name: str, about: str, twin: Callable[[worlds.SkipTheTest], worlds.SkipTheTest], **options: Any) -> Case:
