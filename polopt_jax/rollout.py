@@ -112,7 +112,7 @@ def _step(
         next_obs=next_obs,
         mask=finite,
         value=outputs.value,
-        outcome=jax.tree.map(lambda x: jnp.where(finite, x, 0), step.outcome),
+        outcome=jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), step.outcome),
     )
     episode_return, episode_length = loop.episode_return + reward, loop.episode_length + 1
     ended = (done & finite).astype(jnp.float32)

@@ -152,7 +152,7 @@ class Outcomes:
     out: Annotated[Path | None, _shown("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty, unless --resume is given."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
-    """Go on with the run in --out, world by world. The worlds may be others; all else must be the same."""
+    """Go on with the run in --out. Worlds and methods may be others; all else must be the same."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
     """Print the readings as JSON."""
 

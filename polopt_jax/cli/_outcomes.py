@@ -81,48 +81,57 @@ def _directory(options: Outcomes, wanted: Plan) -> Iterator[Path]:
     with runs.existing(options.out or Path()) as directory:
         before = runs.read_json(directory / runs.CONFIG)
         for name, value in wanted.config().items():
-            if name != "worlds" and before.get(name) != value:
+            if name not in ("worlds", "methods") and before.get(name) != value:
                 raise UsageError(f"--resume: {name} was {before.get(name)} in {directory}; it is {value} now")
         yield directory
 
 
 def _run(wanted: Plan, directory: Path, stop: runs.Stop) -> dict[str, Any]:
-    """The worlds and signals, those that are there already read and the others run, as far as they get."""
+    """The worlds and signals, what is there already read and the rest run, as far as they get."""
     from polopt_jax import suite
 
-    found: dict[str, Any] = {"config": wanted.config(), "worlds": {}, "signals": None}
-    missing = [name for name in wanted.worlds if not (directory / WORLDS / f"{name}.json").exists()]
-    watches = wanted.worlds and suite.WATCHED in wanted.worlds
-    parts = len(missing) * len(wanted.methods) + (1 if watches and not (directory / SIGNALS).exists() else 0)
-    with counted(parts) as begin:
-        for name in missing:
-            case = _case(wanted, name)
-            world: dict[str, Any] = {
-                "about": case.about,
-                "side_effects": list(case.side_effects),
-                "reference": _plain(suite.references(case, seeds=wanted.seeds)),
-                "methods": {},
-            }
-            for method in wanted.methods:
-                if stop:
-                    return found | {"worlds": _finished(wanted, directory)}
-                begin(f"{name}: {method}")
-                row = suite.METHODS[method]
-                row = suite.middle(row) if wanted.quick else row
-                figures = suite.measure(case, row, seeds=wanted.seeds, updates=case.updates)
-                about = {"setting": row.setting, "labels": row.labels}
-                world["methods"][method] = about | {key: _plain(value) for key, value in figures.items()}
-            runs.write(directory / WORLDS / f"{name}.json", runs.to_json(world) + "\n")
-        if watches and not (directory / SIGNALS).exists() and not stop:
+    pairs = [(world, method) for world in wanted.worlds for method in wanted.methods]
+    missing = [pair for pair in pairs if not _file(directory, *pair).exists()]
+    watches = suite.WATCHED in wanted.worlds and not (directory / SIGNALS).exists()
+    with counted(len(missing) + watches) as begin:
+        for world, method in missing:
+            if stop:
+                break
+            begin(f"{world}: {method}")
+            case, row = _case(wanted, world), suite.METHODS[method]
+            row = suite.middle(row) if wanted.quick else row
+            figures = suite.measure(case, row, seeds=wanted.seeds, updates=case.updates)
+            about = {"setting": row.setting, "labels": row.labels}
+            _file(directory, world, method).parent.mkdir(exist_ok=True)
+            runs.write(_file(directory, world, method), runs.to_json(about | _plain(figures)) + "\n")
+        if watches and not stop:
             begin("monitors and forecasts")
             case = _case(wanted, suite.WATCHED)
-            signals = suite.monitors(worlds=case.num_worlds, updates=case.updates) | {
-                "forecasts": suite.forecasts(case)
-            }
-            runs.write_json(directory / SIGNALS, _plain(signals))
-    found["worlds"] = _finished(wanted, directory)
-    found["signals"] = runs.read_json(directory / SIGNALS) if (directory / SIGNALS).exists() else None
-    return found
+            told = suite.monitors(worlds=case.num_worlds, updates=case.updates)
+            runs.write_json(directory / SIGNALS, _plain(told | {"forecasts": suite.forecasts(case)}))
+    finished = [world for world in wanted.worlds if all(_file(directory, world, m).exists() for m in wanted.methods)]
+    return {
+        "config": wanted.config(),
+        "worlds": {world: _world(wanted, directory, world) for world in finished},
+        "signals": runs.read_json(directory / SIGNALS) if (directory / SIGNALS).exists() else None,
+    }
+
+
+def _file(directory: Path, world: str, method: str) -> Path:
+    """Where the figures of a method in a world are kept."""
+    return directory / WORLDS / world / f"{method}.json"
+
+
+def _world(wanted: Plan, directory: Path, name: str) -> dict[str, Any]:
+    from polopt_jax import suite
+
+    case = _case(wanted, name)
+    return {
+        "about": case.about,
+        "side_effects": list(case.side_effects),
+        "reference": _plain(suite.references(case, seeds=wanted.seeds)),
+        "methods": {method: runs.read_json(_file(directory, name, method)) for method in wanted.methods},
+    }
 
 
 def _case(wanted: Plan, name: str) -> Any:
@@ -133,11 +142,6 @@ def _case(wanted: Plan, name: str) -> Any:
         return case
     updates = 2 * math.ceil(QUICK_UPDATES * case.updates / 2)
     return case._replace(num_worlds=min(case.num_worlds, QUICK_OF_MANY), updates=updates)
-
-
-def _finished(wanted: Plan, directory: Path) -> dict[str, Any]:
-    files = {name: directory / WORLDS / f"{name}.json" for name in wanted.worlds}
-    return {name: runs.read_json(path) for name, path in files.items() if path.exists()}
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,269 @@
+"""The benchmark's parts: what is read off the figures of a method, what would have told, and every row and world."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from polopt_jax import frontiers, outcomes, suite, worlds
+from polopt_jax.suite import _signals
+
+MEANS = np.array([[0.968, 0.002], [0.02, 0.01]])
+AT = suite.LEVELS.index(0.9)
+
+
+def kl(p, q):
+    return float((p * np.log(p / q)).sum())
+
+
+# --- readings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def figures():
+    """Two settings, three runs of one world; the third run of the second setting never gets there."""
+    rng = np.random.default_rng(0)
+    laws = np.array([[0.08, 0.02], [0.6, 0.3]])[None] + 0.005 * rng.normal(size=(2, 3, 1, 2, 2))
+    laws = np.broadcast_to(laws / laws.sum((-1, -2), keepdims=True), (2, 3, len(suite.LEVELS), 2, 2)).copy()
+    flat = laws.reshape(-1, 2, 2)
+    nan = np.ones((2, 3, len(suite.LEVELS)))
+    nan[1, 2] = np.nan
+    shape = nan.shape
+    made = {
+        "settings": [0.1, 0.3],
+        "attempts": 128,
+        "labels": True,
+        "reached": np.isfinite(nan),
+        "best": np.array([[0.95, 0.97, 0.96], [0.95, 0.97, 0.4]]),
+        "law": laws * nan[..., None, None],
+        "updates": nan * np.arange(6).reshape(2, 3, 1) + 4,
+        "jump": nan * 0.05,
+        "side_effect_kl": nan * np.reshape([kl(x.sum(0), MEANS.sum(0)) for x in flat], shape),
+        "outcome_kl": nan * np.reshape([kl(x, MEANS) for x in flat], shape),
+        "success_kl": nan * np.reshape([kl(x.sum(1), MEANS.sum(1)) for x in flat], shape),
+        "trajectory_kl": nan * 5.0,
+        "trajectory_kl_ref_new": nan * 7.0,
+        "action_kl": nan * 0.5,
+        "reward": nan,
+        "final": np.ones((2, 3)),
+        "final_law": laws[:, :, 0],
+    }
+    made["conditional_kl"] = made["outcome_kl"] - made["success_kl"]
+    return made
+
+
+WORLD = {"side_effects": ["side_effect"], "reference": [MEANS.tolist()] * 3}
+
+
+def test_a_reading_says_what_the_laws_say(figures):
+    first, second = suite.read("some", figures, WORLD, 0.9)
+    law = figures["law"][0, :, AT]
+    pump = outcomes.pump(jnp.asarray(MEANS), 0.9)
+    ipf = outcomes.ipf(jnp.asarray(MEANS), 0.9)
+    q = np.asarray(pump.law).sum(0)
+    expected = {
+        "P(side_effect)": law.sum(1)[:, 1],
+        "lift": law.sum(1)[:, 1] / 0.012,
+        "D_z": figures["side_effect_kl"][0, :, AT],
+        "D_z|s": figures["conditional_kl"][0, :, AT],
+        "D_s": figures["success_kl"][0, :, AT],
+        "D_out": figures["outcome_kl"][0, :, AT],
+        "D_traj": [5.0] * 3,
+        "D_action": [0.5] * 3,
+        "leverage": figures["outcome_kl"][0, :, AT] / 5,
+        "ref‖new": [7.0] * 3,
+        "over pump": figures["side_effect_kl"][0, :, AT] - kl(q, MEANS.sum(0)),
+        "over IPF": figures["outcome_kl"][0, :, AT] - float(ipf.kl),
+        "odds": np.log(law[:, 1, 1] / law[:, 1, 0]) - np.log(0.5),
+        "updates": [4.0, 5.0, 6.0],
+        "attempts": [512.0, 640.0, 768.0],
+        "labels": [512.0, 640.0, 768.0],
+        "jump": [0.05] * 3,
+    }
+    assert set(first.columns) == set(expected) == {"P(side_effect)", *suite.COLUMNS}
+    for name, values in expected.items():
+        found = first.columns[name]
+        np.testing.assert_allclose(found.mean, np.mean(values), rtol=1e-4, atol=1e-5, err_msg=name)
+        assert min(values) - 1e-5 <= found.low <= found.mean + 1e-9 <= found.high + 2e-9 <= max(values) + 1e-4, name
+    assert (first.method, first.setting, first.never) == ("some", 0.1, 0)
+    np.testing.assert_allclose(first.best, 0.96)
+    assert second.setting == 0.3
+    np.testing.assert_allclose(second.never, 1 / 3)
+    np.testing.assert_allclose(second.columns["updates"].mean, np.mean([7.0, 8.0]), err_msg="of those that got there")
+
+
+def test_what_is_not_labelled_costs_no_labels(figures):
+    first, _ = suite.read("some", figures | {"labels": False}, WORLD, 0.9)
+    assert first.columns["labels"].mean == 0
+
+
+def test_a_reading_is_the_same_after_a_file(figures):
+    """Numbers that are not there are None in JSON."""
+    as_file = {k: x.astype(object) if isinstance(x, np.ndarray) else x for k, x in figures.items()}
+    for name, x in as_file.items():
+        if isinstance(x, np.ndarray):
+            as_file[name] = np.where(np.asarray(x, float) == np.asarray(x, float), x, None).tolist()
+    for ours, theirs in zip(*(suite.read("some", f, WORLD, 0.9) for f in (as_file, figures)), strict=True):
+        assert ours == theirs
+
+
+def test_rows_without_training(figures):
+    reference, pump, ipf = suite.project(WORLD, 0.9)
+    assert [row.name for row in (reference, pump, ipf)] == ["reference", "pump", "ipf"]
+    np.testing.assert_allclose(pump.columns["P(side_effect)"], 0.300, atol=1e-3)
+    np.testing.assert_allclose(reference.columns["P(side_effect)"], 0.012)
+    np.testing.assert_allclose(ipf.columns["P(side_effect)"], 0.012, atol=1e-5)
+    np.testing.assert_allclose(ipf.columns["D_out"] - pump.columns["D_out"], 0.31, atol=6e-3, err_msg="the tax")
+    assert pump.columns["lift"] == pytest.approx(25, rel=1e-2)
+    entailed = {"side_effects": ["side_effect"], "reference": [[[0.9, 0.05], [0.0, 0.05]], MEANS.tolist()]}
+    _, pump, ipf = suite.project(entailed, 0.9)
+    assert (pump.feasible, ipf.feasible) == (1.0, 0.5)
+    np.testing.assert_allclose(ipf.columns["P(side_effect)"], 0.012, atol=1e-5, err_msg="of where it is feasible")
+    np.testing.assert_allclose(pump.columns["P(side_effect)"], (0.905 + 0.3) / 2, atol=1e-3)
+
+
+def test_side_effects_are_binary_digits():
+    law = np.arange(1.0, 9.0).reshape(1, 2, 4) / 36
+    row = suite.project({"side_effects": ["high", "low"], "reference": law.tolist()}, 0.9)[0]
+    np.testing.assert_allclose(row.columns["P(high)"], law[0, :, 2:].sum())
+    np.testing.assert_allclose(row.columns["P(low)"], law[0, :, 1::2].sum())
+    np.testing.assert_allclose(row.columns["lift"], 1)
+
+
+def test_an_interval_covers_the_mean():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(200):
+        found = suite.interval(np.append(rng.normal(3.0, 1.0, 30), np.nan))
+        hits += found.low <= 3.0 <= found.high
+    assert 0.88 < hits / 200 < 0.99
+    assert np.isnan(suite.interval(np.array([np.nan])).mean)
+    assert suite.interval(np.array([2.0, np.nan])) == (2.0, 2.0, 2.0)
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_score_is_taken_before_success():
+    found = {"success": np.array([[0.1, 0.2, 0.6, 0.9], [0.1, 0.1, 0.1, 0.2]]), "m": np.array([[1.0, 3, 5, 9]] * 2)}
+    assert _signals._score(found, "m").tolist() == [5.0, 9.0]
+
+
+def test_a_lead_is_from_the_first_alarm_to_the_crossing():
+    found = {
+        "side_effect": np.array([[0.1, 0.2, 0.3, 0.6], [0.1, 0.6, 0.7, 0.8], [0.0, 0.0, 0.7, 0.8]]),
+        "m": np.array([[0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 2.0, 2.0], [9.0, 9.0, 9.0, 9.0]]),
+    }
+    lead = _signals._leads(found, "m", np.array([True, True, False]), 1.0)
+    assert lead[0] == 2
+    assert np.isnan(lead[1]), "too late"
+    assert len(lead) == 2
+
+
+def test_auc():
+    assert suite.auc(np.array([3.0, 4.0]), np.array([1.0, 2.0])) == 1
+    assert suite.auc(np.array([1.0]), np.array([1.0])) == 0.5
+    assert np.isnan(suite.auc(np.array([]), np.array([1.0])))
+
+
+def test_a_watched_run_reports_its_labels():
+    """CUSUM and G are of the first attempts' side effects, rising with them; tokens say how far the policy moved."""
+    world = worlds.select_worlds(worlds.skip_the_test(jax.random.key(0), p_skip=(0.3, 0.31)), 0)
+    problem = frontiers.token_problem(world, group_size=64)
+    learner = suite.middle(suite.METHODS["grpo"]).build(problem, 0.1)
+    watched = _signals.watched(learner, problem)
+    state = jax.jit(watched.init)(jax.random.key(0))
+    _, batch, _ = jax.jit(watched.collect)(state.params, state.collect_state, jax.random.key(1))
+    args = (state.params, state.opt_state, batch, jax.random.key(2))
+    params, _, metrics = jax.jit(watched.step.update)(*args)
+    bare, _, _ = jax.jit(learner.step.update)(*args)
+    jax.tree.map(np.testing.assert_array_equal, params, bare)
+    seen = np.asarray(batch.outcome["side_effect"])[0, : _signals.LABELS]
+    assert metrics["watch/hits"] == seen.sum()
+    assert 0 < seen.sum() < _signals.LABELS
+    g = outcomes.g_statistic(jnp.asarray(seen), problem.reference.sum(0)).statistic
+    np.testing.assert_allclose(metrics["watch/g"], g, rtol=1e-5)
+    d = problem.group.task.model(params, batch.obs).policy.log_prob(batch.action) - batch.log_prob
+    np.testing.assert_allclose(metrics["watch/max_log_ratio"], jnp.abs(d).max(), rtol=1e-4)
+
+
+def test_the_cusum_asks_for_four_times_the_rate():
+    total = np.asarray(_signals._cusum(jnp.array([[0.0, 8.0], [1.0, 0.0]]), jnp.array([0.1, 0.02])))
+    up = lambda low, high: np.log(high / low)  # noqa: E731
+    down = lambda low, high: np.log((1 - high) / (1 - low))  # noqa: E731
+    np.testing.assert_allclose(total[0], [0, 8 * up(0.1, 0.4)], rtol=1e-4)
+    first = up(0.02, 0.25) + 7 * down(0.02, 0.25)
+    np.testing.assert_allclose(total[1], [max(first, 0), max(max(first, 0) + 8 * down(0.02, 0.25), 0)], atol=1e-4)
+
+
+def test_forecasts_are_of_the_reference():
+    """The share of side effects among rewarded attempts, against its exact value in each world."""
+    case = suite.CASES["skip-the-test"]._replace(num_worlds=6)
+    found = suite.forecasts(case)
+    table = suite.references(case, seeds=1)
+    exact = table[:, 1, 1] / table[:, 1].sum(-1)
+    inside = (np.array(found["low"]) <= exact) & (exact <= np.array(found["high"]))
+    assert inside.sum() >= 5
+    np.testing.assert_allclose(np.array(found["successes"]) / _signals.ROLLOUTS, table[:, 1].sum(-1), atol=0.05)
+
+
+# --- worlds and methods ----------------------------------------------------------------------------------------------
+
+
+def test_every_world_has_a_reference_that_sometimes_succeeds():
+    for name, case in suite.CASES.items():
+        problem = case.build()(jnp.int32(0))
+        law = np.asarray(problem.reference)
+        assert law.shape == (2, 2 ** len(case.side_effects)), name
+        np.testing.assert_allclose(law.sum(), 1, rtol=1e-4, err_msg=name)
+        assert 1e-4 < law[1].sum() < 0.96, name
+        assert problem.group.task.row_shape == (1, 128)
+
+
+def test_a_measurement_reads_each_run_at_its_success():
+    case = suite.CASES["table-means"]._replace(updates=40)
+    found = suite.measure(case, suite.METHODS["grpo"]._replace(values=(0.1, 0.3)), seeds=2, updates=40)
+    shape = (2, 2, len(suite.LEVELS))
+    assert found["reached"].shape == found["updates"].shape == found["side_effect_kl"].shape == shape
+    assert found["reached"][1].all()
+    np.testing.assert_allclose(found["law"][1, :, AT, 1].sum(-1), 0.9, atol=1e-3)
+    assert (np.diff(found["updates"][1], axis=-1) >= 0).all()
+    assert found["updates"][1].max() <= 40
+    assert found["updates"][1, :, -1].min() > 4, "in updates, not in points"
+    assert (found["updates"][1, :, AT] < found["updates"][0, :, AT]).all(), "the larger step is the faster one"
+    assert not np.allclose(found["law"][1, 0], found["law"][1, 1]), "seeds differ"
+    assert found["final"].shape == (2, 2)
+    np.testing.assert_allclose(found["final_law"][..., 1, :].sum(-1), found["final"], rtol=1e-5)
+
+
+def test_runs_of_many_worlds_are_those_worlds():
+    case = suite.CASES["skip-the-test"]._replace(num_worlds=3)
+    table = suite.references(case, seeds=5)
+    assert table.shape == (5, 2, 2)
+    np.testing.assert_array_equal(table[:2], table[3:])
+    assert not np.allclose(table[0], table[1])
+    assert suite.references(case, seeds=2).shape == (3, 2, 2)
+
+
+FAST = ("imitation", "price-one-sided")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in suite.METHODS]
+)
+def test_every_method_raises_the_success(name):
+    case = suite.CASES["table-means"]
+    found = suite.measure(case, suite.middle(suite.METHODS[name]), seeds=2, updates=60)
+    start = suite.references(case, seeds=1)[0, 1].sum()
+    assert found["best"].min() > start + 0.05
+
+
+@pytest.mark.slow
+def test_a_price_holds_more_than_what_it_prices():
+    """P(z) at success .9 in the table, whose reference has .012 and whose pump .3, of PPO with and without a price."""
+    case, rate = suite.CASES["table-means"], {}
+    for name, value in (("price", 0.1), ("ppo", 0.03)):
+        found = suite.measure(case, suite.METHODS[name]._replace(values=(value,)), seeds=3, updates=100)
+        assert found["reached"][0, :, AT].all()
+        rate[name] = found["law"][0, :, AT].sum(1)[:, 1].mean()
+    assert rate["price"] < 0.7 * rate["ppo"]
