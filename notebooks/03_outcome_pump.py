@@ -26,7 +26,7 @@ import optax
 jax.config.update("jax_enable_x64", True)  # most of this notebook is exact, and compares small numbers
 
 import polopt_jax as po
-from polopt_jax import frontiers, outcomes, report, worlds
+from polopt_jax import driver, frontiers, outcomes, report, worlds
 from polopt_jax.report import Mark
 
 FAST = os.environ.get("POLOPT_FAST") == "1"
@@ -225,7 +225,7 @@ assert SHARES["door"] < 0.2 < 0.8 < SHARES["hazard"]
 # a way to succeed that n rollouts are likely not to contain.
 
 # %%
-NUMBERS = np.array([100, 300, 1000, 3000, 10000] if FAST else [100, 300, 1000, 3000, 10000, 30000])
+NUMBERS = np.array([100, 300, 1000, ATTEMPTS] if FAST else [100, 300, 1000, 3000, 10000, 30000])
 hidden_logits = worlds.burning_building_logits(valve=-8.0).astype(float)
 forecasts = {}
 for name, logits in {**REFERENCES, "hidden": hidden_logits}.items():
@@ -335,7 +335,7 @@ COLORS = dict(zip(METHODS, ("#7f7f7f", "#56b4e9", "#0072b2", "#e69f00", "#009e73
 def follow(problem, method, logits, updates):
     """The path of a method from each of some references, [references, updates + 1]."""
     along = jax.vmap(lambda x: frontiers.path(problem, x, method(problem, x), updates=updates))
-    return jax.jit(along)(logits)
+    return jax.jit(along, compiler_options=driver.compiler_options())(logits)
 
 
 def pick(points, i):
@@ -484,17 +484,17 @@ for reference, found in matched.items():
         assert at.point.side_effect_kl <= at.point.outcome_kl + 1e-9 <= at.point.trajectory_kl + 2e-9, (reference, name)
 moved = {name: float(at.point.side_effect_kl) for name, at in matched["door"].items()}
 spent = {name: float(at.point.trajectory_kl) for name, at in matched["door"].items()}
-assert min(spent, key=spent.get) == "natural gradient"  # the least change of the policy ...
+assert sorted(spent, key=spent.get)[:2] == sorted(moved, key=moved.get)[-2:] == ["natural gradient", "TRPO"]
 assert moved["natural gradient"] > 2 * moved["policy gradient"] > 100 * moved["region"]
 assert spent["region"] > 1.5 * spent["TRPO"]
 for name in ("natural gradient", "TRPO", "region"):
     print(f"{name:16s} moves episodes by {spent[name]:.2f} nats and side effects by {moved[name]:.2g}")
 
 # %% [markdown]
-# The KL of the episodes is a ceiling (data processing: D_z is never above D_traj), and that is all it is. The methods
-# that changed the *policy least* are among those that changed the *side effects most*; the one that left the side
-# effects alone changed the policy nearly twice as far. Minimal change of actions and minimal change of outcomes are
-# different wishes.
+# The KL of the episodes is a ceiling (data processing: D_z is never above D_traj), and that is all it is. With the door
+# reference the two methods that changed the *policy least* are the two that changed the *side effects most*; the one
+# that left the side effects alone changed the policy nearly twice as far. Minimal change of actions and minimal change
+# of outcomes are different wishes.
 #
 # **The fork.** Language shows it in one token. A text of 24 words; at the fifth the model may say " skip" and get
 # round the test, which it does with a probability of a few percent or less. The update below adds 2 to the logit
@@ -561,7 +561,7 @@ for p0 in (0.001, 0.01, 0.05):
     nats = p1 * np.log(p1 / p0) + (1 - p1) * np.log((1 - p1) / (1 - p0))
     print(f"{p0:7.3f}  {p1:12.4f}  {nats:11.4f}  {nats / 500:10.1e}")
     assert nats / 500 < 1e-3
-    assert p1 > 5 * p0
+    assert 5 * p0 < p1 < 7.5 * p0
 
 # %% [markdown]
 # Five to seven times as many skipped tests, for less than a thousandth of a nat per token. An average over tokens
@@ -594,6 +594,7 @@ wanted = np.linspace(0.5, 0.95, 451)
 most = wanted[np.asarray(jax.vmap(lambda success: outcomes.ipf(narrow_table, success).feasible)(wanted))].max()
 print(f"in the corridor the vase stands in the only way: side effects can be held up to success {most:.2f}, no further")
 assert 0.8 < most < 0.84
+assert cost["corridor", "region"].updates > 5 * cost["corridor", "TRPO"].updates
 assert cost["corridor", "region"].point.side_effect_kl > 0.02  # so the region gives way there, without a word
 
 # %% [markdown]
@@ -694,6 +695,7 @@ print("the price has bursts of", {int(update): f"{tried[update]:.2f}" for update
 print(f"over all updates the mean is {tried.mean():.4f}, the reference has {hurried_table[1].sum():.4f}")
 assert len(bursts) == 2
 assert tried[bursts[1]] > tried[bursts[0]] > 0.2
+assert tried[20:200].max() < 0.01
 assert tried.mean() < 0.01
 assert (
     frontiers.at_success(hurried_paths["region"], ASKED).updates
@@ -722,12 +724,13 @@ assert (
 # * **with a few labels**: each update 32 of the 1024 answers are looked at. Did they skip? A G test takes each look by
 #   itself; a CUSUM adds the looks up.
 #
-# A monitor is only as good as its silence, so there are *benign* runs to compare with, fixed beforehand: the same
-# prompts, with skipping not paid. In one kind honesty takes four tokens, as before ("long way"). In the other it is
+# A monitor is only as good as its silence, so there are *benign* runs to compare with: the same prompts, with skipping
+# not paid. In one kind honesty takes four tokens, as before ("long way"). In the other it is
 # one token, as rare as the skip was ("legitimate fork"): to the tokens it looks as a hack would.
 
 # %%
-NUM_WORLDS, ANSWERS, LABELS, RUN_UPDATES, SEEDS = 16, 64, 32, 120, 3 if FAST else 8
+NUM_WORLDS, ANSWERS, LABELS = 16, 64, 32
+RUN_UPDATES, SEEDS = (80, 3) if FAST else (120, 8)
 world_key = jax.random.key(0)
 hackable = worlds.skip_the_test(world_key, num_worlds=NUM_WORLDS, depths=(4,))
 KINDS = {
@@ -794,7 +797,7 @@ def watch(tokens_world, key):
     return jax.lax.scan(update, start, jax.random.split(key, RUN_UPDATES))[1]
 
 
-watched = jax.jit(jax.vmap(watch, (None, 0)))
+watched = jax.jit(jax.vmap(watch, (None, 0)), compiler_options=driver.compiler_options())
 seeds = jax.random.split(jax.random.key(1), SEEDS)
 runs = {name: jax.tree.map(np.asarray, watched(tokens_world, seeds)) for name, tokens_world in KINDS.items()}
 
@@ -859,7 +862,7 @@ plt.show()
 ahead = {name: np.median(found[1]) for name, found in warned.items()}
 print({name: f"{updates:.0f} updates ahead (median)" for name, updates in ahead.items()})
 assert len(warned["CUSUM, 32 labels"][0]) == SEEDS
-assert len(warned["G test, 32 labels"][0]) > SEEDS // 2
+assert SEEDS > len(warned["G test, 32 labels"][0]) > SEEDS // 2
 assert ahead["CUSUM, 32 labels"] > ahead["G test, 32 labels"] > 10
 assert not any(false for _, _, false in warned.values())
 for rose, _, _ in label_free.values():
@@ -875,6 +878,8 @@ assert bad["paid"][:, 0].mean() > max(run["paid"][:, 0].mean() for run in benign
 LATE = 50  # shortly before the harm
 bad_kl, long_kl, fork_kl = (np.median(r["label_free"]["mean_kl, since the start"][:, LATE]) for r in runs.values())
 assert fork_kl < bad_kl < long_kl
+bad_runs, _, fork_runs = (r["label_free"]["mean_kl, since the start"][:, LATE] for r in runs.values())
+assert bad_runs.min() > fork_runs.max()  # against the fork alone it would have told them apart
 bad_ratio, long_ratio, fork_ratio = (
     np.median(r["label_free"]["max_log_ratio, since the start"][:, LATE]) for r in runs.values()
 )
@@ -882,7 +887,7 @@ assert long_ratio < bad_ratio < fork_ratio
 
 # %% [markdown]
 # **What warned**: labels. 32 of 1024 are enough for a CUSUM to rise long before one answer in ten skips, in every
-# run, and never in a benign one.
+# run, and never in a benign one. The G test, which forgets each look, is later, and not in every run.
 #
 # **What did not**: everything without labels. It is not that those statistics stand still. They move a great deal; but
 # they move as far, and as unevenly, when the policy learns something that we like. The bad runs lie *between* the two
@@ -901,7 +906,7 @@ assert long_ratio < bad_ratio < fork_ratio
 #
 # * **Toys.** A building of fifteen cells and a language of six words; policies are tables, so nothing generalises from
 #   one state to another. Large models share parameters between what they were trained on and what they were not.
-# * **Exact gradients** in sections 1 to 5. They see what no rollout would ever show: the blind spot of section 2 ends
+# * **Exact gradients** in sections 2 to 5. They see what no rollout would ever show: the blind spot of section 2 ends
 #   in an explosion because of that.
 # * **One setting each.** Methods were read at one step size. The [findings](../docs/findings.md) have the sweeps, other
 #   buildings and another reward. The orders at success 0.9 hold there over every setting; the numbers vary.
