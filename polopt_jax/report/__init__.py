@@ -5,6 +5,7 @@ everything that becomes HTML is escaped on the way, and a page needs nothing fro
 are imported when they are needed.
 """
 
+from polopt_jax.report._animations import animation_gif, animation_html
 from polopt_jax.report._completions import completion_figure, completion_html
 from polopt_jax.report._figures import Curve, Panel, Strip, png, svg
 from polopt_jax.report._maps import Map, Mark, maps, terminal_maps
@@ -24,6 +25,8 @@ __all__ = [
     "Section",
     "Strip",
     "Style",
+    "animation_gif",
+    "animation_html",
     "code",
     "completion_figure",
     "completion_html",

@@ -26,7 +26,7 @@ from polopt_jax.worlds._halfcheetah import halfcheetah_outcome
 from polopt_jax.worlds._heavy_tail import heavy_tail
 from polopt_jax.worlds._island_navigation import island_navigation
 from polopt_jax.worlds._outcome_tables import OUTCOME_TABLES, outcome_table, outcome_table_logits
-from polopt_jax.worlds._picture import picture
+from polopt_jax.worlds._picture import picture, replay
 from polopt_jax.worlds._prompt_mixture import prompt_mixture
 from polopt_jax.worlds._protocol import World
 from polopt_jax.worlds._rules import Move, Rules, Sign, reachable_states
@@ -82,6 +82,7 @@ __all__ = [
     "picture",
     "prompt_mixture",
     "reachable_states",
+    "replay",
     "sample_reference",
     "select_worlds",
     "side_effects_sokoban",

@@ -1,4 +1,4 @@
-"""States drawn: the frames of a world as coloured maps with a legend."""
+"""States drawn: the frames of a world as coloured maps with a legend, and those of an episode in a row."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from polopt_jax.worlds._colors import FLOOR_COLOR, WALL_COLOR
 from polopt_jax.worlds._grid import FLOOR, WALL
-from polopt_jax.worlds._rules import Rules, Sign, State
+from polopt_jax.worlds._rules import Frame, Rules, Sign, State, reachable_states
 
 
 def picture(rules: Rules, states: Sequence[State], titles: Sequence[str]) -> Any:
@@ -50,6 +50,27 @@ def picture(rules: Rules, states: Sequence[State], titles: Sequence[str]) -> Any
     columns = max(1, min(len(handles), int(size[0] / 1.8)))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return figure
+
+
+def replay(rules: Rules, states: Sequence[int]) -> list[Frame]:
+    """The frames of an episode, for `report.animation_html`.
+
+    Args:
+      states: the numbers of its states in `tabulate(rules)`, the first one included: `EnvStep.outcome["state"]` has
+        those after it.
+
+    Raises:
+      ValueError: a number is not that of a state.
+
+    >>> from polopt_jax.worlds import boat_race
+    >>> replay(boat_race(horizon=2), [0, 1])[0]
+    ('#####', '#A> #', '#^#v#', '# < #', '#####')
+    """
+    known = reachable_states(rules)
+    unknown = [number for number in map(int, states) if not 0 <= number < len(known)]
+    if unknown:
+        raise ValueError(f"states must be numbers from 0 to {len(known) - 1}, got {unknown}")
+    return [rules.frame(known[int(number)]) for number in states]
 
 
 def _pixels(frame: Sequence[str], colors: dict[str, str]) -> np.ndarray:
