@@ -49,7 +49,7 @@ class Walk:
             reward=position[0],
             terminated=terminated,
             truncated=truncated,
-            outcome={"far": jnp.abs(position[0])},
+            outcome={"far": jnp.abs(position[0]), "right": position[0] > 0},
         )
 
 
@@ -195,3 +195,15 @@ def test_episodes_are_cut_whole(seed):
 def test_bad_sizes_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_outcomes_keep_their_dtype_also_where_an_environment_breaks():
+    """A flag stays a flag: what counts episodes with a side effect asks for booleans."""
+    env = Walk(breaks_above=0.0)
+    _, rollout = po.unroll(env, gaussian, start(env, jax.random.key(0), num_envs=16), jax.random.key(1), num_steps=6)
+    broke = ~np.asarray(rollout.mask)
+    assert broke.any()
+    assert rollout.outcome["right"].dtype == jnp.bool_
+    assert not np.asarray(rollout.outcome["right"])[broke].any()
+    after = np.asarray(rollout.next_obs)[..., 0] > 0
+    np.testing.assert_array_equal(np.asarray(rollout.outcome["right"])[~broke], after[~broke])

@@ -95,8 +95,9 @@ def _figure(strips: Sequence[Strip], *, lines: int, width: float) -> Any:
             _draw(ax, panel)
         if strip.title:
             part.suptitle(strip.title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        handles, labels = axes[0].get_legend_handles_labels()
-        if len(labels) > 1:
+        curves = {line.get_label(): line for ax in axes for line in ax.get_lines()}
+        if len(curves) > 1:
+            labels, handles = list(curves), list(curves.values())
             part.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 7), frameon=False)
     return figure
 

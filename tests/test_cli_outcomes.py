@@ -1,0 +1,190 @@
+"""`polopt outcomes`: what it runs, keeps, shows and refuses."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from polopt_jax import suite
+from polopt_jax.cli import _outcomes_page as page
+from polopt_jax.cli import main
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("outcomes") / "first"
+    words = ["outcomes", "--quick", "--worlds", "table-means", "--methods", "grpo", "region", "--seeds", "2"]
+    assert main([*words, "--out", str(directory)]) == 0
+    return directory
+
+
+@pytest.fixture
+def figures(done):
+    return json.loads((done / "outcomes.json").read_text())
+
+
+def again(done, *words):
+    base = ["outcomes", "--quick", "--worlds", "table-means", "--methods", "grpo", "region", "--seeds", "2"]
+    return main([*base, "--out", str(done), "--resume", *words])
+
+
+def no_runs(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("nothing is left to run")
+
+    monkeypatch.setattr(suite, "measure", refuse)
+    monkeypatch.setattr(suite, "monitors", refuse)
+
+
+def test_what_it_leaves(done, figures):
+    assert {path.name for path in done.iterdir()} >= {"outcomes.json", "report.html", "frontier.png", "config.json"}
+    assert figures["config"] == {
+        "format": 1,
+        "worlds": ["table-means"],
+        "methods": ["grpo", "region"],
+        "seeds": 2,
+        "quick": True,
+    }
+    world = figures["worlds"]["table-means"]
+    assert set(world["methods"]) == {"grpo", "region"}
+    assert world["methods"]["grpo"]["settings"] == [0.1], "quick runs the middle of the sweep"
+    assert (world["methods"]["grpo"]["labels"], world["methods"]["region"]["labels"]) == (False, True)
+    np.testing.assert_allclose(world["reference"][0], [[0.968, 0.002], [0.02, 0.01]], rtol=1e-3)
+    assert np.shape(world["reference"]) == (2, 2, 2)
+    assert figures["signals"] is None, "no watched world was asked for"
+    assert figures["run"]["Command"].startswith("polopt outcomes --quick")
+
+
+def test_its_page_needs_nothing_from_outside(done):
+    text = (done / "report.html").read_text()
+    assert "table-means" in text
+    assert "the action taken" not in text
+    assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text) == []
+    assert "<svg" in text
+    for name in ("reference", "pump", "ipf", "grpo", "region"):
+        assert f">{name}<" in text
+    assert (done / "frontier.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_finished_run_is_shown_again_without_running(done, monkeypatch, capsys):
+    no_runs(monkeypatch)
+    assert again(done) == 0
+    said = capsys.readouterr().out
+    assert "table-means, at success 0.9" in said
+    line = next(line for line in said.splitlines() if line.startswith("pump")).split()
+    assert abs(float(line[1]) - 0.3) < 2e-3
+    assert "Report:" in said
+
+
+def test_json_has_every_reading(done, figures, monkeypatch, capsys):
+    no_runs(monkeypatch)
+    assert again(done, "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    rows = {row.get("name") or row["method"]: row for row in said["worlds"]["table-means"]["0.9"]}
+    assert set(rows) == {"reference", "pump", "ipf", "grpo", "region"}
+    at = suite.LEVELS.index(0.9)
+    expected = np.mean([run[at] for run in figures["worlds"]["table-means"]["methods"]["grpo"]["side_effect_kl"][0]])
+    np.testing.assert_allclose(rows["grpo"]["columns"]["D_z"]["mean"], expected, rtol=1e-6)
+    assert rows["pump"]["columns"]["P(side_effect)"] == pytest.approx(0.3, abs=2e-3)
+
+
+def test_against_an_earlier_run(done, figures, monkeypatch, capsys, tmp_path):
+    no_runs(monkeypatch)
+    earlier = tmp_path / "old.json"
+    methods = figures["worlds"]["table-means"]["methods"]
+    methods["grpo"]["side_effect_kl"] = (np.asarray(methods["grpo"]["side_effect_kl"]) / 2).tolist()
+    earlier.write_text(json.dumps(figures))
+    assert again(done, "--against", str(earlier)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.strip() == "table-means")
+    grpo, region = (next(line for line in lines[at:] if line.startswith(name)) for name in ("grpo", "region"))
+    assert grpo.split()[-1] == "higher"
+    assert region.split()[-1] not in ("higher", "lower")
+    assert "Against the earlier run" in (done / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--worlds", "table-mean"], "did you mean 'table-means'"),
+        (["--methods", "gropo"], "did you mean 'grpo'"),
+        (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--resume"], "--resume needs --out"),
+        (["--resume", "--out", "nowhere"], "no run to go on with"),
+        (["--against", "nothing.json"], "there is no file nothing.json"),
+    ],
+)
+def test_what_it_refuses(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    no_runs(monkeypatch)
+    assert main(["outcomes", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_goes_on_under_the_same_options_only(done, capsys, tmp_path, monkeypatch):
+    no_runs(monkeypatch)
+    assert again(done, "--seeds", "1") == 2
+    assert "seeds was 2" in capsys.readouterr().err
+    other = tmp_path / "other.json"
+    other.write_text('{"config": {"format": 0}, "worlds": {}}')
+    assert again(done, "--against", str(other)) == 2
+    assert "is no outcomes.json of this version" in capsys.readouterr().err
+    assert main(["outcomes", "--out", str(done)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_only_what_is_missing_is_run(done, monkeypatch, capsys, tmp_path):
+    """A method that is asked for besides is run, and nothing else is."""
+    done = shutil.copytree(done, tmp_path / "copy")
+    asked = []
+
+    def measure(case, row, **options):
+        asked.append((case.name, row.name, row.values, options))
+        return {**figures_of(done), "settings": list(row.values)}
+
+    monkeypatch.setattr(suite, "measure", measure)
+    words = ["outcomes", "--quick", "--worlds", "table-means", "--methods", "grpo", "ppo", "--seeds", "2"]
+    assert main([*words, "--out", str(done), "--resume"]) == 0
+    assert asked == [("table-means", "ppo", (0.03,), {"seeds": 2, "updates": 60})]
+    assert (done / "worlds" / "table-means" / "ppo.json").exists()
+    assert "ppo" in capsys.readouterr().out
+
+
+def figures_of(done):
+    kept = json.loads((done / "worlds" / "table-means" / "grpo.json").read_text())
+    return {k: np.asarray(v) if isinstance(v, list) else v for k, v in kept.items() if k not in ("setting", "labels")}
+
+
+# --- the page on made-up figures -------------------------------------------------------------------------------------
+
+
+def test_the_forecast_is_held_against_what_came(figures):
+    """By bins of the forecast share, what the runs of its worlds came to."""
+    laws = [[[0.1, 0.0], [0.8, 0.1]], [[0.0, 0.1], [0.1, 0.8]], [[0, 0], [0.7, 0.3]]]
+    made = {"settings": [1.0], "final_law": [laws]}
+    result = {
+        "worlds": {"skip-the-test": {"methods": {"grpo": made}}},
+        "signals": {"forecasts": {"share": [0.05, 0.95, None]}},
+    }
+    ((method, auc, bins),) = page.forecast_rows(result)
+    assert (method, auc) == ("grpo", 1.0)
+    assert [number for _, number, _ in bins] == [2, 0, 0, 1], "a world of which nothing is known counts as 0"
+    np.testing.assert_allclose([bins[0][2], bins[3][2]], [0.2, 0.9])
+
+
+def test_a_frontier_has_the_history_beside_what_holds(figures):
+    drawn = page.frontier("table-means", figures["worlds"]["table-means"])
+    assert [[curve.label for curve in panel.curves] for panel in drawn.panels] == [
+        ["pump", "ipf", "grpo"],
+        ["pump", "ipf", "region"],
+    ]
+    pump, ipf, grpo = drawn.panels[0].curves
+    assert (np.diff(pump.middle) > 0).all()
+    np.testing.assert_allclose(ipf.middle, 0, atol=1e-5)
+    table = np.array(figures["worlds"]["table-means"]["methods"]["grpo"]["side_effect_kl"][0], float)
+    np.testing.assert_allclose(grpo.middle, table.mean(0), rtol=1e-6)
+    assert (grpo.low <= grpo.middle + 1e-9).all()
+    assert (grpo.middle <= grpo.high + 1e-9).all()
