@@ -54,6 +54,7 @@ def test_what_it_leaves(done, figures):
     np.testing.assert_allclose(world["reference"][0], [[0.968, 0.002], [0.02, 0.01]], rtol=1e-3)
     assert np.shape(world["reference"]) == (2, 2, 2)
     assert figures["signals"] is None, "no watched world was asked for"
+    assert figures["estimators"] == [], "nor the story, with which estimators are judged"
     assert figures["run"]["Command"].startswith("polopt outcomes --quick")
 
 
@@ -156,6 +157,55 @@ def test_only_what_is_missing_is_run(done, monkeypatch, capsys, tmp_path):
 def figures_of(done):
     kept = json.loads((done / "worlds" / "table-means" / "grpo.json").read_text())
     return {k: np.asarray(v) if isinstance(v, list) else v for k, v in kept.items() if k not in ("setting", "labels")}
+
+
+def test_signals_and_estimators_are_kept_too(done, monkeypatch, capsys, tmp_path):
+    """What a full run of the story's worlds has besides: each part is asked for once, kept, and shown."""
+    asked = []
+
+    def measure(case, row, **options):
+        return {**figures_of(done), "settings": list(row.values)[:1]}
+
+    def qualities(part, *, repeats):
+        asked.append((part, repeats))
+        about = dict(world=part, feature="f", divergence="KL", step=0.1, rows=128, truth=0.5)
+        return [suite.Quality(**about, plug_in_bias=0.05, bias=0.01, standard_error=0.005, coverage=0.94, rarest=3.0)]
+
+    def monitors(*, worlds, updates):
+        asked.append(("monitors", worlds, updates))
+        row = {"auc_a": 0.81, "auc_b": 0.72, "detected": 0.5, "lead": 7.0}
+        return {"runs": {"positive": 3, "negative_a": 4, "negative_b": 5}, "labels": 8, "monitors": {"g": row}}
+
+    for name, made in (("measure", measure), ("qualities", qualities), ("monitors", monitors)):
+        monkeypatch.setattr(suite, name, made)
+    monkeypatch.setattr(suite, "references", lambda case, seeds: np.full((2, 2, 2 ** len(case.side_effects)), 0.1))
+    monkeypatch.setattr(suite, "forecasts", lambda case: {"share": [0.2, 0.6]})
+    words = ["outcomes", "--worlds", "skip-the-test", "burning-building", "--methods", "grpo", "--seeds", "2"]
+    out = tmp_path / "full"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "render", lambda *_: "")
+        patch.setattr(page, "print_tables", lambda *_: None)
+        patch.setattr(page, "frontier", lambda name, _: page.Strip(name, [page.Panel("", "", [])]))
+        assert main([*words, "--out", str(out)]) == 0
+    assert asked == [("monitors", 30, 150), *((part, 400) for part in suite.PARTS)]
+    found = json.loads((out / "outcomes.json").read_text())
+    assert [row["world"] for row in found["estimators"]] == list(suite.PARTS)
+    assert found["signals"]["forecasts"] == {"share": [0.2, 0.6]}
+    assert found["signals"]["monitors"]["g"]["lead"] == 7
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "render", lambda *_: "")
+        patch.setattr(page, "print_tables", lambda *_: None)
+        patch.setattr(page, "frontier", lambda name, _: page.Strip(name, [page.Panel("", "", [])]))
+        assert main([*words, "--out", str(out), "--resume"]) == 0
+    assert len(asked) == 1 + len(suite.PARTS), "all of it was there"
+    text = str(page._estimator_section(found["estimators"]).pieces[0])
+    assert "+10.0%" in text
+    assert "+2.0%" in text
+    assert "94%" in text
+    columns, (group,) = page._monitor_table(found["signals"])
+    assert [column.cell(group.rows[0]) for column in columns] == ["g", "0.81", "0.72", "50%", "7"]
+    assert "3 runs that skip, 4 negatives A, 5 B" in group.title
+    capsys.readouterr()
 
 
 # --- the page on made-up figures -------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def test_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 14
+    assert len(blocks) == 15
     for i, block in enumerate(blocks):
         code = block.replace("key(1), 300", "key(1), 80")
         exec(compile(code, f"guide block {i}", "exec"), names)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from polopt_jax import frontiers, outcomes, suite, worlds
-from polopt_jax.suite import _signals
+from polopt_jax.suite import _estimators, _signals
 
 MEANS = np.array([[0.968, 0.002], [0.02, 0.01]])
 AT = suite.LEVELS.index(0.9)
@@ -267,3 +267,46 @@ def test_a_price_holds_more_than_what_it_prices():
         assert found["reached"][0, :, AT].all()
         rate[name] = found["law"][0, :, AT].sum(1)[:, 1].mean()
     assert rate["price"] < 0.7 * rate["ppo"]
+
+
+# --- estimators ------------------------------------------------------------------------------------------------------
+
+
+def test_the_quality_of_an_estimate():
+    """Bias, its standard error and coverage, from four made-up samples."""
+    value, low, high = np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.0, 1.5, 2.5, 3.5]), np.array([2.0, 2.5, 3.5, 4.5])
+    nothing = np.zeros(4)
+    fields = dict.fromkeys(outcomes.Estimate.__dataclass_fields__, nothing)
+    found = outcomes.Estimate(**{**fields, "value": value, "low": low, "high": high, "plug_in": value + 1})
+    laws = [np.array([0.25, 0.75]), np.array([0.5, 0.5])]
+    row = _estimators.quality(found, 2.0, laws, world="w", feature="f", divergence="KL", step=0.1, rows=100)
+    assert (row.bias, row.plug_in_bias, row.coverage, row.rarest) == (0.5, 1.5, 0.5, 25.0)
+    np.testing.assert_allclose(row.standard_error, value.std() / 2)
+    assert (row.world, row.truth, row.rows) == ("w", 2.0, 100)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_estimates_are_judged_by_the_truth():
+    """Large samples: hardly any bias left, and intervals that cover; the truth from the tables and the dynamics."""
+    rows = {(row.divergence, row.rows): row for row in suite.qualities("independent", repeats=64)}
+    reference = np.outer([0.95, 0.05], [0.7, 0.3])
+    pump = reference * np.array([[0.7 / 0.95], [0.3 / 0.05]])
+    np.testing.assert_allclose(rows["KL", 2048].truth, kl(pump, reference), rtol=1e-4)
+    for divergence in ("KL", "JS", "chi2"):
+        big = rows[divergence, 2048]
+        assert abs(big.bias) < 4 * big.standard_error + 0.01 * big.truth
+        assert big.coverage > 0.85
+        assert rows[divergence, 512].plug_in_bias > big.plug_in_bias > 0
+    np.testing.assert_allclose(rows["JS", 128].rarest, 128 * 0.05 * 0.3, rtol=1e-3)
+    rows = {(row.feature, row.divergence, row.step, row.rows): row for row in suite.qualities("building", repeats=16)}
+    world, old = worlds.tabulate(worlds.burning_building()), np.asarray(worlds.burning_building_logits())
+    new = old + 0.5 * np.random.default_rng(1).normal(size=old.shape)
+    laws = [
+        np.asarray(worlds.outcome_law(world, jax.nn.softmax(world.obs @ x), worlds.cells(world, ("vase",)), 2), float)
+        for x in (old, new)
+    ]
+    row = rows["vase", "KL", 0.5, 2048]
+    np.testing.assert_allclose(row.truth, kl(*laws), rtol=1e-3)
+    assert abs(row.bias) < 4 * row.standard_error + 0.2 * row.truth
+    assert row.plug_in_bias < rows["vase", "KL", 0.5, 128].plug_in_bias

@@ -14,11 +14,16 @@ from polopt_jax.cli._progress import counted
 from polopt_jax.cli._report import facts
 from polopt_jax.cli._words import CommandError, UsageError, choose
 
-RESULT, PAGE, PICTURE, WORLDS, SIGNALS = "outcomes.json", "report.html", "frontier.png", "worlds", "signals.json"
-QUICK_WORLDS = ("burning-building", "skip-the-test", "table-means")
+RESULT, PAGE, PICTURE, WORLDS = "outcomes.json", "report.html", "frontier.png", "worlds"
+SIGNALS, ESTIMATORS = "signals.json", "estimators"
+STORY = "burning-building"
+"""The world with which the estimators are judged."""
+QUICK_WORLDS = (STORY, "skip-the-test", "table-means")
 QUICK_METHODS = ("reinforce", "trpo", "ppo", "dpo", "grpo", "region", "price")
 QUICK_OF_MANY, QUICK_SEEDS, QUICK_UPDATES = 12, 3, 0.6
 """Worlds of a kind that has many, seeds, and the share of the updates."""
+REPEATS = 400
+"""Samples that every estimate is judged by."""
 FORMAT = 1
 
 
@@ -93,7 +98,9 @@ def _run(wanted: Plan, directory: Path, stop: runs.Stop) -> dict[str, Any]:
     pairs = [(world, method) for world in wanted.worlds for method in wanted.methods]
     missing = [pair for pair in pairs if not _file(directory, *pair).exists()]
     watches = suite.WATCHED in wanted.worlds and not (directory / SIGNALS).exists()
-    with counted(len(missing) + watches) as begin:
+    judged = [part for part in suite.PARTS if STORY in wanted.worlds and not wanted.quick]
+    unjudged = [part for part in judged if not (directory / ESTIMATORS / f"{part}.json").exists()]
+    with counted(len(missing) + watches + len(unjudged)) as begin:
         for world, method in missing:
             if stop:
                 break
@@ -109,11 +116,24 @@ def _run(wanted: Plan, directory: Path, stop: runs.Stop) -> dict[str, Any]:
             case = _case(wanted, suite.WATCHED)
             told = suite.monitors(worlds=case.num_worlds, updates=case.updates)
             runs.write_json(directory / SIGNALS, _plain(told | {"forecasts": suite.forecasts(case)}))
+        for part in unjudged:
+            if stop:
+                break
+            begin(f"estimators: {part}")
+            rows = [row._asdict() for row in suite.qualities(part, repeats=REPEATS)]
+            (directory / ESTIMATORS).mkdir(exist_ok=True)
+            runs.write_json(directory / ESTIMATORS / f"{part}.json", {"rows": _plain(rows)})
     finished = [world for world in wanted.worlds if all(_file(directory, world, m).exists() for m in wanted.methods)]
     return {
         "config": wanted.config(),
         "worlds": {world: _world(wanted, directory, world) for world in finished},
         "signals": runs.read_json(directory / SIGNALS) if (directory / SIGNALS).exists() else None,
+        "estimators": [
+            row
+            for path in (directory / ESTIMATORS / f"{part}.json" for part in judged)
+            if path.exists()
+            for row in runs.read_json(path)["rows"]
+        ],
     }
 
 

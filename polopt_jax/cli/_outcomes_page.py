@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,8 @@ def render(result: Mapping[str, Any], earlier: Mapping[str, Any] | None, what: d
     sections = [_world_section(name, world) for name, world in result["worlds"].items()]
     if result["signals"] is not None:
         sections.append(_signal_section(result))
+    if result["estimators"]:
+        sections.append(_estimator_section(result["estimators"]))
     if earlier is not None:
         sections.append(Section("Against the earlier run", [report.table(*_changes(result, earlier))]))
     run = {name: what[name] for name in ("Directory", "Device", "Versions", "Date")}
@@ -248,6 +250,30 @@ def _signal_section(result: Mapping[str, Any]) -> Section:
         title = "Forecast from the reference's own successes, before training: P(skip) in the end"
         pieces += [report.table(told, [Group(title, rows)])]
     return Section("What would have told", pieces)
+
+
+def _estimator_section(rows: Sequence[Mapping[str, Any]]) -> Section:
+    """Bias and coverage of every estimate, by world and feature."""
+
+    def relative(key: str) -> Any:
+        return lambda row: f"{100 * row[key] / row['truth']:+.1f}%"
+
+    columns = [
+        Column(("", "divergence"), lambda row: row["divergence"]),
+        Column(("", "step"), lambda row: report.short(row["step"]), "Size of the change; of a table the pump's J."),
+        Column(("", "rows"), lambda row: str(row["rows"]), "Episodes, or size of each of two samples."),
+        Column(("", "truth"), lambda row: report.short(row["truth"])),
+        Column(("plug-in", "bias"), relative("plug_in_bias"), "Of what updates step on, over the truth."),
+        Column(("", "bias"), relative("bias"), "Of what is reported, over the truth."),
+        Column(("", "±"), relative("standard_error"), "Standard error of the bias."),
+        Column(("", "coverage"), lambda row: report.percent(row["coverage"]), "Of the nominal 95% intervals."),
+        Column(("rarest", "cell"), lambda row: report.short(row["rarest"]), "Expected rows of the rarest cell."),
+    ]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(f"{row['world']}: {row['feature']}", []).append(row)
+    table = report.table(columns, [Group(title, members) for title, members in groups.items()])
+    return Section("How good the estimates are", [table, report.definitions(report.meanings(columns))])
 
 
 def _changes(result: Mapping[str, Any], earlier: Mapping[str, Any]) -> tuple[list[Column], list[Group]]:

@@ -5,6 +5,7 @@
 """
 
 from polopt_jax.suite._cases import CASES, Case
+from polopt_jax.suite._estimators import PARTS, Quality, qualities
 from polopt_jax.suite._methods import METHODS, Row, middle
 from polopt_jax.suite._readings import COLUMNS, Interval, Projected, Reading, as_array, interval, project, read
 from polopt_jax.suite._runs import LEVELS, measure, references
@@ -15,10 +16,12 @@ __all__ = [
     "COLUMNS",
     "LEVELS",
     "METHODS",
+    "PARTS",
     "WATCHED",
     "Case",
     "Interval",
     "Projected",
+    "Quality",
     "Reading",
     "Row",
     "as_array",
@@ -29,6 +32,7 @@ __all__ = [
     "middle",
     "monitors",
     "project",
+    "qualities",
     "read",
     "references",
 ]
