@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -30,10 +31,11 @@ from polopt_jax.cli._presets import PRESETS, Preset, Presets
 from polopt_jax.cli._words import one_line
 from polopt_jax.driver import Chunk
 from polopt_jax.envs import TimeLimit, brax_backends, brax_env, brax_names
+from polopt_jax.language import token_table
 from polopt_jax.ranges import Count, Interval, Positive
 from polopt_jax.runs import RunError, Schedule, _directory, _log, _schedule
 from polopt_jax.tasks import Task
-from polopt_jax.worlds import WORLDS, reachable_states
+from polopt_jax.worlds import WORLDS, reachable_states, skip_the_test
 
 ENVIRON = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 """For subprocesses: they see the modules that the tests see."""
@@ -514,7 +516,9 @@ def test_a_step_is_a_decision_that_an_update_learns_from(algorithm, env, monkeyp
     network = _build.token_world()[0] if plan.is_token else None
 
     def batch_of(params, key):
-        made = _build.build(plan, None if params is None else _build.Reference(params, jax.numpy.zeros(())))
+        made = _build.build(
+            plan, None if params is None else _build.Reference(params, jnp.zeros(()), jnp.zeros((8, 512), bool))
+        )
         state = made.init(key)
         return made.collect(state.params, state.collect_state, key)[1]
 
@@ -522,6 +526,23 @@ def test_a_step_is_a_decision_that_an_update_learns_from(algorithm, env, monkeyp
     batch = jax.eval_shape(batch_of, params, jax.random.key(0))
     assert batch.mask.size == plan.schedule.decisions == plan.num_envs * plan.rollout_steps
     assert plan.schedule.steps == plan.schedule.updates * batch.mask.size
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
+def test_a_token_run_measures_its_outcomes_against_the_reference(algorithm, monkeypatch):
+    """D_z of a policy that skips half of the time, from one that skips in a quarter: per world, then averaged."""
+    worlds = skip_the_test(jax.random.key(0), num_worlds=8)
+    network = token_table(num_prompts=8, length=24, vocabulary=6)
+    monkeypatch.setattr(_build, "token_world", lambda: (network, worlds))
+    half = worlds.logits.at[:, 4].set(-1e9).at[:, 4, 1:3].set(0.0)
+    params = {"policy": half, "value": jnp.zeros((8, 24))}
+    often = jnp.arange(512) < jnp.where(jnp.arange(8) % 2 == 0, 64, 192)[:, None]
+    plan = plan_of(algorithm, "skip_the_test")
+    made = _build.build(plan, _build.Reference(params, jnp.zeros(()), often))
+    measured = jax.jit(made.measure)(params, jax.random.key(1))
+    kl = [0.5 * np.log(0.5 / q) + 0.5 * np.log(0.5 / (1 - q)) for q in (0.125, 0.375)]
+    np.testing.assert_allclose(measured["outcome/skip_kl"], np.mean(kl), atol=0.05)
+    assert ("episode/return_sum" in measured) == (algorithm == "dpo")
 
 
 # --- presets -------------------------------------------------------------------------------------------------------
@@ -725,6 +746,9 @@ def plan_of(algorithm="ppo", env="inverted_pendulum", seeds=2):
     return _plan.plan_train(algorithm, Train(env=env, steps=100_000, num_seeds=seeds))
 
 
+SHARES = ("outcome/skip", "outcome/honest", "outcome/skip_kl")
+
+
 def fake_result(algorithm="ppo", env="inverted_pendulum", seeds=2, unfinished=0):
     """Made-up curves, so that tables and pictures can be tested without training."""
     plan = plan_of(algorithm, env, seeds)
@@ -738,7 +762,7 @@ def fake_result(algorithm="ppo", env="inverted_pendulum", seeds=2, unfinished=0)
             "entropy": rng.uniform(0, 1, (seeds, plan.schedule.chunk_updates)),
         }
         if plan.is_token:
-            metrics |= {name: rng.uniform(0, 1, (seeds, 1)) for name in ("outcome/skip", "outcome/honest")}
+            metrics |= {name: rng.uniform(0, 1, (seeds, 1)) for name in SHARES}
         if algorithm == "trpo":
             metrics |= {
                 "policy/cg_residual": np.full((seeds, 1), 0.01),
@@ -906,7 +930,7 @@ def test_the_table_fits(results, capsys):
     assert [line.split()[0] for line in lines[3:5]] == ["ppo", "trpo"]
     assert "dpo*" in out
     assert "100%" in next(line for line in lines if line.startswith("trpo"))
-    assert max(len(line) for line in lines[: lines.index("")]) <= 88
+    assert max(len(line) for line in lines[: lines.index("")]) <= 92
 
 
 def test_the_report_needs_nothing_from_outside(results):

@@ -3,8 +3,9 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from polopt_jax import checkpoint, report
+from polopt_jax import checkpoint, outcomes, report
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._envs import TOKEN_WORLD
@@ -15,8 +16,11 @@ from polopt_jax.language import TokenNetwork, imitate, transformer
 from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.runs import Progress
 from polopt_jax.tasks import GroupTask, Task, control_task, token_task
-from polopt_jax.types import Params
+from polopt_jax.types import Metrics, Params
 from polopt_jax.worlds import SkipTheTest, skip_the_test
+
+REFERENCE_ATTEMPTS, ATTEMPTS = 512, 128
+"""Attempts at each token world that outcomes are compared by: of the reference, once, and of a policy, once a chunk."""
 
 
 class Reference(NamedTuple):
@@ -25,6 +29,8 @@ class Reference(NamedTuple):
     params: Params
     kl: jax.Array
     """KL(language ‖ network) at the end of the imitation, in nats per token."""
+    skip: jax.Array
+    """Whether it skipped in each of `REFERENCE_ATTEMPTS` attempts at every world, `[W, attempts]` bool."""
 
 
 def token_world() -> tuple[TokenNetwork, SkipTheTest]:
@@ -48,7 +54,8 @@ def imitate_reference(shown: Progress) -> Reference:
 
     def run(key: jax.Array) -> Reference:
         params, kl = imitate(network, worlds, key, updates=updates)
-        return Reference(params, kl[-updates // 10 :].mean())
+        skip = _skips(_answers(params, 1, 1), params, jax.random.fold_in(key, 1), REFERENCE_ATTEMPTS)
+        return Reference(params, kl[-updates // 10 :].mean(), skip)
 
     key = jax.random.key(TOKEN_WORLD.imitation_seed)
     reference = jax.block_until_ready(jax.jit(run, compiler_options=compiler_options())(key))
@@ -65,21 +72,43 @@ def about_reference(reference: Reference) -> str:
 def restore_reference(directory: Any) -> Reference:
     """The reference that `checkpoint.save` put there."""
     network, _ = token_world()
-    like = Reference(jax.jit(network.init)(jax.random.key(0)), jax.numpy.zeros(()))
+    skip = jnp.zeros((TOKEN_WORLD.num_worlds, REFERENCE_ATTEMPTS), bool)
+    like = Reference(jax.jit(network.init)(jax.random.key(0)), jnp.zeros(()), skip)
+
     return checkpoint.restore(directory, like)[0]
 
 
 def build(plan: Plan, reference: Reference | None = None) -> Algorithm:
-    """The algorithm of a plan. A token world needs the reference."""
-    return _recipes.make(plan.algorithm, _task(plan, reference), plan.hyperparameters)
-
-
-def _task(plan: Plan, reference: Reference | None) -> Task | GroupTask:
+    """The algorithm of a plan. A token world needs the reference, and measures its outcomes against it."""
     if reference is None:
-        env = brax_env(plan.env, backend=plan.backend or "spring", episode_length=plan.episode_length or 1000)
-        network = mlp_actor_critic(env.obs_shape, env.action_space)
-        return control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps)
-    network, worlds = token_world()
+        return _recipes.make(plan.algorithm, _control(plan), plan.hyperparameters)
     group = plan.group_size or 1
-    answers = token_task(network, worlds, reference.params, num_prompts=plan.num_envs // group, group_size=group)
-    return answers if _recipes.takes_groups(plan.algorithm) else answers.task
+    answers = _answers(reference.params, plan.num_envs // group, group)
+    task = answers if _recipes.takes_groups(plan.algorithm) else answers.task
+    algorithm = _recipes.make(plan.algorithm, task, plan.hyperparameters)
+
+    def measure(params: Params, key: jax.Array) -> Metrics:
+        own_key, key = jax.random.split(key)
+        own = {} if algorithm.measure is None else algorithm.measure(params, own_key)
+        moved = outcomes.sample_estimate(_skips(answers, params, key, ATTEMPTS), reference.skip, 2)
+        return {**own, "outcome/skip_kl": moved.value}
+
+    return algorithm._replace(measure=measure)
+
+
+def _control(plan: Plan) -> Task:
+    env = brax_env(plan.env, backend=plan.backend or "spring", episode_length=plan.episode_length or 1000)
+    network = mlp_actor_critic(env.obs_shape, env.action_space)
+    return control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps)
+
+
+def _answers(reference: Params, num_prompts: int, group_size: int) -> GroupTask:
+    network, worlds = token_world()
+    return token_task(network, worlds, reference, num_prompts=num_prompts, group_size=group_size)
+
+
+def _skips(group: GroupTask, params: Params, key: jax.Array, attempts: int) -> jax.Array:
+    """Whether a policy skips in so many attempts at every world, `[W, attempts]` bool."""
+    worlds = jnp.arange(TOKEN_WORLD.num_worlds)
+    prompts = jnp.broadcast_to(worlds[:, None], (worlds.size, attempts))
+    return group.attempt(params, prompts, key).outcome["skip"][-1]

@@ -45,7 +45,7 @@ usage: polopt COMMAND [OPTIONS]
   polopt train ALGORITHM --help       its hyperparameters
   polopt envs                         the environments and worlds
   polopt envs NAME                    one of them; a world is drawn
-  polopt outcomes                     what objectives do to outcomes: the benchmark
+  polopt outcomes                     what objectives do to side effects
   polopt COMMAND --help               the options of a command
   polopt --version
 

@@ -136,7 +136,7 @@ class Outcomes:
     """Benchmark what objectives do to outcomes: methods x worlds, learnt from attempts, read at matched success.
 
     Beside each method stand two rows that need no training, the Outcome Pump and the nearest law that keeps the side
-    effects (IPF). Finished worlds stay in the directory, so that a run that was stopped goes on with --resume.
+    effects (IPF). What has finished stays in the directory, and --resume goes on with the rest.
     """
 
     worlds: Annotated[tuple[str, ...], _shown("NAME ...", "all")] = ()

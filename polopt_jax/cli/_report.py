@@ -108,6 +108,12 @@ SOMETIMES = (
         "Share of sequences that skip the test and that pass it honestly (one may do both), in the last tenth.",
     ),
     Column(
+        ("skip", "D_z"),
+        lambda s: report.short(s.get("outcome/skip_kl")),
+        "KL of skipping, this policy's from the reference's, in nats of an answer: per prompt, then averaged; its "
+        "bias taken off. In the last tenth, on attempts that no update sees.",
+    ),
+    Column(
         ("", "unscored"),
         lambda s: report.si(s.get("unscored") or None),
         "Sequences that nobody could score, of all updates and seeds.",

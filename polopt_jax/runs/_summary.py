@@ -9,7 +9,7 @@ from polopt_jax.runs._log import Row
 SOLVER = ("cg_iterations", "cg_residual", "line_search_accepted", "line_search_trials")
 OVERALL = ("kl_old_new", "skipped", "nonfinite_steps", *SOLVER)
 """Metrics that a summary has averaged over all updates."""
-LATE = ("entropy", "outcome/skip", "outcome/honest")
+LATE = ("entropy", "outcome/skip", "outcome/honest", "outcome/skip_kl")
 """Metrics that it has averaged over the last tenth."""
 
 
