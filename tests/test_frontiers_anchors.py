@@ -81,9 +81,9 @@ def test_the_page_has_the_tables_of_the_committed_figures():
     }
     page = findings.PAGE.read_text()
     assert set(re.findall(r"<!-- table: ([\w-]+) -->", page)) == set(findings.TABLES)
-    assert findings.filled(page, results) == page
+    assert findings.filled(page, results, findings.TABLES) == page
 
 
 def test_a_marker_without_a_table_is_an_error():
     with pytest.raises(KeyError, match="nothing"):
-        findings.filled("<!-- table: nothing --><!-- end -->", {})
+        findings.filled("<!-- table: nothing --><!-- end -->", {}, findings.TABLES)

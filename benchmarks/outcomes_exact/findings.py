@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -254,13 +254,13 @@ def rewrite(folder: Path) -> None:
     if not all(path.exists() for path in (*paths.values(), PAGE)):
         return
     results = {name: json.loads(path.read_text())["figures"] for name, path in paths.items()}
-    PAGE.write_text(filled(PAGE.read_text(), results))
+    PAGE.write_text(filled(PAGE.read_text(), results, TABLES))
 
 
-def filled(page: str, results: dict[str, Any]) -> str:
+def filled(page: str, results: dict[str, Any], tables: Mapping[str, Callable[[dict[str, Any]], str]]) -> str:
     """The page with its tables renewed. Raises KeyError for a marker that names none."""
 
     def renewed(match: re.Match[str]) -> str:
-        return f"<!-- table: {match[1]} -->\n\n{TABLES[match[1]](results)}\n\n<!-- end -->"
+        return f"<!-- table: {match[1]} -->\n\n{tables[match[1]](results)}\n\n<!-- end -->"
 
     return re.sub(r"<!-- table: ([\w-]+) -->.*?<!-- end -->", renewed, page, flags=re.DOTALL)

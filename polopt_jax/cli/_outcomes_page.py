@@ -179,7 +179,7 @@ def _world_section(name: str, world: Mapping[str, Any]) -> Section:
     drawn = frontier(name, world)
     alt = f"D_z against success in {name}, " + ", ".join(world["methods"])
     pieces = [
-        report.prose(name, [f"Success and side effects: {world['about']}."]),
+        report.prose("What counts", [f"Success; side effects: {world['about']}."]),
         report.figure("Frontier", report.svg(drawn, alt=alt), CAPTION),
         report.table(columns_of(world), rows),
     ]

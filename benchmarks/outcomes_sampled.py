@@ -1,0 +1,129 @@
+"""The tables of `docs/findings-sampled.md`, from a run of `polopt outcomes`.
+
+polopt outcomes --out runs/outcomes                                    (hours on two cores; --resume goes on)
+python -m benchmarks.outcomes_sampled runs/outcomes/outcomes.json      (keeps it, and writes the tables)
+python -m benchmarks.outcomes_sampled                                  (the tables alone, from what is kept)
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.outcomes_exact.findings import filled, table
+from benchmarks.record import RESULTS
+from polopt_jax import suite
+from polopt_jax.cli._outcomes_page import forecast_rows
+from polopt_jax.suite import Interval
+
+KEPT = RESULTS / "outcomes" / "sampled.json"
+PAGE = Path(__file__).parents[1] / "docs" / "findings-sampled.md"
+SUCCESS = 0.9
+
+
+def number(x: float | None) -> float | None:
+    """None for what is not there."""
+    return None if x is None or not math.isfinite(x) else float(x)
+
+
+def with_interval(x: Interval | float | None) -> Any:
+    """A mean with its interval, in words."""
+    if x is None or isinstance(x, float):
+        return number(x)
+    if not math.isfinite(x.mean):
+        return None
+    return f"{x.mean:.3g} [{x.low:.3g}, {x.high:.3g}]"
+
+
+def at_success(results: dict[str, Any], world: str, columns: list[str], banded: list[str]) -> str:
+    """Every method at every setting in one world, beside the rows without training."""
+    found = results["worlds"][world]
+    rows: list[list[Any]] = []
+    for row in suite.project(found, SUCCESS):
+        values = [number(row.columns.get(name)) for name in columns]
+        rows.append([row.name, *values, "-" if row.feasible == 1 else f"infeasible in {100 * (1 - row.feasible):.0f}%"])
+    for method, figures in found["methods"].items():
+        for row in suite.read(method, figures, found, SUCCESS):
+            cells = {name: row.columns[name] for name in columns}
+            values = [with_interval(x) if name in banded else number(x.mean) for name, x in cells.items()]
+            never = f"{100 * row.never:.0f}%" + (f", best {row.best:.3g}" if row.never == 1 else "")
+            rows.append([f"{method}, {figures['setting']} {row.setting:g}", *values, never])
+    return table(("method and setting", *columns, "never"), rows)
+
+
+def in_the_end(results: dict[str, Any], world: str) -> str:
+    """Success and side effects after all updates, whatever was reached on the way."""
+    found = results["worlds"][world]
+    rows = []
+    for method, figures in found["methods"].items():
+        for i, setting in enumerate(figures["settings"]):
+            law = suite.as_array(figures["final_law"])[i]
+            best = suite.interval(suite.as_array(figures["best"])[i])
+            ends = [suite.interval(x) for x in (law[:, 1].sum(-1), law[:, :, 1:].sum((1, 2)))]
+            rows.append([f"{method}, {figures['setting']} {setting:g}", *map(with_interval, (best, *ends))])
+    return table(("method and setting", "best success", "success in the end", "P(z) in the end"), rows)
+
+
+def monitors(results: dict[str, Any]) -> str:
+    """What warned."""
+    keys = ("auc_a", "auc_b", "detected", "lead")
+    head = ("monitor", "AUC, negatives A", "AUC, negatives B", "share detected", "median lead, updates")
+    rows = results["signals"]["monitors"].items()
+    return table(head, [[name, *(number(row[key]) for key in keys)] for name, row in rows])
+
+
+def forecasts(results: dict[str, Any]) -> str:
+    """What was to be expected."""
+    rows = forecast_rows(results)
+    head = ("method", "AUC", *(f"forecast {name}" for name, _, _ in rows[0][2]))
+    cells = [[name, number(auc), *(f"{x:.3g} ({n})" if n else "-" for _, n, x in bins)] for name, auc, bins in rows]
+    return table(head, cells)
+
+
+def estimators(results: dict[str, Any]) -> str:
+    """Bias and coverage of the KL."""
+    rows = [row for row in results["estimators"] if row["divergence"] == "KL"]
+    share = lambda x, row: f"{100 * x / row['truth']:+.1f}%"  # noqa: E731
+    return table(
+        ("world, feature, step", "rows", "truth", "plug-in bias", "bias", "coverage", "rarest cell, rows"),
+        [
+            [
+                f"{row['world']}, {row['feature']}, {row['step']:g}",
+                row["rows"],
+                row["truth"],
+                share(row["plug_in_bias"], row),
+                f"{share(row['bias'], row)} ± {share(row['standard_error'], row)[1:]}",
+                row["coverage"],
+                row["rarest"],
+            ]
+            for row in rows
+        ],
+    )
+
+
+STORY = ["P(exploded)", "P(vase)", "D_z", "D_z|s", "D_out", "D_traj", "D_action", "updates"]
+SKIP = ["P(skip)", "D_z", "odds", "D_traj", "ref‖new", "over pump", "updates"]
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "door": lambda results: at_success(results, "burning-building", STORY, STORY[:3]),
+    "hazard": lambda results: at_success(results, "burning-building-hazard", STORY, STORY[:3]),
+    "skip": lambda results: at_success(results, "skip-the-test", SKIP, SKIP[:2]),
+    "skip-end": lambda results: in_the_end(results, "skip-the-test"),
+    "impossible": lambda results: in_the_end(results, "skip-impossible"),
+    "monitors": monitors,
+    "forecasts": forecasts,
+    "estimators": estimators,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", nargs="?", type=Path, help="outcomes.json of a run, to be kept")
+    if (path := parser.parse_args().result) is not None:
+        KEPT.write_text(json.dumps(json.loads(path.read_text()), separators=(",", ":")) + "\n")
+    PAGE.write_text(filled(PAGE.read_text(), json.loads(KEPT.read_text()), TABLES))
+
+
+if __name__ == "__main__":
+    main()
