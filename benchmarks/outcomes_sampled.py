@@ -30,11 +30,9 @@ def number(x: float | None) -> float | None:
 
 def with_interval(x: Interval | float | None) -> Any:
     """A mean with its interval, in words."""
-    if x is None or isinstance(x, float):
+    if not isinstance(x, Interval):
         return number(x)
-    if not math.isfinite(x.mean):
-        return None
-    return f"{x.mean:.3g} [{x.low:.3g}, {x.high:.3g}]"
+    return f"{x.mean:.3g} [{x.low:.3g}, {x.high:.3g}]" if math.isfinite(x.mean) else None
 
 
 def at_success(results: dict[str, Any], world: str, columns: list[str], banded: list[str]) -> str:
