@@ -92,6 +92,14 @@ def test_a_reading_says_what_the_laws_say(figures):
     np.testing.assert_allclose(second.columns["updates"].mean, np.mean([7.0, 8.0]), err_msg="of those that got there")
 
 
+def test_what_ipf_cannot_do_is_not_compared_with_it(figures):
+    """One run's reference has no honest way: IPF is of the other two."""
+    entailed = [[0.9, 0.05], [0.0, 0.05]]
+    first, _ = suite.read("some", figures, WORLD | {"reference": [entailed, *WORLD["reference"][1:]]}, 0.9)
+    expected = figures["outcome_kl"][0, 1:, AT] - float(outcomes.ipf(jnp.asarray(MEANS), 0.9).kl)
+    np.testing.assert_allclose(first.columns["over IPF"].mean, expected.mean(), rtol=1e-4)
+
+
 def test_what_is_not_labelled_costs_no_labels(figures):
     first, _ = suite.read("some", figures | {"labels": False}, WORLD, 0.9)
     assert first.columns["labels"].mean == 0
