@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from polopt_jax.combinators import objective
+from polopt_jax.distributions import Categorical
 from polopt_jax.divergences import action_kl, kl_to_reference
 from polopt_jax.language._transformer import TokenNetwork
 from polopt_jax.training import make_step
@@ -42,13 +43,19 @@ def imitate(
     def update(carry: tuple[Params, Any], key: Array) -> tuple[tuple[Params, Any], Array]:
         prompt_key, speech_key = jax.random.split(key)
         prompt = world.prompts(prompt_key, rows)
-        tokens = world.speak(prompt, speech_key)
-        context = world.context(prompt).astype(tokens.dtype)[..., None]
-        inputs = jnp.concatenate([context, tokens[..., :-1]], axis=-1)
-        obs = {"inputs": inputs, "teacher": world.reference(prompt, tokens)}
-        batch = Batch(obs=obs, action=tokens, mask=jnp.ones(tokens.shape, bool))
+        batch = _lesson(world, prompt, world.speak(prompt, speech_key))
         params, opt_state, metrics = step.update(*carry, batch, None)
         return (params, opt_state), metrics["loss"]
 
     (params, _), kl = jax.lax.scan(update, (params, step.init(params)), jax.random.split(key, updates))
     return params, kl
+
+
+def _lesson(world: World, prompt: Any, tokens: Array) -> Batch:
+    """Answers `[B, T]` after their contexts, `[B, P-1+T]`, with what the reference says; the context is masked out."""
+    row = jnp.concatenate([world.context(prompt).astype(tokens.dtype), tokens], axis=-1)
+    said = world.reference(prompt, tokens).logits
+    context = row.shape[-1] - 1 - tokens.shape[-1]
+    teacher = Categorical(logits=jnp.pad(said, ((0, 0), (context, 0), (0, 0))))
+    mask = jnp.broadcast_to(jnp.arange(row.shape[-1] - 1) >= context, row[..., 1:].shape)
+    return Batch(obs={"inputs": row[..., :-1], "teacher": teacher}, action=row[..., 1:], mask=mask)
