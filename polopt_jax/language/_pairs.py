@@ -39,7 +39,7 @@ def draw_preferences(
 
     def draw(key: Array) -> Batch:
         answers = sample_tokens(network, reference, world.context(both), key, length=world.length)
-        reward = per_episode(lambda answer, prompt: world.reward(prompt, answer.action), answers, both)
+        reward = per_episode(lambda answer, prompt: world.reward(prompt, answer.action[-world.length :]), answers, both)
         pairs = to_batch(answers)
         first_is_better = (reward[0] >= reward[1])[None, :, None]
         chosen_first = jax.tree.map(lambda x: jnp.where(first_is_better, x, jnp.flip(x, axis=0)), pairs)

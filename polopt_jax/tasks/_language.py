@@ -47,7 +47,8 @@ def token_task(
         answers = sample_tokens(network, params, world.context(rows), answer_key, length=world.length)
 
         def judged(answer: Rollout, prompt: Any) -> tuple[Array, dict[str, Array]]:
-            return world.reward(prompt, answer.action), world.outcome(prompt, answer.action)
+            tokens = answer.action[-world.length :]
+            return world.reward(prompt, tokens), world.outcome(prompt, tokens)
 
         reward, outcome = per_episode(judged, answers, rows)
         scored = jnp.isfinite(reward)
