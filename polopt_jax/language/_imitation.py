@@ -16,7 +16,7 @@ from polopt_jax.worlds import World
 
 
 def imitate(
-    network: TokenNetwork, world: World, key: Array, *, updates: int = 300, rows: int = 128
+    network: TokenNetwork, world: World, key: Array, *, updates: int = 1000, rows: int = 128
 ) -> tuple[Params, Array]:
     """Trains a network to speak a world's reference language: `(params, kl)`, kl `[updates]` in nats per token.
 
