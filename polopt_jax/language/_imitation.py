@@ -10,6 +10,7 @@ from polopt_jax.combinators import objective
 from polopt_jax.distributions import Categorical
 from polopt_jax.divergences import action_kl, kl_to_reference
 from polopt_jax.language._transformer import TokenNetwork
+from polopt_jax.ranges import Count, check_range
 from polopt_jax.training import make_step
 from polopt_jax.types import Array, Batch, Outputs, Params
 from polopt_jax.worlds import World
@@ -20,9 +21,18 @@ def imitate(
 ) -> tuple[Params, Array]:
     """Trains a network to speak a world's reference language: `(params, kl)`, kl `[updates]` in nats per token.
 
-    Minimises KL(reference ‖ network), exact in the next token, on answers of the reference - imitation learning with
-    the teacher's probabilities at hand. Adam, with the rate falling from 1e-2 to 0 on a cosine.
+    Minimises KL(reference ‖ network), exact in the next token, on answers of the reference to prompts of the world -
+    imitation learning with the teacher's probabilities at hand. The whole context is read; what counts are the tokens
+    of the answers. Adam; the rate rises from 0 to 1e-2 in the first twentieth of the updates, and falls to 0 on a
+    cosine. (Without the rise, networks of width 64 hardly learn what the words of `told_worlds` say.)
+
+    At the defaults a `transformer` learns the rates of the worlds that `told_worlds` holds out to within a tenth or so;
+    the rarest at the edge of what was told, a token in 500, only to within a half.
+
+    Raises ValueError if a number is not positive.
     """
+    check_range("imitate", Count, updates=updates, rows=rows)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 1e-2, warmup_steps=updates // 20, decay_steps=updates)
 
     def teacher(params: Params, obs: Any) -> Outputs:
         del params
@@ -34,7 +44,7 @@ def imitate(
     step = make_step(
         (
             objective(student, kl_to_reference(teacher, divergence=action_kl)),
-            optax.adam(optax.cosine_decay_schedule(1e-2, updates)),
+            optax.adam(rate),
         )
     )
     init_key, key = jax.random.split(key)
