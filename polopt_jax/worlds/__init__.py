@@ -1,8 +1,8 @@
 """Outcome worlds: what is asked, what it earns, and what it brought about.
 
 Token worlds (`World`: prompts that are answered with tokens; `told_worlds` has worlds to train in and worlds held out),
-and exact worlds: `Rules` in plain Python, which `tabulate` turns into a `TableWorld`, an environment of which everything
-is known by dynamic programming. `WORLDS` lists the exact ones.
+and exact worlds: `Rules` in plain Python, which `tabulate` turns into a `TableWorld`, an environment of which
+everything is known by dynamic programming. `WORLDS` lists the exact ones.
 """
 
 from polopt_jax.worlds._absent_supervisor import absent_supervisor
