@@ -159,8 +159,7 @@ def transformer(
                 f"tokens must have the cache's row shape {rows} and then 1 .. max_length = {max_length} tokens; "
                 f"it has {tokens.shape}"
             )
-        fits = jnp.asarray(position) + size <= max_length
-        positions = jnp.where(fits, position + jnp.arange(size), max_length)  # where there is no embedding: NaN
+        positions = position + jnp.arange(size)
         visible = positions[:, None] >= jnp.arange(max_length)[None, :]
         extends = [_appending(entry, positions[0]) for entry in cache]
         outputs, cache = forward({"params": params}, tokens, positions, visible, extends)
