@@ -123,6 +123,12 @@ def test_the_law_is_that_of_an_enumeration(x64, twin):
             np.testing.assert_allclose(law.honest[w], honest, rtol=0, atol=1e-13)
 
 
+def test_the_reference_succeeds_as_rarely_as_it_is_said_to():
+    law = reference_outcome_law(told_worlds(jax.random.key(0)))
+    assert 0.045 < float(law.success.mean()) < 0.055
+    assert 0.3 < float(law.joint[:, 1, 1].mean() / law.success.mean()) < 0.4
+
+
 def test_a_policy_that_reads_nothing_is_the_same_on_both_branches(x64):
     worlds = told_worlds(jax.random.key(0), levels=3)
     table = jax.nn.log_softmax(worlds.logits)

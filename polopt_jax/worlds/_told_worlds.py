@@ -2,7 +2,8 @@
 
 In `skip_the_test` a prompt is the name of a world, and what holds in one says nothing of another. Here a prompt has
 three words - how readily the reference skips, how often it is honest, how many tokens honesty takes - and there is
-nothing to a world beyond them.
+nothing to a world beyond them. At the defaults the reference succeeds in 5% of its answers, and skips in a third of
+those.
 """
 
 import itertools
