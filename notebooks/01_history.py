@@ -723,11 +723,12 @@ def shifted_reference():
         world_id = jnp.broadcast_to(obs[..., :1] - WORDS, obs.shape)
         return outputs(params, world_id, jnp.broadcast_to(jnp.arange(obs.shape[-1]), obs.shape))
 
-    def decode(params, prompt, token, position):  # one token at a time; all there is to remember is the prompt
-        prompt = jnp.where(position == 0, token - WORDS, prompt)
-        return prompt, outputs(params, prompt, jnp.broadcast_to(position, token.shape))
+    def decode(params, prompt, tokens, position):  # the next tokens; all there is to remember is the prompt
+        prompt = jnp.where(position == 0, tokens[..., :1] - WORDS, prompt)
+        positions = position + jnp.arange(tokens.shape[-1])
+        return prompt, outputs(params, *(jnp.broadcast_to(x, tokens.shape) for x in (prompt, positions)))
 
-    return language.TokenNetwork(init, apply, lambda shape: jnp.zeros(shape, jnp.int32), decode, LENGTH)
+    return language.TokenNetwork(init, apply, lambda shape: jnp.zeros((*shape, 1), jnp.int32), decode, LENGTH)
 
 
 network = shifted_reference()

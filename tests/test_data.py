@@ -260,10 +260,10 @@ def test_the_sampler_keeps_the_axes_of_its_prompts(rows):
     network = transformer(vocab_size=9, num_outputs=5, max_length=6, width=8, depth=1, heads=2)
     params = jax.jit(network.init)(jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), params)
-    prompt = 5 + jnp.arange(np.prod(rows)).reshape(rows) % 4
+    prompt = 5 + jnp.arange(np.prod(rows)).reshape(*rows, 1) % 4
     rollout = jax.jit(lambda p, key: sample_tokens(network, params, p, key, length=6))(prompt, jax.random.key(2))
     assert rollout.action.shape == (6, *rows)
-    np.testing.assert_array_equal(rollout.obs[0], prompt)
+    np.testing.assert_array_equal(rollout.obs[0], prompt[..., 0])
     np.testing.assert_array_equal(rollout.obs[1:], rollout.action[:-1])
     batch = po.to_batch(rollout)
     outputs = network.apply(params, batch.obs)

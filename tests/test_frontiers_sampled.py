@@ -97,8 +97,10 @@ def test_attempts_at_a_token_world_follow_its_law(drawn):
     law = np.asarray(problem.reference)
     found = np.bincount(cell, minlength=4).reshape(2, 2) / 4000
     assert (np.abs(found - law) < 4 * np.sqrt(law / 4000) + 1e-4).all()
-    with pytest.raises(ValueError, match="one world"):
-        frontiers.token_problem(drawn, group_size=4)
+    told = worlds.select_worlds(worlds.told_worlds(jax.random.key(0)), 3)
+    for wrong in (drawn, told):
+        with pytest.raises(ValueError, match="one world with one word"):
+            frontiers.token_problem(wrong, group_size=4)
 
 
 def test_a_path_is_what_training_goes_through(drawn):

@@ -272,7 +272,7 @@ def test_a_token_table_has_a_row_for_every_prompt_and_position():
     network = token_table(num_prompts=3, length=5, vocabulary=4)
     key = jax.random.key(0)
     params = {"policy": jax.random.normal(key, (3, 5, 4)), "value": jnp.arange(15.0).reshape(3, 5)}
-    rollout = jax.jit(lambda: sample_tokens(network, params, jnp.array([4, 6, 5, 4]), key, length=5))()
+    rollout = jax.jit(lambda: sample_tokens(network, params, jnp.array([[4], [6], [5], [4]]), key, length=5))()
     prompt = np.array([0, 2, 1, 0])
     expected = np.moveaxis(np.asarray(jax.nn.log_softmax(params["policy"]))[prompt], 1, 0)
     found = np.take_along_axis(expected, np.asarray(rollout.action)[..., None], -1)[..., 0]

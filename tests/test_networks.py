@@ -207,12 +207,24 @@ def test_decoding_equals_the_whole_sequence(strict, token_case):
     cache, decode = network.init_cache(tokens.shape[:1]), jax.jit(network.decode)
     shapes = jax.tree.map(jnp.shape, cache)
     for t in range(tokens.shape[1]):
-        cache, outputs = decode(params, cache, tokens[:, t], t)
+        cache, outputs = decode(params, cache, tokens[:, t : t + 1], t)
         np.testing.assert_allclose(
-            jax.nn.log_softmax(outputs.policy.logits), jax.nn.log_softmax(whole.policy.logits[:, t]), atol=1e-5
+            jax.nn.log_softmax(outputs.policy.logits[:, 0]), jax.nn.log_softmax(whole.policy.logits[:, t]), atol=1e-5
         )
-        np.testing.assert_allclose(outputs.value, whole.value[:, t], atol=1e-5)
+        np.testing.assert_allclose(outputs.value[:, 0], whole.value[:, t], atol=1e-5)
         assert jax.tree.map(jnp.shape, cache) == shapes
+
+
+@pytest.mark.parametrize("pieces", [(6,), (2, 3, 1), (1, 5)])
+def test_decoding_several_tokens_at_once_equals_the_whole_sequence(strict, token_case, pieces):
+    network, params, tokens = token_case
+    whole = network.apply(params, tokens)
+    cache, start = network.init_cache(tokens.shape[:1]), 0
+    for size in pieces:
+        cache, outputs = jax.jit(network.decode)(params, cache, tokens[:, start : start + size], start)
+        for found, expected in zip(jax.tree.leaves(outputs), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_allclose(found, expected[:, start : start + size], atol=2e-5)
+        start += size
 
 
 def test_decoding_ignores_what_the_cache_holds_from_its_position_on(token_case):
@@ -220,7 +232,7 @@ def test_decoding_ignores_what_the_cache_holds_from_its_position_on(token_case):
     empty = network.init_cache((3,))
     stale = jax.tree.map(lambda leaf: leaf + 100.0, empty)
     for a, b in zip(
-        *(jax.tree.leaves(network.decode(params, c, tokens[:, 0], 0)[1]) for c in (empty, stale)), strict=True
+        *(jax.tree.leaves(network.decode(params, c, tokens[:, :1], 0)[1]) for c in (empty, stale)), strict=True
     ):
         np.testing.assert_array_equal(a, b)
 
@@ -246,7 +258,9 @@ def test_tokens_and_positions_out_of_range_give_nan(token_case):
     outputs = network.apply(params, tokens.at[0, 3].set(7))
     assert np.isnan(outputs.value[0, 3:]).all()
     assert np.isfinite(outputs.value[1:]).all()
-    assert np.isnan(network.decode(params, network.init_cache((3,)), tokens[:, 0], 6)[1].value).all()
+    assert np.isnan(network.decode(params, network.init_cache((3,)), tokens[:, :1], 6)[1].value).all()
+    assert np.isfinite(network.decode(params, network.init_cache((3,)), tokens[:, :3], 3)[1].value).all()
+    assert np.isnan(network.decode(params, network.init_cache((3,)), tokens[:, :3], 4)[1].value).all()
 
 
 @pytest.mark.parametrize(
@@ -270,10 +284,13 @@ def test_bad_tokens_are_named(token_case):
         network.apply(params, jnp.zeros((2, 7), jnp.int32))
     with pytest.raises(ValueError, match="obs must be integer"):
         network.apply(params, jnp.zeros((2, 3)))
-    with pytest.raises(ValueError, match="token must have the cache's row shape"):
-        network.decode(params, network.init_cache((2,)), jnp.zeros((2, 1), jnp.int32), 0)
-    with pytest.raises(ValueError, match="token must be integer"):
-        network.decode(params, network.init_cache((2,)), jnp.zeros(2), 0)
+    with pytest.raises(ValueError, match="tokens must have the cache's row shape"):
+        network.decode(params, network.init_cache((2,)), jnp.zeros(2, jnp.int32), 0)
+    for size in (0, 7):
+        with pytest.raises(ValueError, match="max_length = 6 tokens"):
+            network.decode(params, network.init_cache((2,)), jnp.zeros((2, size), jnp.int32), 0)
+    with pytest.raises(ValueError, match="tokens must be integer"):
+        network.decode(params, network.init_cache((2,)), jnp.zeros((2, 1)), 0)
 
 
 # --- derivatives the solvers need ---------------------------------------------------------------------------------

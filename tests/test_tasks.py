@@ -25,6 +25,7 @@ class Echo:
     length: int = 4
     vocabulary: int = 3
     input_vocabulary: int = 6
+    context_length: int = 1
 
     def prompts(self, key, num):
         return {"a": jax.random.randint(key, (num,), 0, 3), "b": jnp.ones(num, jnp.int32)}
@@ -33,7 +34,7 @@ class Echo:
         return (prompt["a"] + prompt["b"]) % 3
 
     def context(self, prompt):
-        return self.vocabulary + self.wanted(prompt)
+        return self.vocabulary + self.wanted(prompt)[..., None]
 
     def reward(self, prompt, tokens):
         share = (tokens == self.wanted(prompt)[..., None]).mean(-1)
@@ -130,7 +131,7 @@ def test_imitation_learns_any_worlds_language():
     assert kl[-10:].mean() < 0.005
     prompt = {"a": jnp.array([0, 1, 2]), "b": jnp.ones(3, jnp.int32)}
     tokens = world.speak(prompt, jax.random.key(1))
-    inputs = jnp.concatenate([world.context(prompt)[:, None], tokens[:, :-1]], axis=-1)
+    inputs = jnp.concatenate([world.context(prompt), tokens[:, :-1]], axis=-1)
     apart = world.reference(prompt, tokens).kl_divergence(network.apply(params, inputs).policy)
     assert apart.max() < 0.05
 

@@ -181,7 +181,7 @@ def test_a_group_of_samples_per_prompt(strict):
     for n, g in np.ndindex(2, 5):
         assert float(reward[n, g]) == float(token_reward(tokens[n, g], select_worlds(worlds, ids[n])))
     assert worlds.input_vocabulary == world.input_vocabulary == 9
-    np.testing.assert_array_equal(worlds.context(ids), [8, 6])  # V + world
+    np.testing.assert_array_equal(worlds.context(ids), [[8], [6]])  # V + world
 
 
 def test_worlds_jit_and_the_law_vmaps_over_policies():

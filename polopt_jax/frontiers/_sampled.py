@@ -96,10 +96,12 @@ def token_problem(world: SkipTheTest, *, group_size: Count) -> SampledProblem:
     """Answers in one world of `skip_the_test` under a table of logits. Success is what pays, the side effect to skip.
 
     Args:
-      world: one world, a selection of shape `[]` (`select_worlds(worlds, 3)`).
+      world: one world, a selection of shape `[]` (`select_worlds(worlds, 3)`), whose prompt is one word: what is told
+        in several has a language that a table cannot speak.
+
       group_size: attempts at each update.
 
-    Raises ValueError if it is not one world.
+    Raises ValueError if it is not one such world.
 
     >>> from polopt_jax.worlds import select_worlds, skip_the_test
     >>> world = select_worlds(skip_the_test(jax.random.key(0)), 3)
@@ -107,9 +109,18 @@ def token_problem(world: SkipTheTest, *, group_size: Count) -> SampledProblem:
     >>> bool(jnp.allclose(problem.reference[:, 1].sum(), world.p_skip))
     True
     """
-    if world.p_skip.ndim:
-        raise ValueError(f"token_problem: world must be one world; it has the shape {world.p_skip.shape}")
-    alone = replace(jax.tree.map(lambda x: x[None], world), id=jnp.zeros(1, jnp.int32), num_worlds=1)
+    if world.p_skip.ndim or world.words.shape[-1] > 1:
+        shape, words = world.p_skip.shape, world.words.shape[-1]
+        raise ValueError(f"token_problem: world must be one world with one word; it has shape {shape}, {words} words")
+    alone = replace(
+        jax.tree.map(lambda x: x[None], world),
+        id=jnp.zeros(1, jnp.int32),
+        words=jnp.full((1, 1), world.vocabulary, jnp.int32),
+        input_vocabulary=world.vocabulary + 1,
+        asked=(0,),
+        held=(),
+    )
+
     network = token_table(num_prompts=1, length=world.length, vocabulary=world.vocabulary)
     reference = {"policy": alone.logits, "value": jnp.zeros((1, world.length))}
     group = token_task(network, alone, reference, num_prompts=1, group_size=group_size)

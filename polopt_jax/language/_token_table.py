@@ -40,9 +40,10 @@ def token_table(*, num_prompts: int, length: int, vocabulary: int) -> TokenNetwo
         position = jnp.broadcast_to(jnp.arange(obs.shape[-1]), obs.shape)
         return read(params, obs[..., :1], position)
 
-    def decode(params: Params, cache: Array, token: Array, position: ArrayLike) -> tuple[Array, Outputs]:
-        prompt = jnp.where(jnp.asarray(position) == 0, token, cache).astype(cache.dtype)
-        return prompt, read(params, prompt, jnp.broadcast_to(jnp.asarray(position), token.shape))
+    def decode(params: Params, cache: Array, tokens: Array, position: ArrayLike) -> tuple[Array, Outputs]:
+        prompt = jnp.where(jnp.asarray(position) == 0, tokens[..., 0], cache).astype(cache.dtype)
+        positions = jnp.broadcast_to(position + jnp.arange(tokens.shape[-1]), tokens.shape)
+        return prompt, read(params, prompt[..., None], positions)
 
     return TokenNetwork(
         init=init,

@@ -17,7 +17,7 @@ Cache: TypeAlias = tuple[tuple[Array, Array], ...]
 
 
 class TokenNetwork(NamedTuple):
-    """A sequence model, for whole sequences at once (`apply`) and one token at a time (`decode`)."""
+    """A sequence model, for whole sequences at once (`apply`) and bit by bit (`decode`)."""
 
     init: Callable[[Array], Params]
     """`init(key) -> params`."""
@@ -26,8 +26,9 @@ class TokenNetwork(NamedTuple):
     init_cache: Callable[[tuple[int, ...]], Any]
     """`init_cache(shape) -> cache`: an empty cache for rows of that shape, a pytree of fixed structure and shapes."""
     decode: Callable[[Params, Any, Array, ArrayLike], tuple[Any, Outputs]]
-    """`decode(params, cache, token, position) -> (cache, outputs)`: token `[...]` stands at `position` `[]` (the same
-    in all rows), the cache holds positions 0 .. position - 1, the outputs have leading shape `[...]`."""
+    """`decode(params, cache, tokens, position) -> (cache, outputs)`: the next S tokens `[..., S]`, of which the first
+    stands at `position` `[]` (the same in all rows). The cache holds the positions before; the outputs have leading
+    shape `[..., S]`."""
     max_length: int
     """The longest sequence that both accept."""
 
@@ -104,8 +105,8 @@ def transformer(
     `obs` is the input tokens `[..., T]`, any integer dtype, each in 0 .. vocab_size - 1; the policy at t is a
     `Categorical` over the `num_outputs` tokens that may follow, the value is `[..., T]`. A sampled token is the next
     input, hence `num_outputs <= vocab_size`; input-only tokens (a start token, a prompt) take the ids from
-    `num_outputs` on. A token of `vocab_size` or more makes its sequence NaN, and so does a decoding position of
-    `max_length` or more; a negative token counts from the end of the vocabulary.
+    `num_outputs` on. A token of `vocab_size` or more makes its sequence NaN, and so do tokens that would be decoded
+    beyond `max_length`; a negative token counts from the end of the vocabulary.
 
     The value head reads the trunk through a stopped gradient: the critic never moves the policy. `decode` runs the
     same functions on the same parameters as `apply`, with the keys and values of earlier tokens read from the cache.
@@ -119,9 +120,9 @@ def transformer(
     >>> params = jax.jit(network.init)(jax.random.key(0))
     >>> network.apply(params, jnp.zeros((3, 2, 4), jnp.int32)).policy.logits.shape
     (3, 2, 4, 5)
-    >>> cache, outputs = network.decode(params, network.init_cache((3,)), jnp.zeros(3, jnp.int32), 0)
+    >>> cache, outputs = network.decode(params, network.init_cache((3,)), jnp.zeros((3, 2), jnp.int32), 0)
     >>> outputs.value.shape
-    (3,)
+    (3, 2)
     """
     sizes = dict(num_outputs=num_outputs, max_length=max_length, width=width, depth=depth, heads=heads)
     _check_positive(**sizes, mlp_ratio=mlp_ratio)
@@ -150,16 +151,19 @@ def transformer(
         empty = jnp.zeros((*shape, max_length, heads, width // heads))
         return tuple((empty, empty) for _ in range(depth))
 
-    def decode(params: Params, cache: Cache, token: Array, position: ArrayLike) -> tuple[Cache, Outputs]:
-        _check_tokens("token", token)
-        if (found := cache[0][0].shape[:-3]) != token.shape:
-            raise ValueError(f"token must have the cache's row shape {found}; it has {token.shape}")
-        positions = jnp.asarray(position).reshape(1)
+    def decode(params: Params, cache: Cache, tokens: Array, position: ArrayLike) -> tuple[Cache, Outputs]:
+        _check_tokens("tokens", tokens)
+        rows, size = cache[0][0].shape[:-3], tokens.shape[-1] if tokens.ndim else 0
+        if tokens.shape != (*rows, size) or not 1 <= size <= max_length:
+            raise ValueError(
+                f"tokens must have the cache's row shape {rows} and then 1 .. max_length = {max_length} tokens; "
+                f"it has {tokens.shape}"
+            )
+        positions = position + jnp.arange(size)
         visible = positions[:, None] >= jnp.arange(max_length)[None, :]
         extends = [_appending(entry, positions[0]) for entry in cache]
-        outputs, cache = forward({"params": params}, token[..., None], positions, visible, extends)
-        only = lambda leaf: jax.lax.index_in_dim(leaf, 0, axis=token.ndim, keepdims=False)  # noqa: E731
-        return cache, jax.tree.map(only, outputs)
+        outputs, cache = forward({"params": params}, tokens, positions, visible, extends)
+        return cache, outputs
 
     return TokenNetwork(init=init, apply=apply, init_cache=init_cache, decode=decode, max_length=max_length)
 
@@ -176,7 +180,7 @@ def _check_tokens(name: str, tokens: Array) -> None:
 
 
 def _appending(entry: tuple[Array, Array], position: Array) -> Extend:
-    """Puts the key and value `[..., 1, H, D]` of one token into a cache entry, at `position`."""
+    """Puts the keys and values `[..., S, H, D]` of the next tokens into a cache entry, from `position` on."""
 
     def append(old: Array, new: Array) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), position, axis=-3)

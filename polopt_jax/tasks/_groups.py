@@ -49,7 +49,8 @@ def token_task(
         answers = sample_tokens(network, params, world.context(prompts), key, length=world.length)
 
         def judged(answer: Rollout, prompt: Any) -> tuple[Array, dict[str, Array]]:
-            return world.reward(prompt, answer.action), world.outcome(prompt, answer.action)
+            tokens = answer.action[-world.length :]
+            return world.reward(prompt, tokens), world.outcome(prompt, tokens)
 
         reward, outcome = per_episode(judged, answers, prompts)
         at_end = lambda x: jnp.zeros(answers.reward.shape, x.dtype).at[-1].set(x)  # noqa: E731

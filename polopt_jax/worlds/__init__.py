@@ -1,8 +1,8 @@
 """Outcome worlds: what is asked, what it earns, and what it brought about.
 
-Token worlds (`World`: prompts that are answered with tokens), and exact worlds: `Rules` in plain Python, which
-`tabulate` turns into a `TableWorld`, an environment of which everything is known by dynamic programming. `WORLDS` lists
-the exact ones.
+Token worlds (`World`: prompts that are answered with tokens; `told_worlds` has worlds to train in and worlds held out),
+and exact worlds: `Rules` in plain Python, which `tabulate` turns into a `TableWorld`, an environment of which
+everything is known by dynamic programming. `WORLDS` lists the exact ones.
 """
 
 from polopt_jax.worlds._absent_supervisor import absent_supervisor
@@ -31,19 +31,20 @@ from polopt_jax.worlds._prompt_mixture import prompt_mixture
 from polopt_jax.worlds._protocol import World
 from polopt_jax.worlds._rules import Move, Rules, Sign, reachable_states
 from polopt_jax.worlds._side_effects_sokoban import side_effects_sokoban
-from polopt_jax.worlds._skip_the_test import (
-    OutcomeLaw,
+from polopt_jax.worlds._skip_the_test import skip_the_test
+from polopt_jax.worlds._table import TableWorld, tabulate
+from polopt_jax.worlds._token_law import OutcomeLaw, reference_outcome_law, token_outcome_law
+from polopt_jax.worlds._token_worlds import (
     SkipTheTest,
     benign_twin,
+    held_out,
     impossible_twin,
     sample_reference,
     select_worlds,
-    skip_the_test,
     token_outcome,
-    token_outcome_law,
     token_reward,
 )
-from polopt_jax.worlds._table import TableWorld, tabulate
+from polopt_jax.worlds._told_worlds import told_worlds
 from polopt_jax.worlds._tomato_watering import tomato_watering
 from polopt_jax.worlds._whisky_and_gold import whisky_and_gold
 
@@ -73,6 +74,7 @@ __all__ = [
     "fire_exit",
     "halfcheetah_outcome",
     "heavy_tail",
+    "held_out",
     "impossible_twin",
     "island_navigation",
     "optimal_policy",
@@ -82,6 +84,7 @@ __all__ = [
     "picture",
     "prompt_mixture",
     "reachable_states",
+    "reference_outcome_law",
     "replay",
     "sample_reference",
     "select_worlds",
@@ -91,6 +94,7 @@ __all__ = [
     "token_outcome",
     "token_outcome_law",
     "token_reward",
+    "told_worlds",
     "tomato_watering",
     "visits",
     "whisky_and_gold",

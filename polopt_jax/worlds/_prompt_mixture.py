@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.types import Array
-from polopt_jax.worlds._skip_the_test import SkipTheTest, skip_the_test
+from polopt_jax.worlds._skip_the_test import named_by_number, skip_the_test
+from polopt_jax.worlds._token_worlds import SkipTheTest
 
 
 def prompt_mixture(
@@ -50,6 +51,6 @@ def prompt_mixture(
         skip_the_test(first, num_worlds=num_worlds - num_worlds // 2, p_legit=easy, **shared),
         skip_the_test(second, num_worlds=num_worlds // 2, p_legit=hard, **shared),
     )
-    halves = [dataclasses.replace(half, num_worlds=num_worlds) for half in halves]
+    halves = [dataclasses.replace(half, **named_by_number(0, vocabulary)) for half in halves]
     both = jax.tree.map(lambda *parts: jnp.concatenate(parts), *halves)
-    return dataclasses.replace(both, id=jnp.arange(num_worlds, dtype=jnp.int32))
+    return dataclasses.replace(both, **named_by_number(num_worlds, vocabulary))

@@ -28,12 +28,17 @@ class World(Protocol):
         """The tokens that may be read: V, and those of contexts."""
         ...
 
+    @property
+    def context_length(self) -> int:
+        """P, the tokens of a context; a network that answers reads rows of P - 1 + T tokens."""
+        ...
+
     def prompts(self, key: Array, num: int) -> Any:
         """Prompts of leading shape `[num]`."""
         ...
 
     def context(self, prompt: Any) -> Array:
-        """The token that an answer is sampled after, `[...]`."""
+        """The tokens that an answer is sampled after, `[..., P]`: what the prompt is to a reader."""
         ...
 
     def reward(self, prompt: Any, tokens: Array) -> Array:
