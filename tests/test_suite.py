@@ -251,6 +251,20 @@ def test_runs_of_many_worlds_are_those_worlds():
     np.testing.assert_array_equal(table[:2], table[3:])
     assert not np.allclose(table[0], table[1])
     assert suite.references(case, seeds=2).shape == (3, 2, 2)
+    still = suite.measure(case, suite.METHODS["grpo"]._replace(values=(1e-6,)), seeds=5, updates=2)
+    np.testing.assert_allclose(still["final_law"][0], table, atol=1e-4)
+
+
+def test_imitation_is_of_the_reference():
+    """Whatever the policy is by now, what it learns from is the reference's, and of that the successes."""
+    problem = suite.CASES["table-means"].build()(jnp.int32(0))
+    learner = suite.METHODS["imitation"].build(problem, 0.1)
+    start = learner.init(jax.random.key(0))
+    moved = jax.tree.map(lambda x: x + jnp.arange(x.size, dtype=x.dtype).reshape(x.shape), start.params)
+    batches = [jax.jit(learner.collect)(p, start.collect_state, jax.random.key(1))[1] for p in (start.params, moved)]
+    np.testing.assert_array_equal(batches[0].action, batches[1].action)
+    np.testing.assert_array_equal(batches[0].advantage[..., 0], batches[0].outcome["success"])
+    assert 0 < float(batches[0].outcome["success"].mean()) < 0.2
 
 
 FAST = ("imitation", "price-one-sided")

@@ -298,6 +298,31 @@ def test_the_batch_mean_baseline_is_that_of_all_rows_at_the_same_step():
         np.testing.assert_allclose(found[t], np.full((3, 4), returns[t][mask[t]].mean()), rtol=1e-5)
 
 
+def test_a_baseline_leaves_out_what_nobody_could_score(echo):
+    """One NaN return would mask the whole batch out: REINFORCE would learn nothing where one answer has no score."""
+    returns = jnp.array([[1.0, jnp.nan, 3.0], [2.0, jnp.nan, 6.0]])
+    rollout = po.Rollout(
+        obs=returns,
+        action=returns,
+        log_prob=returns,
+        reward=returns,
+        terminated=returns,
+        truncated=returns,
+        next_obs=returns,
+        mask=jnp.ones((2, 3), bool),
+    )
+    _, mean = advantages.batch_mean_baseline().apply((), returns, rollout)
+    np.testing.assert_allclose(mean, [[2.0] * 3, [4.0] * 3])
+    baseline = advantages.running_mean_baseline(decay=0.5)
+    state, _ = baseline.apply(baseline.init(), returns, rollout)
+    np.testing.assert_allclose(baseline.apply(state, returns, rollout)[1], 3.0)
+    algorithm = algorithms.reinforce(echo.task)
+    state = algorithm.init(jax.random.key(0))
+    _, batch, metrics = jax.jit(algorithm.collect)(state.params, state.collect_state, jax.random.key(1))
+    assert 0 < metrics["episode/unscored"] < 30
+    assert batch.mask.any(-1).sum() == 30 - metrics["episode/unscored"]
+
+
 def test_the_running_mean_baseline_is_of_earlier_batches():
     """Means 1 and 2 with decay 0.8 weigh 0.16 and 0.2: (0.2·2 + 0.16·1) / 0.36 before the third batch."""
     baseline = advantages.running_mean_baseline(decay=0.8)

@@ -39,11 +39,14 @@ def static_baseline(value: ArrayLike = 0.0) -> Baseline:
 
 
 def batch_mean_baseline() -> Baseline:
-    """Mean over rows of the returns at the same step of the window, the same for every row."""
+    """Mean over rows of the returns at the same step of the window, the same for every row.
+
+    Returns that are not finite, of rows that nobody could score, are left out, also of the running mean.
+    """
 
     def apply(returns: Array, rollout: Rollout) -> Array:
         rows = tuple(range(1, returns.ndim))
-        mean = masked_mean(returns, rollout.mask, axis=rows)
+        mean = masked_mean(returns, rollout.mask & jnp.isfinite(returns), axis=rows)
         return jnp.broadcast_to(jnp.expand_dims(mean, rows), returns.shape)
 
     return _stateless(apply)
@@ -55,7 +58,8 @@ def running_mean_baseline(decay: ArrayLike = 0.9) -> Baseline:
     def apply(state: tuple[Array, Array], returns: Array, rollout: Rollout) -> tuple[tuple[Array, Array], Array]:
         average, weight = state
         baseline = jnp.full_like(returns, 1) * (average / jnp.maximum(weight, 1e-8))
-        average = decay * average + (1 - decay) * masked_mean(returns, rollout.mask)
+        average = decay * average + (1 - decay) * masked_mean(returns, rollout.mask & jnp.isfinite(returns))
+
         return (average, decay * weight + (1 - decay)), baseline
 
     return Baseline(lambda: (jnp.zeros(()), jnp.zeros(())), apply, {})
