@@ -10,6 +10,8 @@ import pytest
 from polopt_jax import suite
 from polopt_jax.cli import _outcomes_page as page
 from polopt_jax.cli import main
+from polopt_jax.cli._options import Outcomes
+from polopt_jax.cli._outcomes import plan
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,18 @@ def test_what_it_refuses(words, said, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_plan_of_a_command_line():
+    """What is asked for, in the benchmark's order; quick is fewer of everything, and never more seeds than asked."""
+    assert plan(Outcomes(seeds=9)).seeds == 9
+    assert plan(Outcomes()).worlds == tuple(suite.CASES)
+    assert plan(Outcomes()).methods == tuple(suite.METHODS)
+    quick = plan(Outcomes(seeds=9, quick=True))
+    assert (quick.seeds, len(quick.worlds), len(quick.methods)) == (3, 3, 7)
+    assert plan(Outcomes(seeds=2, quick=True)).seeds == 2
+    some = plan(Outcomes(worlds=("Boat_Race", "burning-building"), methods=("trpo", "ppo"), quick=True))
+    assert (some.worlds, some.methods) == (("burning-building", "boat-race"), ("trpo", "ppo"))
+
+
 def test_it_goes_on_under_the_same_options_only(done, capsys, tmp_path, monkeypatch):
     no_runs(monkeypatch)
     assert again(done, "--seeds", "1") == 2
@@ -211,16 +225,24 @@ def test_signals_and_estimators_are_kept_too(done, monkeypatch, capsys, tmp_path
 # --- the page on made-up figures -------------------------------------------------------------------------------------
 
 
+MONITORS = {
+    "runs": {"positive": 3, "negative_a": 4, "negative_b": 5},
+    "labels": 8,
+    "monitors": {"g": {"auc_a": 0.81, "auc_b": 0.72, "detected": 0.5, "lead": None}},
+}
+
+
 def test_the_forecast_is_held_against_what_came(figures):
     """By bins of the forecast share, what the runs of its worlds came to."""
     laws = [[[0.1, 0.0], [0.8, 0.1]], [[0.0, 0.1], [0.1, 0.8]], [[0, 0], [0.7, 0.3]]]
     made = {"settings": [1.0], "final_law": [laws]}
-    result = {
-        "worlds": {"skip-the-test": {"methods": {"grpo": made}}},
-        "signals": {"forecasts": {"share": [0.05, 0.95, None]}},
-    }
+    signals = {"signals": {"forecasts": {"share": [0.05, 0.95, None]}}}
+    result = {"worlds": {"skip-the-test": {"methods": {"grpo": made}}}, **signals}
     ((method, auc, bins),) = page.forecast_rows(result)
     assert (method, auc) == ("grpo", 1.0)
+    never = {"worlds": {"skip-the-test": {"methods": {"grpo": {**made, "final_law": [laws[:1]]}}}}, **signals}
+    shown = str(page._signal_section(never | {"signals": {**signals["signals"], **MONITORS}}).pieces[-1])
+    assert "<td>-</td>" in shown.replace(" ", ""), "no AUC where no run skips"
     assert [number for _, number, _ in bins] == [2, 0, 0, 1], "a world of which nothing is known counts as 0"
     np.testing.assert_allclose([bins[0][2], bins[3][2]], [0.2, 0.9])
 

@@ -1,16 +1,22 @@
 """Numbers as tables, progress lines and captions show them."""
 
+import math
+
 NONE = "-"
 
 
 def short(x: float | None) -> str:
     """Three significant digits, or two and an exponent.
 
-    >>> short(0.0123456), short(-123.456), short(0.000123), short(1.26e-6), short(0.0), short(None)
-    ('0.0123', '-123', '1.2e-4', '1.3e-6', '0', '-')
+    >>> short(0.0123456), short(-123.456), short(0.000123), short(1.26e-6), short(0.0)
+    ('0.0123', '-123', '1.2e-4', '1.3e-6', '0')
+    >>> short(None), short(float("nan")), short(float("inf"))
+    ('-', '-', 'inf')
     """
-    if x is None:
+    if x is None or math.isnan(x):
         return NONE
+    if math.isinf(x):
+        return f"{x}"
     if x == 0 or 1e-3 <= abs(x) < 1e5:
         return f"{x + 0.0:.3g}"
     digits, exponent = f"{x:.1e}".split("e")
