@@ -130,6 +130,14 @@ def test_rows_without_training(figures):
     np.testing.assert_allclose(pump.columns["P(side_effect)"], (0.905 + 0.3) / 2, atol=1e-3)
 
 
+def test_a_reference_of_four_digits_is_a_law():
+    """What a file rounds is no divergence."""
+    rounded = {"side_effects": ["x", "v"], "reference": [[[0.4, 0.55, 0.004, 0.008], [0.03, 0.003, 0.003, 0.003]]]}
+    reference, _, ipf = suite.project(rounded, 0.5)
+    np.testing.assert_allclose([reference.columns["D_z"], ipf.columns["D_z"]], 0, atol=1e-6)
+    np.testing.assert_allclose(reference.columns["lift"], 1)
+
+
 def test_side_effects_are_binary_digits():
     law = np.arange(1.0, 9.0).reshape(1, 2, 4) / 36
     row = suite.project({"side_effects": ["high", "low"], "reference": law.tolist()}, 0.9)[0]

@@ -6,10 +6,12 @@ NONE = "-"
 
 
 def short(x: float | None) -> str:
-    """Three significant digits, or two and an exponent.
+    """Three significant digits, all of those before the point, or two and an exponent.
 
     >>> short(0.0123456), short(-123.456), short(0.000123), short(1.26e-6), short(0.0)
     ('0.0123', '-123', '1.2e-4', '1.3e-6', '0')
+    >>> short(1000), short(999.6), short(12345.6), short(1e5)
+    ('1000', '1000', '12346', '1.0e5')
     >>> short(None), short(float("nan")), short(float("inf"))
     ('-', '-', 'inf')
     """
@@ -18,7 +20,7 @@ def short(x: float | None) -> str:
     if math.isinf(x):
         return f"{x}"
     if x == 0 or 1e-3 <= abs(x) < 1e5:
-        return f"{x + 0.0:.3g}"
+        return f"{x + 0.0:.3g}" if abs(x) < 999.5 else f"{x:.0f}"
     digits, exponent = f"{x:.1e}".split("e")
     return f"{digits}e{int(exponent)}"
 

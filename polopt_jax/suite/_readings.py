@@ -94,7 +94,7 @@ def read(method: str, figures: Mapping[str, Any], world: Mapping[str, Any], leve
       world: of the file: `side_effects`, names, and `reference`, `[R, 2, Z]`.
     """
     at = LEVELS.index(level)
-    reference = np.asarray(world["reference"], float)
+    reference = _reference(world)
     arrays = {name: as_array(value) for name, value in figures.items() if isinstance(value, list | np.ndarray)}
     pumps, fitted = _project(reference, level)
     readings = []
@@ -117,7 +117,7 @@ def read(method: str, figures: Mapping[str, Any], world: Mapping[str, Any], leve
 
 def project(world: Mapping[str, Any], level: float) -> list[Projected]:
     """The rows without training: the reference, the pump, IPF."""
-    reference = np.asarray(world["reference"], float)
+    reference = _reference(world)
     pumps, fitted = _project(reference, level)
     rows = []
     here = (np.ones(len(reference), bool), np.zeros(len(reference)), reference.sum(1))
@@ -128,6 +128,12 @@ def project(world: Mapping[str, Any], level: float) -> list[Projected]:
         means = {key: float(np.nanmean(x)) if np.isfinite(x).any() else np.nan for key, x in columns.items()}
         rows.append(Projected(name, float(feasible.mean()), means))
     return rows
+
+
+def _reference(world: Mapping[str, Any]) -> np.ndarray:
+    """P(s, z) of each run's reference, `[R, 2, Z]`, which a file has to four digits."""
+    law = np.asarray(world["reference"], float)
+    return law / law.sum((1, 2), keepdims=True)
 
 
 def _project(reference: np.ndarray, level: float) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
