@@ -109,7 +109,7 @@ def _run(wanted: Plan, directory: Path, stop: runs.Stop) -> dict[str, Any]:
             row = suite.middle(row) if wanted.quick else row
             figures = suite.measure(case, row, seeds=wanted.seeds, updates=case.updates)
             about = {"setting": row.setting, "labels": row.labels}
-            _file(directory, world, method).parent.mkdir(exist_ok=True)
+            _file(directory, world, method).parent.mkdir(parents=True, exist_ok=True)
             runs.write(_file(directory, world, method), runs.to_json(about | _plain(figures)) + "\n")
         if watches and not stop:
             begin("monitors and forecasts")
