@@ -408,8 +408,8 @@ def test_every_keyword_of_a_recipe_is_a_flag_with_a_text(algorithm, capsys, monk
 
 
 def test_the_algorithms_of_the_command_are_the_recipes():
-    recipes = {name for name in algorithms.__all__ if inspect.isfunction(getattr(algorithms, name))}
-    assert set(PRESETS) == recipes
+    functions = {name for name in algorithms.__all__ if inspect.isfunction(getattr(algorithms, name))}
+    assert set(PRESETS) == functions - {"adam", "assemble", "priced"}, "those make recipes, or go with one"
     assert {name for name in PRESETS if _recipes.takes_groups(name)} == {"dpo", "grpo"}
 
 
