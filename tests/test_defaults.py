@@ -15,7 +15,6 @@ USED = {
     "ppo": [po.gae, po.ppo],
     "dpo": [po.dpo],
     "grpo": [po.grpo],
-    "priced": [outcomes.update_price],
 }
 ELSEWHERE = {
     # No entropy bonus in continuous control (Schulman et al. 2017, section 6.1); the term's 0.01 is A3C's, for Atari.
@@ -42,7 +41,12 @@ def test_recipes_take_the_librarys_own_numbers(recipe):
 
 
 def test_every_recipe_is_held_to_it():
-    assert set(USED) == set(algorithms.__all__) - {"Algorithm", "Estimate", "adam", "assemble"}
+    assert set(USED) == set(algorithms.__all__) - {"Algorithm", "Estimate", "adam", "assemble", "priced"}
+
+
+def test_a_priced_algorithm_has_the_gains_of_the_price():
+    theirs, ours = defaults(outcomes.update_price), defaults(algorithms.priced)
+    assert {ours[name] == theirs[name] for name in ("integral", "proportional")} == {True}
 
 
 @pytest.mark.parametrize("function", [solvers.natural_gradient, solvers.npg, solvers.trpo])
