@@ -17,6 +17,7 @@ def token_table(*, num_prompts: int, length: int, vocabulary: int) -> TokenNetwo
     Raises `ValueError` for a size below 1, and where tokens are more than T. A prompt out of range reads the table's
     first or last.
 
+    >>> import jax
     >>> network = token_table(num_prompts=2, length=3, vocabulary=4)
     >>> network.apply(network.init(jax.random.key(0)), jnp.array([5, 0, 1])).policy.logits.shape
     (3, 4)
