@@ -115,11 +115,16 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
+def kept(results: dict[str, Any]) -> dict[str, Any]:
+    """The results without where they lay."""
+    return {**results, "run": {name: x for name, x in results["run"].items() if name not in ("Directory", "Command")}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", nargs="?", type=Path, help="outcomes.json of a run, to be kept")
     if (path := parser.parse_args().result) is not None:
-        KEPT.write_text(json.dumps(json.loads(path.read_text()), separators=(",", ":")) + "\n")
+        KEPT.write_text(json.dumps(kept(json.loads(path.read_text())), separators=(",", ":")) + "\n")
     PAGE.write_text(filled(PAGE.read_text(), json.loads(KEPT.read_text()), TABLES))
 
 
