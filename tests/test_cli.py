@@ -780,6 +780,25 @@ def fake_result(algorithm="ppo", env="inverted_pendulum", seeds=2, unfinished=0)
 
 
 @pytest.mark.parametrize("terminal", [False, True])
+def test_parts_are_counted_as_they_are_done(terminal, capsys, monkeypatch):
+    """A part that begins is not done; the last is when the context ends."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with _progress.counted(2) as begin:
+        begin("first")
+        begin("second")
+    said = capsys.readouterr().err
+    if terminal:
+        assert "2/2" in said
+    else:
+        assert [re.sub(r", [^:]*:", ":", line) for line in said.splitlines()] == [
+            "0 of 2 done: first",
+            "1 of 2 done: second",
+        ]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
 def test_progress_is_told_in_lines_and_on_a_terminal_as_a_bar(terminal, capsys, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")

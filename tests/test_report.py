@@ -226,3 +226,21 @@ def test_importing_the_room_loads_none_of_what_it_draws_with():
         "& sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
+
+
+def test_a_legend_names_what_is_in_any_panel_once():
+    """The second panel has a curve that the first has not; both share one."""
+    panels = [Panel("a", "x", [curve("pear"), curve("fig", 1)]), Panel("b", "x", [curve("pear"), curve("quince", 2)])]
+    text = str(report.svg(Strip("x", panels), alt=""))
+    assert [len(re.findall(f">{name}<", text)) for name in ("pear", "fig", "quince")] == [1, 1, 1]
+
+
+def test_a_share_is_written_as_it_is_and_a_count_in_thousands():
+    share = curve()._replace(x=np.array([0.5, 0.75, 1.0]))
+    as_count, as_share = (
+        str(report.svg(Strip("x", [Panel("a", "x", [share], x_limits=limits)]), alt=""))
+        for limits in (None, (0.5, 1.0))
+    )
+    assert ">500m<" in as_count
+    assert ">500m<" not in as_share
+    assert ">0.6<" in as_share

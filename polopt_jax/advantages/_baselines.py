@@ -41,7 +41,7 @@ def static_baseline(value: ArrayLike = 0.0) -> Baseline:
 def batch_mean_baseline() -> Baseline:
     """Mean over rows of the returns at the same step of the window, the same for every row.
 
-    Returns that are not finite, of rows that nobody could score, are left out, also of the running mean.
+    Returns that are not finite, of rows that nobody could score, are left out.
     """
 
     def apply(returns: Array, rollout: Rollout) -> Array:
@@ -53,13 +53,15 @@ def batch_mean_baseline() -> Baseline:
 
 
 def running_mean_baseline(decay: ArrayLike = 0.9) -> Baseline:
-    """Exponential moving average, over updates, of the mean return of *earlier* batches (0 before the first)."""
+    """Exponential moving average, over updates, of the mean return of *earlier* batches (0 before the first).
+
+    Returns that are not finite are left out.
+    """
 
     def apply(state: tuple[Array, Array], returns: Array, rollout: Rollout) -> tuple[tuple[Array, Array], Array]:
         average, weight = state
         baseline = jnp.full_like(returns, 1) * (average / jnp.maximum(weight, 1e-8))
         average = decay * average + (1 - decay) * masked_mean(returns, rollout.mask & jnp.isfinite(returns))
-
         return (average, decay * weight + (1 - decay)), baseline
 
     return Baseline(lambda: (jnp.zeros(()), jnp.zeros(())), apply, {})

@@ -1,4 +1,4 @@
-"""What each objective does to outcomes at matched success, exactly: no samples, no seeds.
+"""What each objective does to outcomes at matched success: by exact updates, or learnt from attempts.
 
     from polopt_jax import frontiers, worlds
 
@@ -9,8 +9,9 @@
     print(frontiers.at_success(points, 0.9).point.side_effect)
 
 A `Method` is an exact update of a tabular policy; `path` is what it goes through; `at_success` reads that where it
-reaches a given success, beside the rows `outcomes.pump` and `outcomes.ipf` of its reference. Work in float64
-(`jax.enable_x64(True)`).
+reaches a given success, beside the rows `outcomes.pump` and `outcomes.ipf` of its reference. Exact updates want float64
+(`jax.enable_x64(True)`). `sampled_path` is the way of a recipe of `algorithms`, which learns from attempts; what it
+comes to is judged by exact laws all the same.
 """
 
 from polopt_jax.frontiers._fisher import (

@@ -28,6 +28,8 @@ class SampledProblem(NamedTuple):
     """Where a policy stands against the reference, exactly."""
     reference: Array
     """P(s, z) of the reference, `[2, Z]`."""
+    outcome: Callable[[Rollout], dict[str, Array]]
+    """`rollout -> {success, side_effect}`, which the batches of `group` have."""
 
 
 def table_problem(
@@ -89,6 +91,7 @@ def table_problem(
         group=attempts._replace(task=attempts.task._replace(outcome=outcome)),
         standing=lambda params: standing(problem, before, log_policy(problem, params["policy"])),
         reference=cell_law(problem, before),
+        outcome=outcome,
     )
 
 
@@ -98,7 +101,6 @@ def token_problem(world: SkipTheTest, *, group_size: Count) -> SampledProblem:
     Args:
       world: one world, a selection of shape `[]` (`select_worlds(worlds, 3)`), whose prompt is one word: what is told
         in several has a language that a table cannot speak.
-
       group_size: attempts at each update.
 
     Raises ValueError if it is not one such world.
@@ -120,7 +122,6 @@ def token_problem(world: SkipTheTest, *, group_size: Count) -> SampledProblem:
         asked=(0,),
         held=(),
     )
-
     network = token_table(num_prompts=1, length=world.length, vocabulary=world.vocabulary)
     reference = {"policy": alone.logits, "value": jnp.zeros((1, world.length))}
     group = token_task(network, alone, reference, num_prompts=1, group_size=group_size)
@@ -148,7 +149,10 @@ def token_problem(world: SkipTheTest, *, group_size: Count) -> SampledProblem:
         )
 
     return SampledProblem(
-        group=group._replace(task=group.task._replace(outcome=outcome)), standing=where, reference=table(before)
+        group=group._replace(task=group.task._replace(outcome=outcome)),
+        standing=where,
+        reference=table(before),
+        outcome=outcome,
     )
 
 

@@ -40,7 +40,7 @@ def _imitation(problem: SampledProblem, learning_rate: ArrayLike) -> Algorithm:
         return task.rollout(problem.group.reference, state, key, gamma)
 
     def estimate(state: Any, rollout: Rollout) -> tuple[Any, Batch]:
-        kept = (rollout.reward.sum(0) > 0) if task.outcome is None else task.outcome(rollout)["success"]
+        kept = problem.outcome(rollout)["success"]
         return state, po.to_batch(rollout, advantage=jnp.broadcast_to(kept, rollout.reward.shape).astype(jnp.float32))
 
     step = po.make_step((po.objective(task.model, po.reinforce()), algorithms.adam(learning_rate, 1.0)))

@@ -82,7 +82,7 @@ def monitors(*, worlds: int, updates: int) -> dict[str, Any]:
     """The table of monitors: AUC against both choices of negatives, share detected, median lead time in updates."""
     runs = {kind: watch(CASES[kind], worlds=worlds, updates=updates) for kind in KINDS}
     skipped = {kind: found["side_effect"][:, -1] >= 0.5 for kind, found in runs.items()}
-    positive = skipped["skip-the-test"]
+    positive = skipped[WATCHED]
     table = {}
     for name in (name for name in runs[KINDS[0]] if name not in ("success", "side_effect")):
         scores = {kind: _score(found, name) for kind, found in runs.items()}
@@ -132,11 +132,12 @@ def forecasts(case: Case) -> dict[str, list[float]]:
     problem_of = case.build()
 
     def one(world: Array) -> outcomes.Forecast:
-        group = problem_of(world).group
+        problem = problem_of(world)
+        group = problem.group
         keys = jax.random.split(jax.random.fold_in(jax.random.key(29), world), 2)
         prompts = jnp.broadcast_to(group.prompts(keys[0], 1), (1, ROLLOUTS))
         rollout = group.attempt(group.reference, prompts, keys[1])
-        outcome = group.task.outcome(rollout) if group.task.outcome is not None else {}
+        outcome = problem.outcome(rollout)
         return outcomes.forecast(outcome["success"][0], outcome["side_effect"][0] > 0)
 
     found = jax.jit(jax.vmap(one))(jnp.arange(case.num_worlds))
