@@ -1,4 +1,4 @@
-"""Networks to start from: MLP actor-critics for control. (`polopt_jax.language` has the transformer.)
+"""Networks to start from: MLP actor-critics and tables for control. (`polopt_jax.language` has the transformer.)
 
 Nothing else in the library knows of this module: a model is any function `(params, obs) -> Outputs`, and these are
 flax modules behind that signature. `params` is a plain nested dict of arrays.
@@ -163,9 +163,42 @@ def tabular_actor_critic(num_states: int, action_space: ActionSpace) -> Network:
         return {"policy": jnp.zeros((num_states, action_space.num)), "value": jnp.zeros(num_states)}
 
     def apply(params: Params, obs: Array) -> Outputs:
-        if obs.shape[-1:] != (1,):
-            raise ValueError(f"obs must be numbers of states, of shape [..., 1]; it has {obs.shape}")
-        row = jnp.clip(obs[..., 0].astype(jnp.int32), 0, num_states - 1)
-        return Outputs(policy=Categorical(logits=params["policy"][row]), value=params["value"][row])
+        return look_up(Outputs(policy=Categorical(logits=params["policy"]), value=params["value"]), obs)
 
     return Network(init, apply)
+
+
+def tabulated(network: Network, observations: Array) -> Network:
+    """The same network where there are only G observations, which are named by their numbers, `[..., 1]`.
+
+    It is computed for each of the G observations once, whatever the number of rows, and looked up: in a world of few
+    states a wide network then costs hardly more than a table. Parameters and gradients are the network's own. A number
+    out of range reads the first or the last observation.
+
+    Args:
+      observations: `[G, ...]`.
+
+    Raises `ValueError` if there is no observation, or obs does not end in one number.
+
+    >>> network = mlp_actor_critic((3,), Discrete(2), hidden=(8,))
+    >>> params, few = network.init(jax.random.key(0)), tabulated(network, jnp.eye(3))
+    >>> few.apply(params, jnp.array([[2.0], [0.0]])).policy.logits.shape
+    (2, 2)
+    """
+    if observations.ndim < 1 or observations.shape[0] < 1:
+        raise ValueError(f"observations must be [G, ...] with G >= 1; they are {observations.shape}")
+    return Network(network.init, lambda params, obs: look_up(network.apply(params, observations), obs))
+
+
+def look_up(outputs: Outputs, obs: Array) -> Outputs:
+    """The rows of outputs `[G, ...]` whose numbers are `obs`, `[..., 1]`.
+
+    >>> table = Outputs(policy=Categorical(logits=jnp.zeros((3, 2))), value=jnp.array([0.0, 1.0, 2.0]))
+    >>> look_up(table, jnp.array([[2.0], [1.0]])).value.tolist()
+    [2.0, 1.0]
+    """
+    if obs.shape[-1:] != (1,):
+        raise ValueError(f"obs must be numbers, of shape [..., 1]; it has {obs.shape}")
+    number = jax.tree.leaves(outputs)[0].shape[0]
+    row = jnp.clip(obs[..., 0].astype(jnp.int32), 0, number - 1)
+    return jax.tree.map(lambda x: x[row], outputs)

@@ -46,7 +46,7 @@ from polopt_jax.frontiers._problem import (
     mean_reward,
     trajectory_kl,
 )
-from polopt_jax.frontiers._sampled import SampledProblem, sampled_path, table_problem, token_problem
+from polopt_jax.frontiers._sampled import SampledProblem, network_problem, sampled_path, table_problem, token_problem
 
 __all__ = [
     "ExactProblem",
@@ -73,6 +73,7 @@ __all__ = [
     "natural_ascent",
     "near_outcomes",
     "near_policy",
+    "network_problem",
     "outcome_factor",
     "path",
     "precondition",

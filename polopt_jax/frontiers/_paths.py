@@ -4,6 +4,8 @@ Two methods compared after as many updates, or at the same step size, are compar
 read at the success of the other.
 """
 
+from typing import Any, Protocol
+
 import jax
 import jax.numpy as jnp
 
@@ -122,12 +124,21 @@ def path(problem: ExactProblem, logits: Array, method: Method, *, updates: Count
     return jax.tree.map(lambda start, rest: jnp.concatenate([start[None], rest]), first, points)
 
 
+class Stands(Protocol):
+    """Anything that is known of a policy, of which `success` is a part."""
+
+    @property
+    def success(self) -> Array:
+        """P(s = 1), `[...]`."""
+        ...
+
+
 @record
 class Matched:
     """A path, read where it first has a required success."""
 
-    point: Point
-    """Between the two updates around it; NaN if it is never reached."""
+    point: Any
+    """As the path has them, between the two updates around it; NaN if it is never reached."""
     reached: Array
     """bool `[]`."""
     best: Array
@@ -138,7 +149,7 @@ class Matched:
     """By how much that one update raised the success, `[]`: the larger, the coarser the reading."""
 
 
-def at_success(points: Point, success: Unit) -> Matched:
+def at_success(points: Stands, success: Unit) -> Matched:
     """A path `[U]` read where it first has at least the given success, by linear interpolation in the success.
 
     A path that begins with it is read at its beginning.

@@ -52,7 +52,7 @@ def exact_problem(world: TableWorld, *, side_effects: tuple[str, ...], group: Ar
     """
     if not side_effects or "success" in side_effects:
         raise ValueError(f"side_effects must name outcomes other than success; it is {side_effects}")
-    rows = _alike(np.asarray(world.obs)) if group is None else np.asarray(group)
+    rows = alike(np.asarray(world.obs)) if group is None else np.asarray(group)
     if rows.shape != world.initial.shape or rows.min() < 0:
         raise ValueError(f"group must be rows from 0, of shape {world.initial.shape}; it has {rows.shape}")
     return ExactProblem(
@@ -64,8 +64,12 @@ def exact_problem(world: TableWorld, *, side_effects: tuple[str, ...], group: Ar
     )
 
 
-def _alike(obs: np.ndarray) -> np.ndarray:
-    """The number of each state's observation, observations numbered as they first appear."""
+def alike(obs: np.ndarray) -> np.ndarray:
+    """The number of each state's observation, `[S]`, observations `[S, F]` numbered as they first appear.
+
+    >>> alike(np.array([[1.0], [0.0], [1.0]])).tolist()
+    [0, 1, 0]
+    """
     _, first, number = np.unique(obs, axis=0, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[number.reshape(-1)]
 

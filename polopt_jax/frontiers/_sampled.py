@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.frontiers._paths import Point, point_of, standing
-from polopt_jax.frontiers._problem import cell_law, exact_problem, log_policy
+from polopt_jax.frontiers._problem import alike, cell_law, exact_problem, log_policy
 from polopt_jax.language import token_table
-from polopt_jax.networks import tabular_actor_critic
+from polopt_jax.networks import Network, look_up, tabular_actor_critic, tabulated
 from polopt_jax.ranges import Count, Positive, check_range
 from polopt_jax.tasks import GroupTask, episode_attempt, group_task, token_task
 from polopt_jax.training import train
@@ -24,45 +25,52 @@ class SampledProblem(NamedTuple):
 
     group: GroupTask
     """Its batches have the outcomes `success`, bool, and `side_effect`, 0 .. Z-1."""
-    standing: Callable[[Params], Point]
-    """Where a policy stands against the reference, exactly."""
+    standing: Callable[[Params], Any]
+    """Where a policy stands against the reference, as far as it can be known: a `Point`, or what else has `success`."""
     reference: Array
     """P(s, z) of the reference, `[2, Z]`."""
     outcome: Callable[[Rollout], dict[str, Array]]
     """`rollout -> {success, side_effect}`, which the batches of `group` have."""
 
 
-def table_problem(
+def network_problem(
     world: TableWorld,
-    logits: Array,
+    network: Network,
+    reference: Params,
     *,
     side_effects: tuple[str, ...],
     group_size: Count,
-    group: Array | None = None,
     reward_unit: Positive = 1.0,
 ) -> SampledProblem:
-    """Episodes of an exact world under a table of logits, all of them attempts at the one prompt that the world is.
+    """Episodes of an exact world under a network, all of them attempts at the one prompt that the world is.
+
+    The network is computed once for each different observation of the world (`networks.tabulated`), so a wide one costs
+    hardly more than a table; `group.task.model` reads numbers of observations. Where a policy stands is exact.
 
     Args:
-      logits: of the reference, `[G, A]`.
-      side_effects, group: as in `exact_problem`: what is a side effect, and which row of the logits a state reads.
+      network: for `world.obs` and its actions. reference: its parameters, which the training begins with.
+      side_effects: as in `exact_problem`.
       group_size: attempts at each update, each from a first state of its own.
       reward_unit: what rewards are divided by, so that critics learn numbers of order one.
 
-    Raises ValueError as `exact_problem`, or if the logits do not fit.
+    Only the parameters may be traced. Raises ValueError as `exact_problem`, or if the network does not fit.
 
+    >>> from polopt_jax.networks import mlp_actor_critic
     >>> from polopt_jax.worlds import outcome_table, tabulate
     >>> world = tabulate(outcome_table())
-    >>> problem = table_problem(world, jnp.zeros((1, 4)), side_effects=("side_effect",), group_size=8)
-    >>> float(problem.standing(problem.group.reference).success), problem.reference.tolist()
-    (0.5, [[0.25, 0.25], [0.25, 0.25]])
+    >>> network = mlp_actor_critic(world.obs_shape, world.action_space, hidden=(8,))
+    >>> params = network.init(jax.random.key(0))
+    >>> problem = network_problem(world, network, params, side_effects=("side_effect",), group_size=8)
+    >>> round(float(problem.standing(params).success), 2)
+    0.5
     """
-    check_range("table_problem", Positive, reward_unit=reward_unit)
+    check_range("network_problem", Positive, reward_unit=reward_unit)
+    group = alike(np.asarray(world.obs))
     problem = exact_problem(world, side_effects=side_effects, group=group)
-    before = log_policy(problem, logits)
+    observations = jnp.asarray(world.obs)[np.unique(group, return_index=True)[1]]
     seen = replace(world, obs=problem.group[:, None].astype(jnp.float32), reward=world.reward / reward_unit)
-    network = tabular_actor_critic(problem.num_groups, seen.action_space)
-    run = episode_attempt(seen, network.apply, num_steps=world.horizon)
+    read = tabulated(network, observations)
+    run = episode_attempt(seen, look_up, num_steps=world.horizon)
 
     def attempt(params: Params, prompts: Array, key: Array) -> Rollout:
         first_key, key = jax.random.split(key)
@@ -70,11 +78,11 @@ def table_problem(
         reset = seen.reset
         for _ in prompts.shape:
             reset = jax.vmap(reset)
-        return run(params, reset(keys), key)
+        return run(network.apply(params, observations), reset(keys), key)
 
     attempts = group_task(
-        network.apply,
-        {"policy": logits, "value": jnp.zeros(problem.num_groups)},
+        read.apply,
+        reference,
         lambda key, number: jnp.zeros(number),
         attempt,
         num_prompts=1,
@@ -87,11 +95,53 @@ def table_problem(
         success, side_effect = jnp.divmod(cell, problem.num_side_effects)
         return {"success": success > 0, "side_effect": side_effect}
 
+    def policy(params: Params) -> Array:
+        return log_policy(problem, network.apply(params, observations).policy.logits)
+
+    before = policy(reference)
     return SampledProblem(
         group=attempts._replace(task=attempts.task._replace(outcome=outcome)),
-        standing=lambda params: standing(problem, before, log_policy(problem, params["policy"])),
+        standing=lambda params: standing(problem, before, policy(params)),
         reference=cell_law(problem, before),
         outcome=outcome,
+    )
+
+
+def table_problem(
+    world: TableWorld,
+    logits: Array,
+    *,
+    side_effects: tuple[str, ...],
+    group_size: Count,
+    group: Array | None = None,
+    reward_unit: Positive = 1.0,
+) -> SampledProblem:
+    """`network_problem` of a table of logits, which begins with those of the reference.
+
+    Args:
+      logits: of the reference, `[G, A]`.
+      side_effects, group: as in `exact_problem`: what is a side effect, and which row of the logits a state reads.
+      group_size, reward_unit: as in `network_problem`.
+
+    Raises ValueError as `exact_problem`, or if the logits do not fit.
+
+    >>> from polopt_jax.worlds import outcome_table, tabulate
+    >>> world = tabulate(outcome_table())
+    >>> problem = table_problem(world, jnp.zeros((1, 4)), side_effects=("side_effect",), group_size=8)
+    >>> float(problem.standing(problem.group.reference).success), problem.reference.tolist()
+    (0.5, [[0.25, 0.25], [0.25, 0.25]])
+    """
+    check_range("table_problem", Positive, reward_unit=reward_unit)
+    rows = alike(np.asarray(world.obs)) if group is None else np.asarray(group)
+    exact = exact_problem(world, side_effects=side_effects, group=rows)
+    log_policy(exact, logits)  # checks its shape
+    return network_problem(
+        replace(world, obs=rows[:, None].astype(np.float32)),
+        tabular_actor_critic(exact.num_groups, world.action_space),
+        {"policy": logits, "value": jnp.zeros(exact.num_groups)},
+        side_effects=side_effects,
+        group_size=group_size,
+        reward_unit=reward_unit,
     )
 
 
@@ -158,7 +208,7 @@ def token_problem(world: SkipTheTest, *, group_size: Count) -> SampledProblem:
 
 def sampled_path(
     problem: SampledProblem, algorithm: Algorithm, key: Array, *, updates: Count, every: Count = 1
-) -> tuple[Point, Metrics]:
+) -> tuple[Any, Metrics]:
     """The points that an algorithm goes through when it learns from attempts, one after each `every` updates.
 
     Returns `(points, metrics)`: the points from the reference on, `[updates / every + 1]`, to be read by `at_success`
@@ -180,7 +230,7 @@ def sampled_path(
     if updates % every:
         raise ValueError(f"sampled_path: every must divide updates; they are {every} and {updates}")
 
-    def advance(state: Any, _: None) -> tuple[Any, tuple[Point, Metrics]]:
+    def advance(state: Any, _: None) -> tuple[Any, tuple[Any, Metrics]]:
         state, metrics = train(algorithm.collect, algorithm.step, state, updates=every)
         return state, (problem.standing(state.params), metrics)
 

@@ -31,10 +31,12 @@ from polopt_jax.worlds._prompt_mixture import prompt_mixture
 from polopt_jax.worlds._protocol import World
 from polopt_jax.worlds._rules import Move, Rules, Sign, reachable_states
 from polopt_jax.worlds._side_effects_sokoban import side_effects_sokoban
-from polopt_jax.worlds._skip_the_test import skip_the_test
+from polopt_jax.worlds._skip_the_test import skip_the_test, with_reference
 from polopt_jax.worlds._table import TableWorld, tabulate
 from polopt_jax.worlds._token_law import OutcomeLaw, reference_outcome_law, token_outcome_law
 from polopt_jax.worlds._token_worlds import (
+    FORK,
+    SKIP_TOKEN,
     SkipTheTest,
     benign_twin,
     held_out,
@@ -49,6 +51,8 @@ from polopt_jax.worlds._tomato_watering import tomato_watering
 from polopt_jax.worlds._whisky_and_gold import whisky_and_gold
 
 __all__ = [
+    "FORK",
+    "SKIP_TOKEN",
     "OUTCOME_TABLES",
     "WORLDS",
     "Move",
@@ -98,4 +102,5 @@ __all__ = [
     "tomato_watering",
     "visits",
     "whisky_and_gold",
+    "with_reference",
 ]

@@ -6,9 +6,11 @@ independent under it. Skipping takes one token; with D = 4 honesty takes four, e
 p_legit^(1/4), about 0.23 to 0.56. All other positions are irrelevant noise, N(0, 1) logits.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from polopt_jax.types import Array
@@ -66,6 +68,32 @@ def skip_the_test(
         honest_pays=jnp.ones(num_worlds),
         **named_by_number(num_worlds, vocabulary),
     )
+
+
+def with_reference(worlds: SkipTheTest, *, p_skip: Array, p_legit: Array) -> SkipTheTest:
+    """The same worlds with a reference of other rates: one that learnt the task, say, or that likes to skip.
+
+    What is said at the fork, and on the route where the test was not skipped, is set to give exactly these; all else
+    that the reference says stays.
+
+    Args:
+      p_skip, p_legit: probabilities, of the shape of the worlds, `[W]`.
+
+    Raises:
+      ValueError: a rate has another shape, or is not in (0, 1). What is traced cannot be looked at.
+
+    >>> worlds = with_reference(skip_the_test(jax.random.key(0), num_worlds=2), p_skip=jnp.full(2, 0.1),
+    ...                         p_legit=jnp.full(2, 0.4))
+    >>> worlds.p_legit.tolist() == [0.4000000059604645] * 2
+    True
+    """
+    for name, rate in (("p_skip", p_skip), ("p_legit", p_legit)):
+        if rate.shape != worlds.p_skip.shape:
+            raise ValueError(f"with_reference: {name} must have shape {worlds.p_skip.shape}; it has {rate.shape}")
+        if not isinstance(rate, jax.core.Tracer) and not bool(((rate > 0) & (rate < 1)).all()):
+            raise ValueError(f"with_reference: {name} must be between 0 and 1; it is {rate}")
+    logits = with_rates(worlds.logits, worlds.route, worlds.depth, p_skip, p_legit)
+    return replace(worlds, logits=logits, p_skip=p_skip, p_legit=p_legit)
 
 
 def named_by_number(num_worlds: int, vocabulary: int) -> dict[str, Any]:
