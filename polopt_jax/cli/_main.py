@@ -19,10 +19,11 @@ from polopt_jax.checkpoint import CheckpointError
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._compare import compare
 from polopt_jax.cli._envs import check_algorithm, show
-from polopt_jax.cli._options import Compare, Envs, Outcomes, Train, given, train_options
+from polopt_jax.cli._options import Compare, Envs, Outcomes, Study, Train, given, train_options
 from polopt_jax.cli._outcomes import outcomes
 from polopt_jax.cli._plan import plan_compare, plan_train
 from polopt_jax.cli._presets import PRESETS
+from polopt_jax.cli._study import study
 from polopt_jax.cli._train import train
 from polopt_jax.cli._words import (
     FILE_FAILED,
@@ -46,6 +47,7 @@ usage: polopt COMMAND [OPTIONS]
   polopt envs                         the environments and worlds
   polopt envs NAME                    one of them; a world is drawn
   polopt outcomes                     what objectives do to side effects
+  polopt study                        objective, initialisation or scale?
   polopt COMMAND --help               the options of a command
   polopt --version
 
@@ -140,12 +142,18 @@ def _outcomes(words: list[str], arguments: list[str]) -> int:
     return 0 if options is None else outcomes(options, arguments)
 
 
+def _study(words: list[str], arguments: list[str]) -> int:
+    options = _read(Study, "study", words)
+    return 0 if options is None else study(options, arguments)
+
+
 HELP_WORDS = ("-h", "--help", "help")
 COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
     "train": _train,
     "compare": _compare,
     "envs": _envs,
     "outcomes": _outcomes,
+    "study": _study,
 }
 """`(words after the command, the whole command line) -> exit code`"""
 

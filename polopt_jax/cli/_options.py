@@ -158,6 +158,32 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
+class Study:
+    """Is it the objective, the initialisation or the scale that decides how a task is done? docs/study.md registers it.
+
+    Every objective learns every world from every start, with networks of several sizes and with a table; side effects
+    are read at matched success. What has finished stays in the directory, and --resume goes on with the rest.
+    """
+
+    worlds: Annotated[tuple[str, ...], _shown("NAME ...", "all")] = ()
+    """Which worlds."""
+    objectives: Annotated[tuple[str, ...], _shown("NAME ...", "all")] = ()
+    """Which objectives."""
+    scales: Annotated[tuple[str, ...], _shown("SCALE ...", "all")] = ()
+    """Widths of the networks, or table; those that a world has."""
+    seeds: Annotated[int, _WHOLE, _shown("N", "10")] = 10
+    """Runs of each combination."""
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    """Both buildings, two scales, three objectives, three seeds, half of the updates: some minutes on two cores."""
+    out: Annotated[Path | None, _shown("DIR", "a new one in runs/")] = None
+    """The run directory. It must be new or empty, unless --resume is given."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    """Go on with the run in --out. Worlds, objectives and scales may be others; all else must be the same."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    """Print the answers as JSON."""
+
+
+@dataclass(frozen=True)
 class Envs:
     """List the environments (sizes, backends, what is rewarded) and the outcome worlds, or draw a world.
 

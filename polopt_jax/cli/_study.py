@@ -1,0 +1,156 @@
+"""`polopt study`."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from polopt_jax import report, runs
+from polopt_jax.cli._options import Study
+from polopt_jax.cli._pieces import Piece, run_missing
+from polopt_jax.cli._report import facts
+from polopt_jax.cli._words import CommandError, UsageError, choose
+
+RESULT, PAGE, PICTURE, PARTS = "study.json", "report.html", "study.png", "parts"
+QUICK_WORLDS, QUICK_SCALES = ("burning-building", "burning-building-hazard"), ("8", "table")
+QUICK_OBJECTIVES, QUICK_SEEDS, QUICK_UPDATES = ("reinforce", "trpo", "grpo"), 3, 0.5
+"""Seeds, and the share of the updates."""
+FORMAT = 1
+
+
+class Plan(NamedTuple):
+    """What is run, decided before anything is."""
+
+    worlds: tuple[str, ...]
+    objectives: tuple[str, ...]
+    scales: tuple[str, ...]
+    seeds: int
+    quick: bool
+
+    def config(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "format": FORMAT,
+            **{name: list(x) if isinstance(x, tuple) else x for name, x in self._asdict().items()},
+        }
+
+
+def plan(options: Study) -> Plan:
+    """The plan of a command line. Raises UsageError if a name is unknown or a number makes no sense."""
+    from polopt_jax import study
+
+    if options.seeds < 1:
+        raise UsageError(f"--seeds must be at least 1; it is {options.seeds}")
+    if options.resume and options.out is None:
+        raise UsageError("--resume needs --out DIR, the run to go on with")
+
+    def chosen(kind: str, given: Sequence[str], known: Sequence[str], few: Sequence[str]) -> tuple[str, ...]:
+        names = {choose(kind, name, known) for name in given} or set(few if options.quick else known)
+        return tuple(name for name in known if name in names)
+
+    scales = tuple(dict.fromkeys(scale for ground in study.GROUNDS.values() for scale in ground.scales))
+    return Plan(
+        worlds=chosen("world", options.worlds, tuple(study.GROUNDS), QUICK_WORLDS),
+        objectives=chosen("objective", options.objectives, study.OBJECTIVES, QUICK_OBJECTIVES),
+        scales=chosen("scale", options.scales, scales, QUICK_SCALES),
+        seeds=min(options.seeds, QUICK_SEEDS) if options.quick else options.seeds,
+        quick=options.quick,
+    )
+
+
+def study(options: Study, arguments: Sequence[str]) -> int:
+    """Runs the study and writes its report; returns the exit code."""
+    wanted = plan(options)
+    with _directory(options, wanted) as directory, runs.stop_on_signals() as stop:
+        if not run_missing(_pieces(wanted, directory), stop):
+            message = "interrupted; what is finished is kept, go on with --resume"
+            raise CommandError(f"{message} --out {directory}", 128 + (stop.signal_number or 0))
+        result = _gather(wanted, directory)
+        _finish(directory, result, arguments, json=options.json)
+    return 0
+
+
+@contextlib.contextmanager
+def _directory(options: Study, wanted: Plan) -> Iterator[Path]:
+    if not options.resume:
+        with runs.new(options.out, "study") as directory:
+            runs.write_json(directory / runs.CONFIG, wanted.config())
+            yield directory
+        return
+    with runs.existing(options.out or Path()) as directory:
+        before = runs.read_json(directory / runs.CONFIG)
+        for name in ("format", "seeds", "quick"):
+            if before.get(name) != wanted.config()[name]:
+                raise UsageError(
+                    f"--resume: {name} was {before.get(name)} in {directory}; it is {wanted.config()[name]} now"
+                )
+        yield directory
+
+
+def _pieces(wanted: Plan, directory: Path) -> list[Piece]:
+    """One for each objective at each scale of each world."""
+    from polopt_jax import study
+
+    def piece(world: str, scale: str, objective: str) -> Piece:
+        ground = study.GROUNDS[world]
+        updates = ground.every * math.ceil((QUICK_UPDATES if wanted.quick else 1) * ground.updates / ground.every)
+        return Piece(
+            f"{world}, scale {scale}: {objective}",
+            _file(directory, world, scale, objective),
+            lambda: study.measure(ground, objective, scale, seeds=wanted.seeds, updates=updates),
+        )
+
+    return [piece(world, scale, objective) for world, scale in _scales(wanted) for objective in wanted.objectives]
+
+
+def _scales(wanted: Plan) -> list[tuple[str, str]]:
+    """The scales of each world: the world's own of those that are wanted."""
+    from polopt_jax import study
+
+    return [
+        (world, scale) for world in wanted.worlds for scale in study.GROUNDS[world].scales if scale in wanted.scales
+    ]
+
+
+def _file(directory: Path, world: str, scale: str, objective: str) -> Path:
+    return directory / PARTS / world / scale / f"{objective}.json"
+
+
+def _gather(wanted: Plan, directory: Path) -> dict[str, Any]:
+    """All of the result, from the files."""
+    from polopt_jax import study
+
+    worlds: dict[str, Any] = {}
+    for name, scale in _scales(wanted):
+        ground = study.GROUNDS[name]
+        world = worlds.setdefault(
+            name,
+            {
+                "about": ground.about,
+                "side_effects": list(ground.side_effects),
+                "starts": list(ground.starts),
+                "seeds": wanted.seeds,
+                "scales": {},
+            },
+        )
+        world["scales"][scale] = {
+            objective: runs.read_json(_file(directory, name, scale, objective)) for objective in wanted.objectives
+        }
+    return {"config": wanted.config(), "worlds": worlds}
+
+
+def _finish(directory: Path, result: dict[str, Any], arguments: Sequence[str], *, json: bool) -> None:
+    """Writes the files and prints the tables."""
+    from polopt_jax.cli import _study_page as page
+
+    what = facts(arguments, directory)
+    runs.write(directory / RESULT, runs.to_json({"run": what, **result}) + "\n")
+    runs.write(directory / PICTURE, report.png(page.pictures(result)))
+    runs.write(directory / PAGE, page.render(result, what))
+    if json:
+        print(runs.to_json({"directory": str(directory), **page.answers(result)}, indent=2))
+        return
+    page.print_tables(result)
+    print(f"\nReport: {directory / PAGE}")
+    print(f"Also in {directory}/: {RESULT}, {PICTURE}")

@@ -1,0 +1,147 @@
+"""What the runs of the study say: the registered choice of a step size, responses, shares of the variance."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from polopt_jax.study._objectives import OBJECTIVES
+from polopt_jax.study._runs import LEVELS
+from polopt_jax.suite import Interval, as_array
+
+MATCHED = 0.9
+"""The success at which the primary measure is read."""
+ENOUGH, COARSE = 0.9, 0.1
+"""Of the rule for step sizes: share of seeds, and `jump`."""
+CLIP = 1e-4
+RESAMPLES = 2000
+FACTORS = ("scale", "objective", "start")
+"""The axes of a response, in their order; seeds are the last."""
+
+
+class Response(NamedTuple):
+    """What became of all combinations of a world, at the step size that the rule chooses."""
+
+    scales: tuple[str, ...]
+    objectives: tuple[str, ...]
+    starts: tuple[str, ...]
+    values: np.ndarray
+    """`[scales, objectives, starts, seeds]`; NaN where the success was never reached, or nothing was run."""
+
+
+def chosen(figures: Mapping[str, Any], start: int) -> int:
+    """The number of the setting that the registered rule chooses for a start.
+
+    >>> figures = {"reached": [[[[True]], [[True]], [[False]]]], "jump": [[[[0.01]], [[0.3]], [[None]]]]}
+    >>> chosen(figures, 0)
+    0
+    """
+    reached = as_array(figures["reached"])[start, ..., -1].mean(-1)
+    jumps = as_array(figures["jump"])[start, ..., -1]
+    steady = np.array([np.median(x[np.isfinite(x)]) <= COARSE if np.isfinite(x).any() else False for x in jumps])
+    fit = np.flatnonzero((reached >= ENOUGH) & steady)
+    return int(fit[-1] if fit.size else reached.argmax())
+
+
+def response(world: Mapping[str, Any], field: str, level: float = MATCHED) -> Response:
+    """A field of every combination of a world, at a success: `P(z)`, `P(name)` of one side effect, `held-out P(z)`, or
+    a field of `Standing`."""
+    at = LEVELS.index(level)
+    scales = tuple(world["scales"])
+    objectives = tuple(name for name in OBJECTIVES if any(name in found for found in world["scales"].values()))
+    starts, seeds = tuple(world["starts"]), int(world["seeds"])
+    values = np.full((len(scales), len(objectives), len(starts), seeds), np.nan)
+    for i, found in enumerate(world["scales"].values()):
+        for j, name in enumerate(objectives):
+            for k in range(len(starts) if name in found else 0):
+                path = _field(found[name], field, world["side_effects"])[k, chosen(found[name], k)]
+                values[i, j, k] = path[:, at]
+    return Response(scales, objectives, starts, values)
+
+
+def _field(figures: Mapping[str, Any], field: str, side_effects: Sequence[str]) -> np.ndarray:
+    """`[I, S, R, L]`."""
+    if field == "P(z)":
+        return as_array(figures["law"])[..., 1:].sum((-2, -1))
+    if field == "held-out P(z)":
+        return as_array(figures["held_out"])[..., 1:].sum((-2, -1))
+    for place, name in enumerate(side_effects):
+        if field == f"P({name})":
+            law = as_array(figures["law"]).sum(-2)
+            return law[..., np.arange(law.shape[-1]) >> (len(side_effects) - 1 - place) & 1 == 1].sum(-1)
+    return as_array(figures[field])
+
+
+def logit(p: np.ndarray) -> np.ndarray:
+    """Log-odds of probabilities clipped to [1e-4, 1 - 1e-4]."""
+    p = np.clip(p, CLIP, 1 - CLIP)
+    return np.log(p) - np.log1p(-p)
+
+
+def shares(values: np.ndarray) -> dict[str, float]:
+    """η² of each factor, of their interactions and of the seeds, of a response `[scale, objective, start, seed]`.
+
+    Combinations count alike, those without a run not at all. Where none is missing the shares sum to 1.
+
+    >>> values = np.zeros((2, 3, 2, 4))
+    >>> values[1] = 1.0
+    >>> {name: round(share, 3) for name, share in shares(values).items() if share}
+    {'scale': 1.0}
+    """
+    there = np.isfinite(values).any(-1)
+    cells = np.where(there, np.nanmean(np.where(there[..., None], values, 0), -1), np.nan)
+    within = np.nanmean(np.where(there[..., None], (values - cells[..., None]) ** 2, np.nan))
+    grand = np.nanmean(cells)
+    parts: dict[tuple[int, ...], np.ndarray] = {(): np.asarray(grand)}
+    squares = {}
+    for size in (1, 2, 3):
+        for kept in combinations(range(3), size):
+            others = tuple(axis for axis in range(3) if axis not in kept)
+            with np.errstate(invalid="ignore"):
+                means = _mean(cells, others)
+            effect = means - sum(part for below, part in parts.items() if set(below) < set(kept))
+            parts[kept] = effect
+            spread = np.where(there, np.broadcast_to(effect, cells.shape), np.nan)
+            squares[" x ".join(FACTORS[axis] for axis in kept)] = np.nanmean(spread**2)
+    total = np.nanmean(np.where(there[..., None], (values - grand) ** 2, np.nan))
+    squares["seeds"] = within
+    return {name: float(square / total) if total > 0 else 0.0 for name, square in squares.items()}
+
+
+def _mean(cells: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Mean over axes, kept, of what is there; NaN where nothing is."""
+    there = np.isfinite(cells)
+    number = there.sum(axes, keepdims=True)
+    return np.where(number > 0, np.where(there, cells, 0).sum(axes, keepdims=True) / np.maximum(number, 1), np.nan)
+
+
+def share_intervals(values: np.ndarray) -> dict[str, Interval]:
+    """`shares` with 95% intervals, by resampling seeds within combinations."""
+    rng = np.random.default_rng(0)
+    found = shares(values)
+    drawn = [shares(_resampled(values, rng)) for _ in range(RESAMPLES)]
+    return {
+        name: Interval(share, *(float(x) for x in np.quantile([each[name] for each in drawn], (0.025, 0.975))))
+        for name, share in found.items()
+    }
+
+
+def _resampled(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Seeds drawn with replacement from those of each combination that have a value."""
+    there = np.isfinite(values)
+    order = np.argsort(~there, axis=-1, kind="stable")
+    number = there.sum(-1, keepdims=True)
+    drawn = (rng.random(values.shape) * np.maximum(number, 1)).astype(int)
+    picked = np.take_along_axis(np.take_along_axis(values, order, -1), drawn, -1)
+    return np.where(there[..., :1] | (number > 0), picked, np.nan)
+
+
+def mean_interval(values: np.ndarray) -> Interval:
+    """Mean over combinations (all axes but the last) of their means over seeds, with its interval, likewise."""
+    rng = np.random.default_rng(0)
+    mean = lambda x: float(np.nanmean(_mean(x, (x.ndim - 1,))))  # noqa: E731
+    if not np.isfinite(values).any():
+        return Interval(np.nan, np.nan, np.nan)
+    drawn = [mean(_resampled(values, rng)) for _ in range(RESAMPLES)]
+    return Interval(mean(values), *(float(x) for x in np.quantile(drawn, (0.025, 0.975))))
