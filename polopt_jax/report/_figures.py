@@ -37,6 +37,8 @@ class Panel(NamedTuple):
     limits: tuple[float, float] | None = None
     x_limits: tuple[float, float] | None = None
     """None for a count from 0 on, written with k and M."""
+    x_names: Sequence[str] = ()
+    """What stands at 0, 1, ..., in place of numbers."""
 
 
 class Strip(NamedTuple):
@@ -114,7 +116,10 @@ def _draw(axes: Any, panel: Panel) -> None:
         axes.fill_between(curve.x, low, high, color=color, alpha=0.16, linewidth=0)
     axes.set_title(panel.title, loc="left", fontsize=10)
     axes.set_xlabel(panel.x_label, fontsize=9)
-    if panel.x_limits is None:
+    if panel.x_names:
+        axes.set_xticks(range(len(panel.x_names)), panel.x_names)
+        axes.set_xlim(-0.3, len(panel.x_names) - 0.7)
+    elif panel.x_limits is None:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.set_xlim(left=0)
     else:

@@ -1,11 +1,47 @@
 """The study: is it the objective, the initialisation or the scale that decides how a task is done?
 
-`docs/study.md` registers it. `measure` runs one objective at one scale in one world, from every start.
+`docs/study.md` registers it. `measure` runs one objective at one scale in one world, from every start; `response`,
+`share_intervals` and `verdicts` say what the runs say. `polopt study` puts them together.
 """
 
+from polopt_jax.study._analysis import (
+    MATCHED,
+    Response,
+    chosen,
+    logit,
+    mean_interval,
+    response,
+    share_intervals,
+    shares,
+)
 from polopt_jax.study._ground import Ground, Learner, Standing
 from polopt_jax.study._grounds import GROUNDS
 from polopt_jax.study._objectives import OBJECTIVES, objective
 from polopt_jax.study._runs import LEVELS, begin, measure
+from polopt_jax.study._verdicts import Verdict, verdicts
+from polopt_jax.suite import Interval, as_array, interval
 
-__all__ = ["GROUNDS", "LEVELS", "OBJECTIVES", "Ground", "Learner", "Standing", "begin", "measure", "objective"]
+__all__ = [
+    "GROUNDS",
+    "LEVELS",
+    "MATCHED",
+    "OBJECTIVES",
+    "Ground",
+    "Interval",
+    "Learner",
+    "Response",
+    "Standing",
+    "Verdict",
+    "as_array",
+    "begin",
+    "chosen",
+    "interval",
+    "logit",
+    "mean_interval",
+    "measure",
+    "objective",
+    "response",
+    "share_intervals",
+    "shares",
+    "verdicts",
+]

@@ -1,0 +1,233 @@
+"""What `polopt study` shows: the verdicts, shares of the variance, side effects by start, scale and objective."""
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from polopt_jax import report, study
+from polopt_jax.report import Column, Curve, Group, Panel, Section, Strip
+from polopt_jax.study import Interval, Response, Verdict
+
+LEAD = (
+    "Every objective learns every world from a random, a competent and a careful start, with networks of several sizes. "
+    "Side effects are read where the success first reaches {level}. docs/study.md registers what is asked and how it is "
+    "judged; no order found here is a law."
+)
+CAPTION = (
+    "P(any side effect) at success {level}, mean over the seeds that reached it, at the step size that the registered "
+    "rule chooses; band: 95% bootstrap interval. Grey: the policy that training began with."
+)
+
+
+class Combination(NamedTuple):
+    """One objective at one scale from one start."""
+
+    scale: str
+    objective: str
+    start: str
+    setting: float
+    never: float
+    """Share of the seeds that never reached the success."""
+    columns: Mapping[str, Interval]
+
+
+def answers(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the study says, as JSON has it."""
+    worlds = result["worlds"]
+
+    def entry(row: Combination) -> dict[str, Any]:
+        return {**row._asdict(), "columns": {name: x._asdict() for name, x in row.columns.items()}}
+
+    return {
+        "verdicts": [verdict._asdict() for verdict in study.verdicts(worlds)],
+        "shares": {
+            name: {factor: x._asdict() for factor, x in divided(world).items()} for name, world in worlds.items()
+        },
+        "worlds": {name: [entry(row) for row in combinations(world)] for name, world in worlds.items()},
+    }
+
+
+def divided(world: Mapping[str, Any]) -> dict[str, Interval]:
+    """Shares of the variance of logit P(z)."""
+    return study.share_intervals(study.logit(study.response(world, "P(z)").values))
+
+
+def fields(world: Mapping[str, Any]) -> list[str]:
+    """What is shown of each combination."""
+    rates = [f"P({name})" for name in world["side_effects"]] if len(world["side_effects"]) > 1 else []
+    held = study.response(world, "held-out P(z)").values
+    return [
+        "P(z)",
+        *rates,
+        *(["held-out P(z)"] if np.isfinite(held).any() else []),
+        "side_effect_kl",
+        "trajectory_kl",
+        "trajectory_kl_start_new",
+        "updates",
+    ]
+
+
+def combinations(world: Mapping[str, Any], level: float = study.MATCHED) -> list[Combination]:
+    """Every combination of a world, read at a success."""
+    found = {name: study.response(world, name, level) for name in fields(world)}
+    first = found["P(z)"]
+    rows = []
+    for i, scale in enumerate(first.scales):
+        for j, objective in enumerate(first.objectives):
+            if objective not in world["scales"][scale]:
+                continue
+            figures = world["scales"][scale][objective]
+            for k, start in enumerate(first.starts):
+                rows.append(
+                    Combination(
+                        scale,
+                        objective,
+                        start,
+                        figures["settings"][study.chosen(figures, k)],
+                        float(np.mean(~np.isfinite(first.values[i, j, k]))),
+                        {name: study.interval(each.values[i, j, k]) for name, each in found.items()},
+                    )
+                )
+    return rows
+
+
+# Tables
+
+COLUMNS = {
+    "P(z)": "Probability of any side effect.",
+    "held-out P(z)": "The same on prompts that training never asks.",
+    "side_effect_kl": "D_z from the policy that training began with, nats.",
+    "trajectory_kl": "KL of whole attempts from it.",
+    "trajectory_kl_start_new": "KL of whole attempts in the other direction.",
+    "updates": "Until the success was reached.",
+}
+_NAMES = {"side_effect_kl": "D_z", "trajectory_kl": "D_traj", "trajectory_kl_start_new": "start‖new"}
+
+
+def _cell(name: str, *, band: bool) -> Any:
+    def cell(row: Combination) -> str:
+        value = row.columns[name]
+        if not np.isfinite(value.mean):
+            return report.NONE
+        ends = f" [{report.short(value.low)}, {report.short(value.high)}]" if band else ""
+        return report.short(value.mean) + ends
+
+    return cell
+
+
+def columns_of(world: Mapping[str, Any], *, brief: bool = False) -> list[Column]:
+    """The columns of the combinations; for a terminal those that matter most."""
+    shown = [name for name in fields(world) if not brief or name.startswith(("P(", "held"))]
+    return [
+        Column(("", "start"), lambda row: row.start),
+        Column(("", "scale"), lambda row: row.scale),
+        Column(("", "objective"), lambda row: row.objective),
+        Column(("", "setting"), lambda row: report.short(row.setting)),
+        *(Column(("", _NAMES.get(n, n)), _cell(n, band="P(z)" in n), COLUMNS.get(n, "")) for n in shown),
+        Column(("", "never"), lambda row: report.percent(row.never), "Share of the seeds that never reached it."),
+    ]
+
+
+def groups_of(world: Mapping[str, Any], title: str) -> list[Group]:
+    """The combinations by start."""
+    rows = combinations(world)
+    return [Group(f"{title}{start} start", [row for row in rows if row.start == start]) for start in world["starts"]]
+
+
+def _verdict_table(found: Sequence[Verdict]) -> tuple[list[Column], list[Group]]:
+    word = {True: "holds", False: "fails", None: "open"}
+    columns = [
+        Column(("", "hypothesis"), lambda row: f"{row.name}. {row.hypothesis}"),
+        Column(("", "verdict"), lambda row: word[row.holds]),
+        Column(("", "evidence"), lambda row: row.evidence),
+    ]
+    return columns, [Group("What was registered", list(found))]
+
+
+def _share_table(worlds: Mapping[str, Any]) -> tuple[list[Column], list[Group]]:
+    found = {name: divided(world) for name, world in worlds.items()}
+    factors = list(next(iter(found.values())))
+
+    def cell(name: str) -> Any:
+        return lambda factor: (
+            f"{found[name][factor].mean:.3f} [{found[name][factor].low:.3f}, {found[name][factor].high:.3f}]"
+        )
+
+    columns = [Column(("", "factor"), lambda factor: factor), *(Column(("", name), cell(name)) for name in found)]
+    return columns, [Group("Shares of the variance of logit P(z), η²", factors)]
+
+
+def print_tables(result: Mapping[str, Any]) -> None:
+    """Prints the verdicts, the shares, and the combinations of each world."""
+    from rich.console import Console
+
+    width = max(40, shutil.get_terminal_size().columns if sys.stdout.isatty() else 120)
+    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    for name, world in result["worlds"].items():
+        console.print()
+        console.print(report.terminal(columns_of(world, brief=True), groups_of(world, f"{name}, "), width=width))
+    console.print()
+    console.print(report.terminal(*_share_table(result["worlds"]), width=width))
+    for verdict in study.verdicts(result["worlds"]):
+        word = {True: "holds", False: "fails", None: "open"}[verdict.holds]
+        console.print(f"\n{verdict.name} {word}: {verdict.hypothesis}\n   {verdict.evidence}")
+
+
+# The page
+
+
+def pictures(result: Mapping[str, Any]) -> list[Strip]:
+    """One strip for each world: P(z) against the scale, a panel for each start."""
+    return [_picture(name, world) for name, world in result["worlds"].items()]
+
+
+def _picture(name: str, world: Mapping[str, Any]) -> Strip:
+    found = study.response(world, "P(z)")
+    places = np.arange(len(found.scales), dtype=float)
+    panels = []
+    for k, start in enumerate(found.starts):
+        curves = [_begin_curve(world, found, k, places)]
+        for j, objective in enumerate(found.objectives):
+            points = [study.interval(found.values[i, j, k]) for i in range(len(found.scales))]
+            ends = (np.array([getattr(point, end) for point in points]) for end in ("mean", "low", "high"))
+            curves.append(Curve(objective, 1 + study.OBJECTIVES.index(objective), places, *ends))
+        panels.append(
+            Panel(f"P(side effect), {start} start", "scale", curves, limits=(-0.03, 1.03), x_names=found.scales)
+        )
+    return Strip(name, panels)
+
+
+def _begin_curve(world: Mapping[str, Any], found: Response, start: int, places: np.ndarray) -> Curve:
+    """P(z) of the policies that training began with."""
+    first = [next(iter(world["scales"][scale].values())) for scale in found.scales]
+    laws = [study.as_array(figures["begin_law"])[start] for figures in first]
+    means = np.array([law[..., 1:].sum((-2, -1)).mean() for law in laws])
+    return Curve("start", 0, places, means, means, means)
+
+
+def render(result: Mapping[str, Any], what: dict[str, str]) -> str:
+    """The page: the answer, a section for each world, what was run."""
+    worlds = result["worlds"]
+    sections = [
+        Section(
+            "The answer", [report.table(*_verdict_table(study.verdicts(worlds))), report.table(*_share_table(worlds))]
+        )
+    ]
+    for name, world in worlds.items():
+        alt = f"Side effects in {name} by start, scale and objective"
+        columns = columns_of(world)
+        pieces = [
+            report.prose("What counts", [f"Success; side effects: {world['about']}."]),
+            report.figure(
+                "Side effects", report.svg(_picture(name, world), alt=alt), CAPTION.format(level=study.MATCHED)
+            ),
+            report.table(columns, groups_of(world, "")),
+            report.definitions(report.meanings(columns)),
+        ]
+        sections.append(Section(name, pieces))
+    run = {name: what[name] for name in ("Directory", "Device", "Versions", "Date")}
+    sections.append(Section("What was run", [report.code(what["Command"]), report.definitions(run)]))
+    return report.page("Objective, initialisation or scale?", LEAD.format(level=study.MATCHED), sections)
