@@ -12,9 +12,9 @@ from polopt_jax.report import Column, Curve, Group, Panel, Section, Strip
 from polopt_jax.study import Interval, Response, Verdict
 
 LEAD = (
-    "Every objective learns every world from a random, a competent and a careful start, with networks of several sizes. "
-    "Side effects are read where the success first reaches {level}. docs/study.md registers what is asked and how it is "
-    "judged; no order found here is a law."
+    "Every objective learns every world from a random, a competent and a careful start, with networks of several "
+    "sizes. Side effects are read where the success first reaches {level}. docs/study.md registers what is asked and "
+    "how it is judged; no order found here is a law."
 )
 CAPTION = (
     "P(any side effect) at success {level}, mean over the seeds that reached it, at the step size that the registered "
@@ -152,9 +152,7 @@ def _share_table(worlds: Mapping[str, Any]) -> tuple[list[Column], list[Group]]:
     factors = list(next(iter(found.values())))
 
     def cell(name: str) -> Any:
-        return lambda factor: (
-            f"{found[name][factor].mean:.3f} [{found[name][factor].low:.3f}, {found[name][factor].high:.3f}]"
-        )
+        return lambda factor: "{:.3f} [{:.3f}, {:.3f}]".format(*found[name][factor])
 
     columns = [Column(("", "factor"), lambda factor: factor), *(Column(("", name), cell(name)) for name in found)]
     return columns, [Group("Shares of the variance of logit P(z), η²", factors)]
