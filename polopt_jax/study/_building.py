@@ -38,7 +38,7 @@ def building(name: str, about: str, widths: tuple[int, ...], **reference: Any) -
         side_effects=SIDE_EFFECTS,
         scales=(*map(str, widths), TABLE),
         starts=STARTS,
-        updates=200,
+        updates=100,
         every=2,
         build=lambda scale: _learner(scale, reference),
     )
