@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import polopt_jax as po
-from polopt_jax import algorithms, frontiers, worlds
+from polopt_jax import algorithms, frontiers, networks, worlds
 
 NAMES = ("exploded", "vase")
 
@@ -126,3 +126,60 @@ def test_a_table_problem_checks_its_unit(building):
     world, _, logits, _ = building
     with pytest.raises(ValueError, match="reward_unit"):
         frontiers.table_problem(world, logits, side_effects=NAMES, group_size=4, reward_unit=0.0)
+
+
+@pytest.fixture(scope="module")
+def small_network(building):
+    world, exact, _, _ = building
+    network = networks.mlp_actor_critic(world.obs_shape, world.action_space, hidden=(8, 8))
+    params = network.init(jax.random.key(3))
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(4), x.shape), params)
+    problem = frontiers.network_problem(world, network, params, side_effects=NAMES, group_size=4000, reward_unit=2.0)
+    return network, params, problem
+
+
+def test_a_network_is_judged_by_its_exact_law(building, small_network):
+    world, exact, _, _ = building
+    network, params, problem = small_network
+
+    def policy(params):
+        return jax.nn.log_softmax(network.apply(params, world.obs).policy.logits)
+
+    np.testing.assert_allclose(problem.reference, frontiers.cell_law(exact, policy(params)), rtol=1e-4, atol=1e-7)
+    moved = jax.tree.map(lambda x: 1.5 * x, params)
+    found, wanted = problem.standing(moved), frontiers.standing(exact, policy(params), policy(moved))
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_attempts_of_a_network_follow_its_law_and_its_model_says_what_was_recorded(building, small_network):
+    _, params, problem = small_network
+    task = problem.group.task
+    _, rollout, _ = jax.jit(task.rollout)(params, (), jax.random.key(1), 1.0)
+    outcome = task.outcome(rollout)
+    cells = 4 * np.asarray(outcome["success"])[0] + np.asarray(outcome["side_effect"])[0]
+    found, law = np.bincount(cells, minlength=8).reshape(2, 4) / 4000, np.asarray(problem.reference)
+    assert (np.abs(found - law) < 4 * np.sqrt(law / 4000) + 1e-4).all()
+    np.testing.assert_allclose(rollout.reward.sum(0), np.asarray(outcome["success"]) / 2.0, err_msg="in reward units")
+    batch = po.to_batch(rollout)
+    outputs = task.model(params, batch.obs)
+    kept = np.asarray(batch.mask)
+    np.testing.assert_allclose(np.asarray(outputs.policy.log_prob(batch.action))[kept], batch.log_prob[kept], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(outputs.value)[kept], batch.value[kept], atol=1e-5)
+
+
+def test_parameters_of_a_network_problem_may_be_traced(building, small_network):
+    """As the study does: a problem for each of many policies, in one program."""
+    world, _, _, _ = building
+    network, params, problem = small_network
+    both = jax.tree.map(lambda x: jnp.stack([x, 0.5 * x]), params)
+
+    @jax.jit
+    @jax.vmap
+    def success(params):
+        made = frontiers.network_problem(world, network, params, side_effects=NAMES, group_size=4)
+        return made.standing(params).success, made.reference
+
+    (first, second), laws = success(both)
+    np.testing.assert_allclose(laws[0], problem.reference, rtol=1e-4, atol=1e-7)
+    assert first != second

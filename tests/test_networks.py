@@ -10,7 +10,7 @@ import pytest
 from polopt_jax.distributions import TanhGaussian
 from polopt_jax.envs import Box, Discrete
 from polopt_jax.language import transformer
-from polopt_jax.networks import mlp_actor_critic, shared_actor_critic
+from polopt_jax.networks import mlp_actor_critic, shared_actor_critic, tabulated
 
 BUILDERS = [mlp_actor_critic, shared_actor_critic]
 SPACES = [Discrete(4), Box(3)]
@@ -342,3 +342,67 @@ def test_forward_over_reverse_equals_a_difference_of_gradients(x64, name):
     for e, u, d in zip(*map(jax.tree.leaves, (exact, up, down)), strict=True):
         assert e.dtype == jnp.float64
         np.testing.assert_allclose(e, (u - d) / (2 * step), rtol=1e-5, atol=1e-7)
+
+
+# --- a network of few observations -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def few():
+    network = mlp_actor_critic((3,), Discrete(4), hidden=(8, 8))
+    seen = jax.random.normal(jax.random.key(1), (5, 3))
+    return network, seen, tabulated(network, seen)
+
+
+def test_a_tabulated_network_says_what_the_network_says(few):
+    network, seen, table = few
+    params = table.init(jax.random.key(0))
+    for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(network.init(jax.random.key(0))), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    number = jnp.array([[4, 0, 2], [1, 1, 3]])
+    found = table.apply(params, number[..., None].astype(jnp.float32))
+    wanted = network.apply(params, seen[number])
+    np.testing.assert_allclose(found.policy.logits, wanted.policy.logits, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.value, wanted.value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tabulated_network_has_the_gradient_of_the_network(few):
+    network, seen, table = few
+    params = table.init(jax.random.key(0))
+    number = jax.random.randint(jax.random.key(2), (64,), 0, 5)
+    action = jax.random.randint(jax.random.key(3), (64,), 0, 4)
+
+    def loss(model, obs):
+        def of(params):
+            outputs = model.apply(params, obs)
+            return (outputs.policy.log_prob(action) * jnp.arange(64)).mean() + (outputs.value**2).mean()
+
+        return jax.grad(of)(params)
+
+    ours, theirs = loss(table, number[:, None].astype(jnp.float32)), loss(network, seen[number])
+    for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
+
+
+def test_a_tabulated_network_is_computed_once_for_each_observation(few):
+    """The flops of a look-up do not grow with the rows that are looked up."""
+    network, seen, table = few
+    params = table.init(jax.random.key(0))
+
+    def products(model, obs):
+        text = jax.make_jaxpr(model.apply)(params, obs).jaxpr
+        return {eqn.outvars[0].aval.shape[0] for eqn in text.eqns if eqn.primitive.name == "dot_general"}
+
+    assert products(table, jnp.zeros((1000, 1))) == {5}
+    assert products(network, seen[jnp.zeros(1000, int)]) == {1000}
+
+
+def test_numbers_of_observations_are_checked(few):
+    network, _, table = few
+    params = table.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"of shape \[..., 1\]"):
+        table.apply(params, jnp.zeros((2, 3)))
+    with pytest.raises(ValueError, match="G >= 1"):
+        tabulated(network, jnp.zeros((0, 3)))
+    ends = table.apply(params, jnp.array([[-3.0], [0.0], [4.0], [9.0]])).value
+    assert ends[0] == ends[1] and ends[2] == ends[3], "the first and the last observation"
