@@ -79,69 +79,65 @@ def logit(p: np.ndarray) -> np.ndarray:
     return np.log(p) - np.log1p(-p)
 
 
-def shares(values: np.ndarray) -> dict[str, float]:
-    """η² of each factor, of their interactions and of the seeds, of a response `[scale, objective, start, seed]`.
+def shares(values: np.ndarray) -> dict[str, np.ndarray]:
+    """η² of each factor, of their interactions and of the seeds, of responses `[..., scale, objective, start, seed]`.
 
     Combinations count alike, those without a run not at all. Where none is missing the shares sum to 1.
 
     >>> values = np.zeros((2, 3, 2, 4))
     >>> values[1] = 1.0
-    >>> {name: round(share, 3) for name, share in shares(values).items() if share}
+    >>> {name: float(share.round(3)) for name, share in shares(values).items() if share}
     {'scale': 1.0}
     """
-    there = np.isfinite(values).any(-1)
-    cells = np.where(there, np.nanmean(np.where(there[..., None], values, 0), -1), np.nan)
-    within = np.nanmean(np.where(there[..., None], (values - cells[..., None]) ** 2, np.nan))
-    grand = np.nanmean(cells)
-    parts: dict[tuple[int, ...], np.ndarray] = {(): np.asarray(grand)}
+    cells = _mean(values, (-1,))
+    there = np.isfinite(cells)
+    parts: dict[tuple[int, ...], np.ndarray] = {(): _mean(cells, (-4, -3, -2))}
     squares = {}
     for size in (1, 2, 3):
         for kept in combinations(range(3), size):
-            others = tuple(axis for axis in range(3) if axis not in kept)
-            with np.errstate(invalid="ignore"):
-                means = _mean(cells, others)
-            effect = means - sum(part for below, part in parts.items() if set(below) < set(kept))
+            others = tuple(axis - 4 for axis in range(3) if axis not in kept)
+            effect = _mean(cells, others) - sum(part for below, part in parts.items() if set(below) < set(kept))
             parts[kept] = effect
-            spread = np.where(there, np.broadcast_to(effect, cells.shape), np.nan)
-            squares[" x ".join(FACTORS[axis] for axis in kept)] = np.nanmean(spread**2)
-    total = np.nanmean(np.where(there[..., None], (values - grand) ** 2, np.nan))
-    squares["seeds"] = within
-    return {name: float(square / total) if total > 0 else 0.0 for name, square in squares.items()}
-
-
-def _mean(cells: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Mean over axes, kept, of what is there; NaN where nothing is."""
-    there = np.isfinite(cells)
-    number = there.sum(axes, keepdims=True)
-    return np.where(number > 0, np.where(there, cells, 0).sum(axes, keepdims=True) / np.maximum(number, 1), np.nan)
-
-
-def share_intervals(values: np.ndarray) -> dict[str, Interval]:
-    """`shares` with 95% intervals, by resampling seeds within combinations."""
-    rng = np.random.default_rng(0)
-    found = shares(values)
-    drawn = [shares(_resampled(values, rng)) for _ in range(RESAMPLES)]
+            square = np.where(there, effect**2, np.nan)
+            squares[" x ".join(FACTORS[axis] for axis in kept)] = _mean(square, (-4, -3, -2))
+    squares["seeds"] = _mean(_mean((values - cells) ** 2, (-1,)), (-4, -3, -2))
+    total = _mean(_mean((values - parts[()]) ** 2, (-1,)), (-4, -3, -2))
     return {
-        name: Interval(share, *(float(x) for x in np.quantile([each[name] for each in drawn], (0.025, 0.975))))
-        for name, share in found.items()
+        name: np.where(total > 0, square / np.where(total > 0, total, 1), 0.0)[..., 0, 0, 0, 0]
+        for name, square in squares.items()
     }
 
 
-def _resampled(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Seeds drawn with replacement from those of each combination that have a value."""
+def _mean(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Mean over axes, kept, of what is there; NaN where nothing is."""
     there = np.isfinite(values)
-    order = np.argsort(~there, axis=-1, kind="stable")
-    number = there.sum(-1, keepdims=True)
-    drawn = (rng.random(values.shape) * np.maximum(number, 1)).astype(int)
-    picked = np.take_along_axis(np.take_along_axis(values, order, -1), drawn, -1)
-    return np.where(there[..., :1] | (number > 0), picked, np.nan)
+    number = there.sum(axes, keepdims=True)
+    return np.where(number > 0, np.where(there, values, 0).sum(axes, keepdims=True) / np.maximum(number, 1), np.nan)
+
+
+def share_intervals(values: np.ndarray) -> dict[str, Interval]:
+    """`shares` of one response, with 95% intervals, by resampling seeds within combinations."""
+    drawn = shares(_resampled(values))
+    return {name: _interval(float(share), drawn[name]) for name, share in shares(values).items()}
 
 
 def mean_interval(values: np.ndarray) -> Interval:
     """Mean over combinations (all axes but the last) of their means over seeds, with its interval, likewise."""
-    rng = np.random.default_rng(0)
-    mean = lambda x: float(np.nanmean(_mean(x, (x.ndim - 1,))))  # noqa: E731
     if not np.isfinite(values).any():
         return Interval(np.nan, np.nan, np.nan)
-    drawn = [mean(_resampled(values, rng)) for _ in range(RESAMPLES)]
-    return Interval(mean(values), *(float(x) for x in np.quantile(drawn, (0.025, 0.975))))
+    every = tuple(range(-values.ndim, 0))
+    mean = lambda x: _mean(_mean(x, (-1,)), every)  # noqa: E731
+    return _interval(float(mean(values).item()), mean(_resampled(values)).ravel())
+
+
+def _interval(value: float, drawn: np.ndarray) -> Interval:
+    return Interval(value, *(float(x) for x in np.quantile(drawn, (0.025, 0.975))))
+
+
+def _resampled(values: np.ndarray) -> np.ndarray:
+    """Seeds drawn with replacement from those of each combination that have a value, `[RESAMPLES, ...]`."""
+    there = np.isfinite(values)
+    number = there.sum(-1, keepdims=True)
+    first = np.take_along_axis(values, np.argsort(~there, axis=-1, kind="stable"), -1)
+    drawn = np.random.default_rng(0).random((RESAMPLES, *values.shape)) * np.maximum(number, 1)
+    return np.take_along_axis(np.broadcast_to(first, drawn.shape), drawn.astype(int), -1)
