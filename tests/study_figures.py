@@ -18,11 +18,11 @@ def law(success, side_effect, size=2):
 
 def figures(rate, *, size=2, held_out=None, forecast=None, setting=2):
     """What `measure` returns, where P(z) at every success is `rate` `[I, R]` at the setting that the rule chooses, 0.77
-    at the others; NaN in `rate` is a run that never got there."""
+    at the others; NaN in `rate` is a run that never got there, at any."""
     rate = np.asarray(rate, float)
     starts, seeds = rate.shape
     shape = (starts, len(SETTINGS), seeds, len(study.LEVELS))
-    rates = np.full(shape, 0.77)
+    rates = np.broadcast_to(np.where(np.isfinite(rate), 0.77, np.nan)[:, None, :, None], shape).copy()
     rates[:, setting] = rate[..., None]
     held = rates if held_out is None else np.broadcast_to(np.asarray(held_out, float)[:, None, :, None], shape)
     # what is above the chosen setting is coarse, what is below it is fine but small

@@ -1,0 +1,187 @@
+"""`polopt study`: what it runs, keeps, shows and refuses. What is run is made up here; `test_study` runs it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from study_figures import figures
+
+from polopt_jax import study
+from polopt_jax.cli import _study_page as page
+from polopt_jax.cli import main
+from polopt_jax.cli._options import Study
+from polopt_jax.cli._study import plan
+from polopt_jax.study import _analysis
+
+DOOR, HAZARD, TOLD = study.GROUNDS
+WORDS = ("study", "--worlds", DOOR, "--scales", "8", "table", "--objectives", "trpo", "grpo", "--seeds", "2")
+
+
+@pytest.fixture(autouse=True)
+def runs(monkeypatch):
+    """What is asked to be run, in order; each is answered at once."""
+    asked = []
+
+    def measure(ground, objective, scale, *, seeds, updates):
+        asked.append((ground.name, scale, objective, seeds, updates))
+        rate = np.full((3, seeds), 0.2 if objective == "trpo" else 0.6)
+        rate[0, 0] = np.nan if scale == "table" else rate[0, 0]
+        return figures(rate, size=2 ** len(ground.side_effects), setting=0 if scale == "table" else 2)
+
+    monkeypatch.setattr(study, "measure", measure)
+    monkeypatch.setattr(_analysis, "RESAMPLES", 50)
+    return asked
+
+
+@pytest.fixture
+def done(tmp_path, capsys):
+    assert main([*WORDS, "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    return tmp_path / "run"
+
+
+def test_what_it_leaves(done, runs):
+    assert {path.name for path in done.iterdir()} >= {"study.json", "report.html", "study.png", "config.json", "parts"}
+    assert runs == [(DOOR, scale, objective, 2, 100) for scale in ("8", "table") for objective in ("trpo", "grpo")]
+    result = json.loads((done / "study.json").read_text())
+    assert result["config"] == {
+        "format": 1,
+        "worlds": [DOOR],
+        "objectives": ["trpo", "grpo"],
+        "scales": ["8", "table"],
+        "seeds": 2,
+        "quick": False,
+    }
+    kept = result["worlds"][DOOR]
+    assert kept["side_effects"] == ["exploded", "vase"]
+    assert kept["starts"] == ["random", "competent", "careful"]
+    assert set(kept["scales"]["table"]) == {"trpo", "grpo"}
+    np.testing.assert_allclose(study.response(kept, "P(z)").values[0, 0, 1], 0.2)
+    assert (done / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_its_page_needs_nothing_from_outside(done):
+    text = (done / "report.html").read_text()
+    assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text) == []
+    assert text.count("<svg") == 1
+    for said in (
+        "The answer",
+        "H1.",
+        "competent",
+        "P(exploded)",
+        "P(vase)",
+        "D_traj",
+        "start‖new",
+        "scale x objective",
+    ):
+        assert said in text
+    assert "held-out" not in text.split("The answer")[1].split(DOOR)[1].split("never")[0], "nothing is held out there"
+
+
+def test_what_it_prints(tmp_path, capsys):
+    assert main([*WORDS, "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    row = next(line for line in lines if line.startswith("random") and "table" in line and "trpo" in line)
+    assert row.split()[3:6] == ["0.001", "0.2", "[0.2,"], "the setting, P(z) and its interval"
+    assert "50%" in row, "one of two seeds never got there"
+    assert any(line.startswith("H3 open") for line in lines)
+    assert f"Report: {tmp_path / 'run' / 'report.html'}" in said.out
+    assert "4 of 4" in said.err or "3 of 4" in said.err
+
+
+def test_its_json_is_what_the_study_says(tmp_path, capsys):
+    assert main([*WORDS, "--out", str(tmp_path / "run"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [verdict["name"] for verdict in told["verdicts"]] == [f"H{i}" for i in range(1, 8)]
+    assert told["shares"][DOOR]["objective"]["mean"] > 0.99
+    rows = {(row["scale"], row["objective"], row["start"]): row for row in told["worlds"][DOOR]}
+    assert len(rows) == 12
+    assert rows["table", "trpo", "random"]["never"] == 0.5
+    assert rows["8", "grpo", "careful"]["columns"]["P(z)"] == pytest.approx(dict.fromkeys(("mean", "low", "high"), 0.6))
+
+
+def test_a_run_is_gone_on_with(done, runs, capsys):
+    (done / "parts" / DOOR / "8" / "grpo.json").unlink()
+    del runs[:]
+    wider = [word if word != "grpo" else "ppo" for word in WORDS]
+    assert main([*WORDS, "--out", str(done), "--resume"]) == 0
+    assert runs == [(DOOR, "8", "grpo", 2, 100)]
+    assert main([*wider, "--out", str(done), "--resume"]) == 0
+    assert runs[1:] == [(DOOR, scale, "ppo", 2, 100) for scale in ("8", "table")], "other objectives may be added"
+    assert main([*WORDS[:-1], "3", "--out", str(done), "--resume"]) == 2
+    assert "seeds was 2" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
+    import os
+    import signal
+
+    real, number = study.measure, []
+
+    def measure(*args, **options):
+        number.append(args)
+        if len(number) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*args, **options)
+
+    monkeypatch.setattr(study, "measure", measure)
+    assert main([*WORDS, "--out", str(tmp_path / "run")]) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert len(list((tmp_path / "run" / "parts").rglob("*.json"))) == 2
+    assert main([*WORDS, "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert len(number) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--worlds", "building"], "building"),
+        (["--objectives", "gppo"], "grpo"),
+        (["--scales", "9"], "9"),
+        (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--resume"], "--resume needs --out"),
+    ],
+)
+def test_wrong_input(words, said, capsys, runs):
+    assert main(["study", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not runs
+
+
+def test_the_plan_of_everything_and_of_little():
+    everything = plan(Study())
+    assert everything.worlds == tuple(study.GROUNDS)
+    assert everything.objectives == study.OBJECTIVES
+    assert everything.scales == ("8", "32", "128", "table")
+    assert everything.seeds == 10
+    little = plan(Study(quick=True))
+    assert little == little._replace(worlds=(DOOR, HAZARD), scales=("8", "table"), seeds=3)
+    assert plan(Study(quick=True, seeds=2)).seeds == 2
+
+
+def test_quick_takes_half_of_the_updates(tmp_path, runs):
+    words = ["study", "--quick", "--worlds", DOOR, "--scales", "table", "--objectives", "trpo"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    assert runs == [(DOOR, "table", "trpo", 3, 50)]
+
+
+def test_a_scale_that_a_world_has_not_is_left_out(tmp_path, runs):
+    words = ["study", "--worlds", TOLD, DOOR, "--scales", "table", "8", "--objectives", "trpo", "--seeds", "1"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    assert [(world, scale) for world, scale, *_ in runs] == [(DOOR, "8"), (DOOR, "table"), (TOLD, "8")]
+    assert "held-out P(z)" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_the_picture_has_a_curve_for_each_objective_and_for_the_start(done):
+    result = json.loads((done / "study.json").read_text())
+    (strip,) = page.pictures(result)
+    assert [panel.title for panel in strip.panels] == [
+        f"P(side effect), {start} start" for start in ("random", "competent", "careful")
+    ]
+    first = strip.panels[1]
+    assert [curve.label for curve in first.curves] == ["start", "trpo", "grpo"]
+    assert list(first.x_names) == ["8", "table"]
+    np.testing.assert_allclose(first.curves[0].middle, 0.25)
+    np.testing.assert_allclose(first.curves[1].middle, 0.2)
