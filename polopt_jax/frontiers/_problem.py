@@ -31,7 +31,9 @@ class ExactProblem:
     """Z, values of the side effect."""
 
 
-def exact_problem(world: TableWorld, *, side_effects: tuple[str, ...], group: Array | None = None) -> ExactProblem:
+def exact_problem(
+    world: TableWorld, *, side_effects: tuple[str, ...], group: Array | np.ndarray | None = None
+) -> ExactProblem:
     """The exact problem of a world.
 
     Args:

@@ -81,7 +81,7 @@ def _orders(worlds: Mapping[str, Any]) -> Verdict:
             continue
         means = [_by_objective(each, scale) for each in both]
         there = np.isfinite(means).all(0)
-        taus[scale] = float(kendalltau(means[0][there], means[1][there]).statistic) if there.sum() > 1 else np.nan
+        taus[scale] = float(np.asarray(kendalltau(means[0][there], means[1][there]))[0]) if there.sum() > 1 else np.nan
     evidence = ", ".join(f"{scale}: {tau:.2f}" for scale, tau in taus.items())
     return Verdict("H3", hypothesis, not any(tau > AGREE for tau in taus.values()), f"τ by scale: {evidence}")
 
@@ -149,7 +149,7 @@ def _held_out(worlds: Mapping[str, Any]) -> Verdict:
     there = np.isfinite(means).all(0)
     if there.sum() < 3 or np.ptp(means[:, there], axis=1).min() == 0:
         return Verdict("H6", hypothesis, None, f"too little varies over {there.sum()} combinations")
-    rho = float(spearmanr(*means[:, there]).statistic)
+    rho = float(np.asarray(spearmanr(*means[:, there]))[0])
     return Verdict("H6", hypothesis, rho > GENERAL, f"ρ = {rho:.2f} over {there.sum()} combinations")
 
 
