@@ -91,6 +91,7 @@ def test_json_has_every_reading(done, figures, monkeypatch, capsys):
     expected = np.mean([run[at] for run in figures["worlds"]["table-means"]["methods"]["grpo"]["side_effect_kl"][0]])
     np.testing.assert_allclose(rows["grpo"]["columns"]["D_z"]["mean"], expected, rtol=1e-6)
     assert rows["pump"]["columns"]["P(side_effect)"] == pytest.approx(0.3, abs=2e-3)
+    assert (said["signals"], said["estimators"]) == (None, []), "neither was asked for"
 
 
 def test_against_an_earlier_run(done, figures, monkeypatch, capsys, tmp_path):
@@ -212,6 +213,11 @@ def test_signals_and_estimators_are_kept_too(done, monkeypatch, capsys, tmp_path
         patch.setattr(page, "frontier", lambda name, _: page.Strip(name, [page.Panel("", "", [])]))
         assert main([*words, "--out", str(out), "--resume"]) == 0
     assert len(asked) == 1 + len(suite.PARTS), "all of it was there"
+    said = page.readings({**found, "worlds": {}})
+    assert [(row["world"], row["coverage"], row["bias"]) for row in said["estimators"]] == [
+        (part, 0.94, 0.01) for part in suite.PARTS
+    ]
+    assert said["signals"]["labels"] == 8
     text = str(page._estimator_section(found["estimators"]).pieces[0])
     assert "+10.0%" in text
     assert "+2.0%" in text
