@@ -1,8 +1,10 @@
 """`polopt outcomes`: what it runs, keeps, shows and refuses."""
 
 import json
+import os
 import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from polopt_jax import suite
 from polopt_jax.cli import _outcomes_page as page
 from polopt_jax.cli import main
 from polopt_jax.cli._options import Outcomes
-from polopt_jax.cli._outcomes import plan
+from polopt_jax.cli._outcomes import _judged, plan
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +137,7 @@ def test_the_plan_of_a_command_line():
     assert plan(Outcomes()).methods == tuple(suite.METHODS)
     quick = plan(Outcomes(seeds=9, quick=True))
     assert (quick.seeds, len(quick.worlds), len(quick.methods)) == (3, 3, 7)
+    assert (_judged(quick), _judged(plan(Outcomes()))) == ((), suite.PARTS), "quick judges no estimators"
     assert plan(Outcomes(seeds=2, quick=True)).seeds == 2
     some = plan(Outcomes(worlds=("Boat_Race", "burning-building"), methods=("trpo", "ppo"), quick=True))
     assert (some.worlds, some.methods) == (("burning-building", "boat-race"), ("trpo", "ppo"))
@@ -167,6 +170,35 @@ def test_only_what_is_missing_is_run(done, monkeypatch, capsys, tmp_path):
     assert asked == [("table-means", "ppo", (0.03,), {"seeds": 2, "updates": 60})]
     assert (done / "worlds" / "table-means" / "ppo.json").exists()
     assert "ppo" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("at", "number"), [("trpo", signal.SIGTERM), ("ppo", signal.SIGINT)])
+def test_a_signal_interrupts_what_has_something_left_and_no_other(done, monkeypatch, capsys, tmp_path, at, number):
+    """It comes while a method runs. That one is finished; whether it was the last decides."""
+    done = shutil.copytree(done, tmp_path / "copy")
+    for name in ("report.html", "outcomes.json"):
+        (done / name).unlink()
+
+    def measure(case, row, **options):
+        if row.name == at:
+            os.kill(os.getpid(), number)
+        return {**figures_of(done), "settings": list(row.values)}
+
+    monkeypatch.setattr(suite, "measure", measure)
+    words = ["outcomes", "--quick", "--worlds", "table-means", "--methods", "grpo", "trpo", "ppo", "--seeds", "2"]
+    code = main([*words, "--out", str(done), "--resume"])
+    out, err = capsys.readouterr()
+    last = at == "ppo"
+    assert (done / "worlds" / "table-means" / "ppo.json").exists() == last
+    assert (done / "report.html").exists() == (done / "outcomes.json").exists() == last
+    if last:
+        assert code == 0
+        assert "interrupted" not in err
+        assert "table-means, at success 0.9" in out
+    else:
+        assert code == 128 + number
+        assert "interrupted, with 0 of 1 worlds finished; go on with --resume" in err
+        assert out == ""
 
 
 def figures_of(done):
