@@ -200,6 +200,30 @@ def test_help_fits_eighty_columns(line, capsys, monkeypatch):
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("trian 2>&{gone}", 2),
+        ("trian 2>&-", 2),
+        ("trian 2>/dev/full", 2),
+        ("envs anti >&-", 2),
+        ("envs ant >&-", 0),
+        ("--version >&{gone}", 0),
+    ],
+)
+def test_exit_codes_hold_where_nobody_reads_what_is_said(words, code):
+    """A reader that has gone, a stream closed from the first, a full disk. The error does not go to stdout instead."""
+    reader, gone = os.pipe()
+    os.close(reader)
+    line = ["bash", "-c", f"{sys.executable} -u -m polopt_jax {words.format(gone=gone)}"]
+    done = subprocess.run(line, capture_output=True, text=True, env=ENVIRON, pass_fds=(gone,))
+    os.close(gone)
+    said = "did you mean 'ant'" if "anti" in words else ""
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert re.fullmatch(r"polopt \d+\.\d+\.\d+\n", capsys.readouterr().out)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -199,6 +200,21 @@ def test_a_signal_interrupts_what_has_something_left_and_no_other(done, monkeypa
         assert code == 128 + number
         assert "interrupted, with 0 of 1 worlds finished; go on with --resume" in err
         assert out == ""
+
+
+def test_a_run_goes_on_where_nobody_reads_its_progress(done, monkeypatch, capsys, tmp_path):
+    """It was given up at the first line, with exit code 0."""
+    done = shutil.copytree(done, tmp_path / "copy")
+    (done / "report.html").unlink()
+    monkeypatch.setattr(suite, "measure", lambda case, row, **_: {**figures_of(done), "settings": list(row.values)})
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = ["outcomes", "--quick", "--worlds", "table-means", "--methods", "grpo", "trpo", "ppo", "--seeds", "2"]
+    with os.fdopen(writer, "w") as gone, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", gone)
+        assert main([*words, "--out", str(done), "--resume"]) == 0
+    assert (done / "report.html").exists()
+    assert "table-means, at success 0.9" in capsys.readouterr().out
 
 
 def figures_of(done):
