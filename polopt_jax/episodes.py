@@ -90,8 +90,10 @@ def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[R
 
     Returns `(whole, dropped)`: a rollout `[max_length, num_episodes]` with one complete episode per column, padded and
     masked out beyond its end (and in columns left over), and the number of episodes that are *not* in it: those still
-    running at the end of the window, those whose environment broke, those longer than `max_length`, and those beyond
-    `num_episodes`. Sequence-level terms, outcomes and trajectory divergences need such rows.
+    running at the end of the window, those whose environment broke (a step that is masked out and truncated), those
+    longer than `max_length`, and those beyond `num_episodes`. Sequence-level terms, outcomes and trajectory divergences
+    need such rows. Other steps that are masked out, such as the context of an answer, stay in their episode, masked
+    out, and count in its length.
 
     A window cuts long episodes more often than short ones, so short ones are over-represented here. Where the *law* of
     what happens is to be estimated, take `first_episodes` instead.
@@ -114,7 +116,7 @@ def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[R
         raise ValueError(f"max_length and num_episodes must be positive; they are {max_length} and {num_episodes}")
     if rollout.reward.ndim != 2:
         raise ValueError(f"episodes needs a rollout [T, B]; its reward has shape {rollout.reward.shape}")
-    done, broke = rollout.terminated | rollout.truncated, ~rollout.mask
+    done, broke = rollout.terminated | rollout.truncated, _broke(rollout)
     cut_by_break = _cut_by_break(rollout)
     number_before = jnp.cumsum(done, axis=0) - done
     per_env = done.sum(0)
@@ -138,9 +140,17 @@ def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[R
     return jax.tree.map(gather, rollout), total - jnp.minimum(fits.sum(), num_episodes)
 
 
+def _broke(rollout: Rollout) -> Array:
+    """Steps in which the environment broke, `[T, B]` bool: `unroll` masks them out *and* ends their episode.
+
+    What is masked out for another reason, because nobody decided it, is not truncated.
+    """
+    return ~rollout.mask & rollout.truncated
+
+
 def _cut_by_break(rollout: Rollout) -> Array:
     """Steps recorded as truncated because the environment broke in the next one, `[T, B]` bool."""
-    broke = ~rollout.mask
+    broke = _broke(rollout)
     followed = jnp.concatenate([broke[1:], jnp.zeros_like(broke[:1])])
     return followed & rollout.truncated & ~rollout.terminated & ~broke
 
@@ -150,8 +160,9 @@ def first_episodes(rollout: Rollout) -> tuple[Rollout, Array]:
 
     Returns `(whole, dropped)`: a rollout `[T, ...]` with one whole episode in each column and zeros after its end, and
     the number of columns without one (masked out altogether): those whose first episode was still running at the end of
-    the window or whose environment broke. With T at least the longest episode, nothing is dropped for its length, and
-    the columns are independent samples of the law of episodes: what laws of outcomes are estimated from.
+    the window or whose environment broke. Other masked steps, such as the context of an answer, stay. With T at least
+    the longest episode, nothing is dropped for its length, and the columns are independent samples of the law of
+    episodes: what laws of outcomes are estimated from.
 
     >>> import polopt_jax as po
     >>> from polopt_jax.envs import TimeLimit
@@ -162,7 +173,7 @@ def first_episodes(rollout: Rollout) -> tuple[Rollout, Array]:
     >>> whole.mask.sum(0).tolist(), int(dropped)
     ([5, 5, 5], 0)
     """
-    done, broke = rollout.terminated | rollout.truncated, ~rollout.mask
+    done, broke = rollout.terminated | rollout.truncated, _broke(rollout)
     first = jnp.cumsum(done, axis=0) - done == 0
     whole = done.any(0) & ~(first & (broke | _cut_by_break(rollout))).any(0)
     keep = first & whole[None]

@@ -153,8 +153,8 @@ class Rollout:
     next_obs: Obs
     """The observation after the step and before any reset: the true final one at the end of an episode."""
     mask: Array
-    """bool: False where there is no decision to learn from: the environment broke (a non-finite state), or the token is
-    one of a prompt."""
+    """bool: False where there is no decision to learn from: the environment broke (a non-finite state; `truncated` is
+    True as well), or the token is one of a prompt."""
     value: Array | None = None
     """The critic's value of `obs`."""
     next_value: Array | None = None

@@ -23,7 +23,19 @@ import pytest
 import polopt_jax
 from polopt_jax import algorithms, report
 from polopt_jax.algorithms import Algorithm
-from polopt_jax.cli import _build, _compare, _main, _plan, _progress, _recipes, _report, _train, _worlds, main
+from polopt_jax.cli import (
+    _build,
+    _compare,
+    _main,
+    _plan,
+    _progress,
+    _recipes,
+    _report,
+    _token_worlds,
+    _train,
+    _worlds,
+    main,
+)
 from polopt_jax.cli._envs import ABOUT, environments
 from polopt_jax.cli._envs import algorithms as algorithms_of
 from polopt_jax.cli._options import Compare, Train
@@ -35,7 +47,7 @@ from polopt_jax.language import token_table
 from polopt_jax.ranges import Count, Interval, Positive
 from polopt_jax.runs import RunError, Schedule, _directory, _log, _schedule
 from polopt_jax.tasks import Task
-from polopt_jax.worlds import WORLDS, reachable_states, skip_the_test
+from polopt_jax.worlds import TOKEN_WORLDS, WORLDS, reachable_states, skip_the_test, told_worlds
 
 ENVIRON = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 """For subprocesses: they see the modules that the tests see."""
@@ -188,6 +200,30 @@ def test_help_fits_eighty_columns(line, capsys, monkeypatch):
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("trian 2>&{gone}", 2),
+        ("trian 2>&-", 2),
+        ("trian 2>/dev/full", 2),
+        ("envs anti >&-", 2),
+        ("envs ant >&-", 0),
+        ("--version >&{gone}", 0),
+    ],
+)
+def test_exit_codes_hold_where_nobody_reads_what_is_said(words, code):
+    """A reader that has gone, a stream closed from the first, a full disk. The error does not go to stdout instead."""
+    reader, gone = os.pipe()
+    os.close(reader)
+    line = ["bash", "-c", f"{sys.executable} -u -m polopt_jax {words.format(gone=gone)}"]
+    done = subprocess.run(line, capture_output=True, text=True, env=ENVIRON, pass_fds=(gone,))
+    os.close(gone)
+    said = "did you mean 'ant'" if "anti" in words else ""
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert re.fullmatch(r"polopt \d+\.\d+\.\d+\n", capsys.readouterr().out)
@@ -211,14 +247,17 @@ def test_envs_of_one_environment_is_its_row(capsys):
 
 def test_envs_lists_every_world_without_making_one(capsys, monkeypatch):
     monkeypatch.setattr(_worlds, "tabulate", lambda rules: pytest.fail("a world was tabulated"))
+    monkeypatch.setattr(jax.random, "key", lambda seed: pytest.fail("a world was drawn"))
     assert main(["envs"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for entry in WORLDS:
-        (line,) = [line for line in lines if line.startswith(f"{entry.name} ")]
-        assert entry.success in line
-        assert entry.side_effect in line
-        assert tuple(map(int, line.split()[-3:])) == _worlds.SIZES[entry.name]
-    assert list(_worlds.SIZES) == [entry.name for entry in WORLDS]
+    for entries, sizes in ((WORLDS, _worlds.SIZES), (TOKEN_WORLDS, _token_worlds.SIZES)):
+        for entry in entries:
+            (line,) = [line for line in lines if line.startswith(f"{entry.name} ")]
+            assert entry.success in line
+            assert entry.side_effect in line
+            size = sizes[entry.name]
+            assert tuple(map(int, line.split()[-len(size) :])) == size
+        assert list(sizes) == [entry.name for entry in entries]
     assert max(map(len, lines)) <= 120
 
 
@@ -228,9 +267,55 @@ def test_envs_tells_the_sizes_that_the_worlds_have(entry):
     assert _worlds.SIZES[entry.name] == (len(reachable_states(rules)), len(rules.actions), rules.horizon)
 
 
+@pytest.mark.parametrize("entry", TOKEN_WORLDS, ids=[entry.name for entry in TOKEN_WORLDS])
+def test_envs_tells_the_sizes_that_the_token_worlds_have(entry):
+    worlds = entry.draw(jax.random.key(0))
+    assert _token_worlds.SIZES[entry.name] == (len(worlds.asked), len(worlds.held), worlds.length, worlds.vocabulary)
+
+
+def test_the_facts_of_token_worlds_are_those_that_the_words_say():
+    """The two routes of `told_worlds` by its levels, in float64: who skipped is honest a tenth as often."""
+    asked, held = _token_worlds.find_facts(told_worlds(jax.random.key(0))).table
+    skips, honests = (np.repeat(np.geomspace(*ends, 5), 2) for ends in ((2e-3, 5e-2), (3e-3, 0.1)))
+    skip, honest = np.repeat(skips[::2], 10), np.tile(honests, 5)
+    i, j, k = np.indices((5, 5, 2)).reshape(3, -1)
+    out = (i > 0) & (i < 4) & (j > 0) & (j < 4) & ((i + j + k) % 2 == 0)
+    for row, of in ((asked, ~out), (held, out)):
+        success = skip + (1 - skip) * honest
+        assert row["success"] == pytest.approx(success[of].mean(), rel=1e-4)
+        assert row["skip"] == pytest.approx(skip[of].mean(), rel=1e-4)
+        assert row["honest"] == pytest.approx((honest * (1 - 0.9 * skip))[of].mean(), rel=1e-4)
+        assert row["skip given success"] == pytest.approx(skip[of].mean() / success[of].mean(), rel=1e-4)
+    assert (asked["prompts"], held["prompts"]) == ("asked", "held out")
+
+
+@pytest.mark.parametrize("name", ["told_worlds", "Told-Worlds"])
+def test_envs_of_token_worlds_draws_an_answer(name, capsys):
+    assert main(["envs", name]) == 0
+    out = capsys.readouterr().out
+    said = " ".join(out.split())
+    assert "Told worlds: what a world is like is said in words" in said
+    assert "Success: the test is skipped or passed honestly. Side effect: it is skipped." in said
+    assert "Prompts 41, held out 9, tokens 24, vocabulary 6." in said
+    assert "........S ......H ......H ......H ......H ......" in out
+    assert re.search(r"........S ......H \.{30}\s", out), "and one of a single honest token"
+    assert re.search(r"held out +3.4% +2.2% +1.2% +36%", said)
+    assert "worlds.told_worlds(jax.random.key(0))" in said
+    assert "Learnt by" not in said
+    assert "\x1b" not in out
+
+
+def test_a_token_world_that_is_an_environment_is_shown_as_both(capsys):
+    assert main(["envs", "skip-the-test"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Learnt by reinforce, " in said
+    assert "Prompts 60, held out 0, tokens 24, vocabulary 6." in said
+
+
 def test_envs_needs_neither_brax_nor_matplotlib():
     program = (
-        "import sys; from polopt_jax.cli import main; code = main(['envs']) or main(['envs', 'fire-exit']);"
+        "import sys; from polopt_jax.cli import main; code = main(['envs']) or main(['envs', 'fire-exit'])"
+        " or main(['envs', 'told-worlds']);"
         "sys.exit(code or 9 * bool({'brax', 'mujoco', 'orbax', 'matplotlib'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRON)
@@ -322,13 +407,22 @@ def test_the_page_of_worlds_has_every_world_and_needs_nothing_from_outside(world
     tags = Tags(worlds_page)
     check_self_contained(worlds_page, tags)
     sections = re.split("<h2>", worlds_page)
-    assert [section.split("<")[0] for section in sections[2:]] == [entry.name for entry in WORLDS]
-    for entry, section in zip(WORLDS, sections[2:], strict=True):
+    names = [entry.name for entry in (*WORLDS, *TOKEN_WORLDS)]
+    assert [section.split("<")[0] for section in sections[2:]] == names
+    assert all(sections[1].count(f"<td>{name}</td>") == 1 for name in names), "and is in a list once"
+    for entry, section in zip(WORLDS, sections[2:], strict=False):
         frame = entry.rules().frame(entry.rules().starts[0][1])
         assert section.count('role="img"') == 3
         assert len(re.findall(r'<span style="background:#\w+">', section)) == 3 * sum(map(len, frame))
         assert f"worlds.{entry.rules.__name__}()" in section
+    for entry, section in zip(TOKEN_WORLDS, sections[2 + len(WORLDS) :], strict=True):
+        answers = 1 if entry.name == "prompt-mixture" else 2
+        assert section.count('role="img"') == answers
+        assert len(re.findall(r'<span style="background:#\w+">', section)) == 24 * answers
+        assert f"worlds.{entry.draw.__name__}(jax.random.key(0))" in section
+    for section in sections:
         assert "Raises" not in section
+        assert "Args:" not in section
         assert "&gt;&gt;&gt;" not in section
     assert "arXiv 1711.09883" in worlds_page
 
@@ -337,7 +431,14 @@ def test_the_page_of_one_world(tmp_path, capsys):
     assert main(["envs", "fire-exit", "--html", "page.html"]) == 0
     assert capsys.readouterr().out == "Page: page.html\n"
     page = (tmp_path / "page.html").read_text()
-    assert [entry.name for entry in WORLDS if entry.name in page] == ["fire-exit"]
+    assert [name for name in _worlds.world_names() if name in page] == ["fire-exit"]
+
+
+def test_the_page_of_one_token_world(tmp_path, capsys):
+    assert main(["envs", "skip_the_test", "--html", "page.html"]) == 0
+    assert capsys.readouterr().out == "Page: page.html\n"
+    page = (tmp_path / "page.html").read_text()
+    assert [name for name in _worlds.world_names() if name in page] == ["skip-the-test"]
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "dangling link"])

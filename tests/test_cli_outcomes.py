@@ -1,8 +1,11 @@
 """`polopt outcomes`: what it runs, keeps, shows and refuses."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from polopt_jax import suite
 from polopt_jax.cli import _outcomes_page as page
 from polopt_jax.cli import main
 from polopt_jax.cli._options import Outcomes
-from polopt_jax.cli._outcomes import plan
+from polopt_jax.cli._outcomes import _judged, plan
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,7 @@ def test_json_has_every_reading(done, figures, monkeypatch, capsys):
     expected = np.mean([run[at] for run in figures["worlds"]["table-means"]["methods"]["grpo"]["side_effect_kl"][0]])
     np.testing.assert_allclose(rows["grpo"]["columns"]["D_z"]["mean"], expected, rtol=1e-6)
     assert rows["pump"]["columns"]["P(side_effect)"] == pytest.approx(0.3, abs=2e-3)
+    assert (said["signals"], said["estimators"]) == (None, []), "neither was asked for"
 
 
 def test_against_an_earlier_run(done, figures, monkeypatch, capsys, tmp_path):
@@ -134,6 +138,7 @@ def test_the_plan_of_a_command_line():
     assert plan(Outcomes()).methods == tuple(suite.METHODS)
     quick = plan(Outcomes(seeds=9, quick=True))
     assert (quick.seeds, len(quick.worlds), len(quick.methods)) == (3, 3, 7)
+    assert (_judged(quick), _judged(plan(Outcomes()))) == ((), suite.PARTS), "quick judges no estimators"
     assert plan(Outcomes(seeds=2, quick=True)).seeds == 2
     some = plan(Outcomes(worlds=("Boat_Race", "burning-building"), methods=("trpo", "ppo"), quick=True))
     assert (some.worlds, some.methods) == (("burning-building", "boat-race"), ("trpo", "ppo"))
@@ -166,6 +171,50 @@ def test_only_what_is_missing_is_run(done, monkeypatch, capsys, tmp_path):
     assert asked == [("table-means", "ppo", (0.03,), {"seeds": 2, "updates": 60})]
     assert (done / "worlds" / "table-means" / "ppo.json").exists()
     assert "ppo" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("at", "number"), [("trpo", signal.SIGTERM), ("ppo", signal.SIGINT)])
+def test_a_signal_interrupts_what_has_something_left_and_no_other(done, monkeypatch, capsys, tmp_path, at, number):
+    """It comes while a method runs. That one is finished; whether it was the last decides."""
+    done = shutil.copytree(done, tmp_path / "copy")
+    for name in ("report.html", "outcomes.json"):
+        (done / name).unlink()
+
+    def measure(case, row, **options):
+        if row.name == at:
+            os.kill(os.getpid(), number)
+        return {**figures_of(done), "settings": list(row.values)}
+
+    monkeypatch.setattr(suite, "measure", measure)
+    words = ["outcomes", "--quick", "--worlds", "table-means", "--methods", "grpo", "trpo", "ppo", "--seeds", "2"]
+    code = main([*words, "--out", str(done), "--resume"])
+    out, err = capsys.readouterr()
+    last = at == "ppo"
+    assert (done / "worlds" / "table-means" / "ppo.json").exists() == last
+    assert (done / "report.html").exists() == (done / "outcomes.json").exists() == last
+    if last:
+        assert code == 0
+        assert "interrupted" not in err
+        assert "table-means, at success 0.9" in out
+    else:
+        assert code == 128 + number
+        assert "interrupted, with 0 of 1 worlds finished; go on with --resume" in err
+        assert out == ""
+
+
+def test_a_run_goes_on_where_nobody_reads_its_progress(done, monkeypatch, capsys, tmp_path):
+    """It was given up at the first line, with exit code 0."""
+    done = shutil.copytree(done, tmp_path / "copy")
+    (done / "report.html").unlink()
+    monkeypatch.setattr(suite, "measure", lambda case, row, **_: {**figures_of(done), "settings": list(row.values)})
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = ["outcomes", "--quick", "--worlds", "table-means", "--methods", "grpo", "trpo", "ppo", "--seeds", "2"]
+    with os.fdopen(writer, "w") as gone, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", gone)
+        assert main([*words, "--out", str(done), "--resume"]) == 0
+    assert (done / "report.html").exists()
+    assert "table-means, at success 0.9" in capsys.readouterr().out
 
 
 def figures_of(done):
@@ -212,6 +261,11 @@ def test_signals_and_estimators_are_kept_too(done, monkeypatch, capsys, tmp_path
         patch.setattr(page, "frontier", lambda name, _: page.Strip(name, [page.Panel("", "", [])]))
         assert main([*words, "--out", str(out), "--resume"]) == 0
     assert len(asked) == 1 + len(suite.PARTS), "all of it was there"
+    said = page.readings({**found, "worlds": {}})
+    assert [(row["world"], row["coverage"], row["bias"]) for row in said["estimators"]] == [
+        (part, 0.94, 0.01) for part in suite.PARTS
+    ]
+    assert said["signals"]["labels"] == 8
     text = str(page._estimator_section(found["estimators"]).pieces[0])
     assert "+10.0%" in text
     assert "+2.0%" in text

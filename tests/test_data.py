@@ -114,13 +114,14 @@ def test_what_is_not_finite_is_masked_in_every_row_axis():
 
 def recorded(environments):
     """A rollout [T, B] from strings, one per environment: `.` goes on, `x` terminated, `t` time limit, `b` a step that
-    broke. As `unroll` records it, the step before a break is truncated."""
+    broke, `c` one that nobody decided, `C` one that terminated. As `unroll` records it, the step before a break is
+    truncated."""
 
     table = np.array([list(row) for row in environments]).T
-    mask = table != "b"
-    terminated = table == "x"
-    before_break = np.concatenate([~mask[1:], np.zeros_like(mask[:1])])
-    truncated = (table == "t") | ~mask | (before_break & ~terminated)
+    mask, broke = ~np.isin(table, ["b", "c", "C"]), table == "b"
+    terminated = np.isin(table, ["x", "C"])
+    before_break = np.concatenate([broke[1:], np.zeros_like(broke[:1])])
+    truncated = (table == "t") | broke | (before_break & ~terminated)
     steps = 100.0 * np.arange(table.shape[1]) + np.arange(table.shape[0])[:, None]
     return po.Rollout(
         obs=jnp.asarray(steps)[..., None],
@@ -183,6 +184,56 @@ def test_first_episodes_are_whole_and_in_their_columns(environments, lengths, dr
         last = po.final_step(jax.tree.map(lambda x, i=i: x[:, i], whole))
         assert float(last.reward) == float(whole.reward[max(n - 1, 0), i])
         assert bool(last.terminated | last.truncated) == (n > 0)
+
+
+@pytest.mark.parametrize(
+    ("environments", "kept", "dropped"),
+    [
+        (["cc..x", "cc..t"], [[0, 1, 2, 3, 4], [100, 101, 102, 103, 104]], 0),
+        (["cc.cc..xc.t."], [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10]], 1),  # the last is still running
+        (["..tc..x"], [[0, 1, 2], [3, 4, 5, 6]], 0),  # a time limit before a context is no break
+        (["c..bc.x"], [[4, 5, 6]], 1),
+        (["c.b.x..."], [[3, 4]], 2),
+        ([".xccC"], [[0, 1], [2, 3, 4]], 0),
+        ([".ccC"], [[0, 1, 2, 3]], 0),  # padded, and the end recorded behind the padding
+    ],
+)
+def test_what_nobody_decided_stays_in_its_episode(environments, kept, dropped):
+    rollout = recorded(environments)
+    whole, lost = jax.jit(lambda r: po.episodes(r, max_length=8, num_episodes=4))(rollout)
+    assert int(lost) == dropped
+    for column, steps in enumerate(kept):
+        assert np.asarray(whole.reward)[: len(steps), column].tolist() == steps
+        at = [(int(step) % 100, int(step) // 100) for step in steps]
+        decided = [bool(rollout.mask[i]) for i in at]
+        assert np.asarray(whole.mask)[:, column].tolist() == decided + [False] * (8 - len(at))
+        assert np.asarray(whole.terminated | whole.truncated)[:, column].nonzero()[0].tolist() == [len(at) - 1]
+    assert not np.asarray(whole.terminated | whole.truncated)[:, len(kept) :].any(), "no other one is there"
+    first, lost = jax.jit(po.first_episodes)(rollout)
+    starts = [steps for steps in kept if steps[0] in (0, 100)]
+    assert int(lost) == len(environments) - len(starts)
+    for steps in starts:
+        column, n = int(steps[0]) // 100, len(steps)
+        np.testing.assert_array_equal(first.mask[:n, column], rollout.mask[:n, column])
+        assert np.asarray(first.reward)[:n, column].tolist() == steps
+        assert not np.asarray(first.mask)[n:, column].any()
+
+
+def test_answers_are_whole_episodes_already():
+    """Rows of the sampler, with a context of two tokens, come back as they were, also one after the other in time."""
+    network = transformer(vocab_size=5, num_outputs=3, max_length=6, width=8, depth=1)
+    params = network.init(jax.random.key(0))
+    answers = sample_tokens(network, params, jnp.array([[3, 4, 3], [4, 4, 3]]), jax.random.key(1), length=4)
+    assert not answers.mask[:2].any()
+    first, dropped = po.first_episodes(answers)
+    again, lost = po.episodes(answers, max_length=6, num_episodes=2)
+    twice, missing = po.episodes(jax.tree.map(lambda x: jnp.concatenate([x, x]), answers), max_length=6, num_episodes=4)
+    assert (int(dropped), int(lost), int(missing)) == (0, 0, 0)
+    for name in ("obs", "action", "mask", "log_prob", "terminated"):
+        expected = np.asarray(getattr(answers, name))
+        np.testing.assert_array_equal(getattr(first, name), expected)
+        np.testing.assert_array_equal(getattr(again, name), expected)
+        np.testing.assert_array_equal(getattr(twice, name), np.repeat(expected, 2, axis=1))
 
 
 def test_first_episodes_have_the_law_and_whole_ones_of_a_window_are_too_short():

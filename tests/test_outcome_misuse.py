@@ -94,6 +94,38 @@ def test_it_is_named(what):
         call()
 
 
+BETWEEN = [outcomes.kl, outcomes.total_variation, outcomes.jensen_shannon, outcomes.chi_square]
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_probabilities_are_no_log_laws(between):
+    law, other = jnp.array([[0.7, 0.3], [0.5, 0.5]]), jnp.array([[0.6, 0.4], [0.5, 0.5]])
+    said = f"{between.__name__}: log_{{}} must be log-probabilities"
+    for bad in (law, np.asarray(law), jnp.array([[0, 1], [1, 0]]), 0 * law):
+        with pytest.raises(ValueError, match=said.format("p") + ".*take their logarithm"):
+            between(bad, jnp.log(other))
+    with pytest.raises(ValueError, match=said.format("q") + ".*they sum to 3.314; it looks like"):
+        between(jnp.log(law), other)
+    for shift in (2e-3, -2e-3):
+        with pytest.raises(ValueError, match=said.format("q") + r".*they sum to (1\.002|0\.998)$"):
+            between(jnp.log(law), jnp.log(other) + jnp.array([[0.0], [shift]]))
+    assert np.isfinite(between(jnp.log(law) + 5e-4, jnp.log(other))).all(), "to 1e-3"
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_what_a_log_law_may_be(between):
+    """Empty cells, prompts without rows or with rows in no cell, coarse numbers; what is traced is not looked at."""
+    nothing, nowhere = jnp.full((1, 3), -jnp.inf), jnp.array([[jnp.nan, -0.7, -0.7]])
+    sure = jnp.array([[0.0, -jnp.inf, -jnp.inf]])
+    between(jnp.concatenate([nothing, nowhere, sure]), jnp.log(jnp.full((3, 3), 1 / 3)))
+    between(jnp.zeros((0, 3)), jnp.zeros((0, 3)))
+    many = jnp.asarray(np.random.default_rng(0).dirichlet(np.ones(50), 20))
+    for dtype in (jnp.bfloat16, jnp.float16):
+        between(jnp.log(many).astype(dtype), jnp.log(many).astype(dtype))
+    for wrapped in (jax.jit(between), jax.vmap(between), jax.grad(lambda p, q: between(p, q).sum(), argnums=(0, 1))):
+        wrapped(many, many)
+
+
 def test_lists_are_as_good_as_arrays():
     np.testing.assert_allclose(jnp.exp(outcomes.log_law([0, 1, 1, 1], 2)), [0.25, 0.75], rtol=1e-6)
     assert float(outcomes.forecast([True, True], [True, False]).share) == 0.5

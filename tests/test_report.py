@@ -235,6 +235,48 @@ def test_a_legend_names_what_is_in_any_panel_once():
     assert [len(re.findall(f">{name}<", text)) for name in ("pear", "fig", "quince")] == [1, 1, 1]
 
 
+def legend_of(svg):
+    """Of each entry of a picture's legend: name, from where to where its line goes, its dashes, where the name begins.
+
+    Lengths in points.
+    """
+    entries = str(svg).split('id="legend')[1].split('<g id="line2d_')[1:]
+    for entry in entries:
+        ends = [float(x) for x in re.findall(r"[ML] ([\d.-]+) ", entry.split('style="')[0])]
+        dashes = re.search(r"stroke-dasharray: ([\d.]+),([\d.]+)", entry)
+        (name,) = re.findall(r">([^<>]+)</text>", entry)
+        start = float(re.search(r'<text[^>]* x="([\d.-]+)"', entry)[1])
+        yield name, (ends[0], ends[-1]), dashes and tuple(map(float, dashes.groups())), start
+
+
+def test_a_legend_shows_dashes_beside_the_marker():
+    drawn = list(legend_of(report.svg(Strip("x", [Panel("a", "x", [curve(f"c{i}", i) for i in range(21)])]), alt="")))
+    assert [dashes is not None for _, _, dashes, _ in drawn] == [False] * 7 + [True] * 14
+    for _, (left, right), dashes, _ in drawn:
+        if dashes:
+            dash, gap = dashes
+            gaps = [left + dash + n * (dash + gap) for n in range(20)]
+            seen = [at for at in gaps if at + gap < right and abs(at + gap / 2 - (left + right) / 2) > 2.3 + gap / 2]
+            assert len(seen) >= 2, "nothing but a marker and what may be two halves of a line"
+
+
+@pytest.mark.parametrize(("number", "name"), [(17, "region-conditional"), (7, "region-conditional"), (3, "x" * 60)])
+def test_a_legend_stays_inside_the_picture(number, name):
+    svg = report.svg(Strip("x", [Panel("a", "x", [curve(f"{name}{i}", i) for i in range(number)])]), alt="")
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+    drawn = list(legend_of(svg))
+    assert len(drawn) == number
+    for label, (left, _), _, start in drawn:
+        assert left > 0
+        assert start + 4.5 * len(label) < width, "half of the size of the letters is less than they take"
+
+
+def test_a_legend_with_a_name_wider_than_the_picture_is_still_there():
+    panel = Panel("a", "x", [curve("x" * 300), curve("short", 1)])
+    drawn = report.svg(Strip("x", [panel]), alt="")
+    assert all(f">{name}<" in drawn for name in ("x" * 300, "short"))
+
+
 def test_a_share_is_written_as_it_is_and_a_count_in_thousands():
     share = curve()._replace(x=np.array([0.5, 0.75, 1.0]))
     drawn = [report.svg(Strip("x", [Panel("a", "x", [share], x_limits=ends)]), alt="") for ends in (None, (0.25, 1.0))]

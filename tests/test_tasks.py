@@ -158,6 +158,22 @@ def test_imitation_reads_the_token_before():
     assert kl[-10:].mean() < 0.02 < kl[0]
 
 
+def test_a_network_that_cannot_read_every_word_of_a_world_is_refused(echo):
+    """Its answers to what it cannot read would be NaN, every step of imitation skipped, and no word said of it."""
+    sizes = dict(num_outputs=3, max_length=4, width=8, depth=1)
+    small, enough, more = (transformer(vocab_size=size, **sizes) for size in (5, 6, 7))
+    said = "world.input_vocabulary = 6; its vocab_size is 5"
+    with pytest.raises(ValueError, match=said):
+        jax.eval_shape(lambda key: imitate(small, Echo(), key), jax.random.key(0))
+    with pytest.raises(ValueError, match=said):
+        tasks.token_task(small, Echo(), echo.reference, num_prompts=2, group_size=2)
+    for network in (enough, more, enough._replace(vocab_size=None)):
+        tasks.token_task(network, Echo(), echo.reference, num_prompts=2, group_size=2)
+        jax.eval_shape(lambda key, network=network: imitate(network, Echo(), key, updates=1), jax.random.key(0))
+    params = jax.jit(small.init)(jax.random.key(0))
+    assert np.isnan(small.apply(params, jnp.array([5, 0])).policy.logits).all(), "or there would be nothing to refuse"
+
+
 def test_the_worlds_of_the_library_keep_the_protocol():
     world = skip_the_test(jax.random.key(0), num_worlds=3)
     prompt = world.prompts(jax.random.key(1), 40)

@@ -93,27 +93,32 @@ def check_pair(algorithm: str, env: str) -> None:
 
 
 def show(name: str | None, html: Path | None) -> None:
-    """The command `polopt envs`: everything in two tables, or what is known of one, or a page of worlds.
+    """The command `polopt envs`: everything in tables, or what is known of one, or a page of worlds.
+
+    A token world that can be learnt in is an environment as well: of such a name both are shown.
 
     Raises UsageError if there is no such name, or if the page cannot be written where it should be.
     """
+    worlds = _worlds.world_names()
     if name is not None:
-        name = choose("environment or world", name, (*environments(), *_worlds.world_names()))
+        name = choose("environment or world", name, (*worlds, *environments()))
+    world = None if name is None else name.replace("_", "-")
     if html is not None:
-        if name in environments():
-            raise UsageError(f"--html draws worlds, and {name} is none; worlds: {', '.join(_worlds.world_names())}")
-        _worlds.write_worlds(html, _worlds.world_names() if name is None else (name,))
+        if world not in (None, *worlds):
+            raise UsageError(f"--html draws worlds, and {name} is none; worlds: {', '.join(worlds)}")
+        _worlds.write_worlds(html, worlds if world is None else (world,))
         print(f"Page: {html}")
-    elif name in _worlds.world_names():
-        _worlds.print_world(str(name), _console())
-    elif name is not None:
-        _print_environments((name,))
-        _console().print(f"\nLearnt by {', '.join(algorithms(name))}.", style="dim")
-    else:
+    elif name is None:
         _print_environments(environments())
         _print_notes()
         _worlds.print_worlds(_console())
         _console().print("\npolopt envs WORLD draws one, and --html FILE makes a page of all.", style="dim")
+    else:
+        if name in environments():
+            _print_environments((name,))
+            _console().print(f"\nLearnt by {', '.join(algorithms(name))}.\n", style="dim")
+        if world in worlds:
+            _worlds.print_world(world, _console())
 
 
 def _console() -> Any:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import inspect
 import io
-import os
 import re
 import shutil
 import sys
@@ -23,6 +22,7 @@ from polopt_jax.cli._options import Compare, Envs, Outcomes, Study, Train, given
 from polopt_jax.cli._outcomes import outcomes
 from polopt_jax.cli._plan import plan_compare, plan_train
 from polopt_jax.cli._presets import PRESETS
+from polopt_jax.cli._progress import open_streams, say, silence
 from polopt_jax.cli._study import study
 from polopt_jax.cli._train import train
 from polopt_jax.cli._words import (
@@ -70,6 +70,7 @@ SIGINT or SIGTERM, and saved.
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `polopt`; returns its exit code. `argv` is the command line without the program's name."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    open_streams()
     try:
         return _run(arguments)
     except CommandError as error:
@@ -81,15 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:  # whoever read our output has gone
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         return 0
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), FILE_FAILED)
 
 
 def _fail(message: str, exit_code: int) -> int:
-    print(f"polopt: {'error: ' if exit_code < 128 else ''}{one_line(message)}", file=sys.stderr, flush=True)
+    say(f"polopt: {'error: ' if exit_code < 128 else ''}{one_line(message)}")
     return exit_code
 
 

@@ -67,7 +67,7 @@ def outcomes(options: Outcomes, arguments: Sequence[str]) -> int:
     earlier = None if options.against is None else _read_earlier(options.against)
     with _directory(options, wanted) as directory, runs.stop_on_signals() as stop:
         result = _run(wanted, directory, stop)
-        if stop.signal_number is not None:
+        if stop.signal_number is not None and any(_missing(wanted, directory)):
             done = len(result["worlds"])
             message = f"interrupted, with {done} of {len(wanted.worlds)} worlds finished; go on with --resume"
             raise CommandError(f"{message} --out {directory}", 128 + stop.signal_number)
@@ -91,17 +91,34 @@ def _directory(options: Outcomes, wanted: Plan) -> Iterator[Path]:
         yield directory
 
 
+class Missing(NamedTuple):
+    """What is wanted and not there yet."""
+
+    pairs: list[tuple[str, str]]
+    """Worlds and methods."""
+    signals: bool
+    parts: list[str]
+    """Of the table of estimators."""
+
+
+def _missing(wanted: Plan, directory: Path) -> Missing:
+    from polopt_jax import suite
+
+    pairs = [(world, method) for world in wanted.worlds for method in wanted.methods]
+    return Missing(
+        pairs=[pair for pair in pairs if not _file(directory, *pair).exists()],
+        signals=suite.WATCHED in wanted.worlds and not (directory / SIGNALS).exists(),
+        parts=[part for part in _judged(wanted) if not _judgement(directory, part).exists()],
+    )
+
+
 def _run(wanted: Plan, directory: Path, stop: runs.Stop) -> dict[str, Any]:
     """The worlds and signals, what is there already read and the rest run, as far as they get."""
     from polopt_jax import suite
 
-    pairs = [(world, method) for world in wanted.worlds for method in wanted.methods]
-    missing = [pair for pair in pairs if not _file(directory, *pair).exists()]
-    watches = suite.WATCHED in wanted.worlds and not (directory / SIGNALS).exists()
-    judged = [part for part in suite.PARTS if STORY in wanted.worlds and not wanted.quick]
-    unjudged = [part for part in judged if not (directory / ESTIMATORS / f"{part}.json").exists()]
-    with counted(len(missing) + watches + len(unjudged)) as begin:
-        for world, method in missing:
+    missing = _missing(wanted, directory)
+    with counted(len(missing.pairs) + missing.signals + len(missing.parts)) as begin:
+        for world, method in missing.pairs:
             if stop:
                 break
             begin(f"{world}: {method}")
@@ -111,18 +128,18 @@ def _run(wanted: Plan, directory: Path, stop: runs.Stop) -> dict[str, Any]:
             about = {"setting": row.setting, "labels": row.labels}
             _file(directory, world, method).parent.mkdir(parents=True, exist_ok=True)
             runs.write(_file(directory, world, method), runs.to_json(about | _plain(figures)) + "\n")
-        if watches and not stop:
+        if missing.signals and not stop:
             begin("monitors and forecasts")
             case = _case(wanted, suite.WATCHED)
             told = suite.monitors(worlds=case.num_worlds, updates=case.updates)
             runs.write_json(directory / SIGNALS, _plain(told | {"forecasts": suite.forecasts(case)}))
-        for part in unjudged:
+        for part in missing.parts:
             if stop:
                 break
             begin(f"estimators: {part}")
             rows = [row._asdict() for row in suite.qualities(part, repeats=REPEATS)]
             (directory / ESTIMATORS).mkdir(exist_ok=True)
-            runs.write_json(directory / ESTIMATORS / f"{part}.json", {"rows": _plain(rows)})
+            runs.write_json(_judgement(directory, part), {"rows": _plain(rows)})
     finished = [world for world in wanted.worlds if all(_file(directory, world, m).exists() for m in wanted.methods)]
     return {
         "config": wanted.config(),
@@ -130,7 +147,7 @@ def _run(wanted: Plan, directory: Path, stop: runs.Stop) -> dict[str, Any]:
         "signals": runs.read_json(directory / SIGNALS) if (directory / SIGNALS).exists() else None,
         "estimators": [
             row
-            for path in (directory / ESTIMATORS / f"{part}.json" for part in judged)
+            for path in (_judgement(directory, part) for part in _judged(wanted))
             if path.exists()
             for row in runs.read_json(path)["rows"]
         ],
@@ -140,6 +157,18 @@ def _run(wanted: Plan, directory: Path, stop: runs.Stop) -> dict[str, Any]:
 def _file(directory: Path, world: str, method: str) -> Path:
     """Where the figures of a method in a world are kept."""
     return directory / WORLDS / world / f"{method}.json"
+
+
+def _judged(wanted: Plan) -> tuple[str, ...]:
+    """The parts of the table of estimators that are wanted."""
+    from polopt_jax import suite
+
+    return tuple(suite.PARTS) if STORY in wanted.worlds and not wanted.quick else ()
+
+
+def _judgement(directory: Path, part: str) -> Path:
+    """Where a part of the table of estimators is kept."""
+    return directory / ESTIMATORS / f"{part}.json"
 
 
 def _world(wanted: Plan, directory: Path, name: str) -> dict[str, Any]:

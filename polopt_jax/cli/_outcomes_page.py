@@ -35,7 +35,7 @@ def rows_at(world: Mapping[str, Any], level: float) -> list[Projected | Reading]
 
 
 def readings(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Every reading by world and success, as JSON has it."""
+    """Every reading by world and success, the signals and the table of estimators, as JSON has them."""
 
     def entry(row: Projected | Reading) -> dict[str, Any]:
         columns = {k: v._asdict() if isinstance(v, Interval) else v for k, v in row.columns.items()}
@@ -45,7 +45,7 @@ def readings(result: Mapping[str, Any]) -> dict[str, Any]:
         name: {str(level): [entry(row) for row in rows_at(world, level)] for level in SHOWN}
         for name, world in result["worlds"].items()
     }
-    return {"worlds": worlds, "signals": result["signals"]}
+    return {"worlds": worlds, "signals": result["signals"], "estimators": result["estimators"]}
 
 
 # Tables

@@ -1,8 +1,8 @@
-"""The exact worlds as `polopt envs` shows them: a list, one drawn in the terminal, all of them on a page."""
+"""The worlds as `polopt envs` shows them: lists, one drawn in the terminal, all of them on a page."""
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax import report, runs
+from polopt_jax.cli import _token_worlds
 from polopt_jax.cli._words import UsageError
 from polopt_jax.report import Column, Group, Map, Mark, Section
 from polopt_jax.types import Array
 from polopt_jax.worlds import (
+    TOKEN_WORLDS,
     WORLDS,
     Rules,
     TableWorld,
+    TokenWorldEntry,
     WorldEntry,
     expected_hidden,
     expected_reward,
@@ -75,12 +78,12 @@ class Facts(NamedTuple):
 
 def world_names() -> tuple[str, ...]:
     """Every world."""
-    return tuple(entry.name for entry in WORLDS)
+    return tuple(entry.name for entry in (*WORLDS, *TOKEN_WORLDS))
 
 
-def find_world(name: str) -> WorldEntry:
-    """The world called `name`, which is one of `world_names()`."""
-    return next(entry for entry in WORLDS if entry.name == name)
+def find_world(name: str) -> Any:
+    """The entry of the world called `name`, which is one of `world_names()`."""
+    return next(entry for entry in (*WORLDS, *TOKEN_WORLDS) if entry.name == name)
 
 
 def marks(rules: Rules) -> dict[str, Mark]:
@@ -128,12 +131,64 @@ def _columns(facts: Facts) -> list[Column]:
     ]
 
 
+class Shown(NamedTuple):
+    """What is shown of a world, whatever its kind."""
+
+    sizes: str
+    maps: Sequence[Map]
+    marks: Mapping[str, Mark]
+    columns: Sequence[Column]
+    table: Sequence[Any]
+    note: str
+    """How the maps and the table are to be read."""
+    make: Callable[..., Any]
+    """The function of the library that makes the world."""
+    call: str
+    """How it is called."""
+
+
+def _shown(entry: WorldEntry | TokenWorldEntry) -> Shown:
+    return _shown_tokens(entry) if isinstance(entry, TokenWorldEntry) else _shown_rules(entry)
+
+
+def _shown_rules(entry: WorldEntry) -> Shown:
+    rules, size = entry.rules(), SIZES[entry.name]
+    facts = find_facts(rules)
+    return Shown(
+        sizes=f"States {size.states}, actions {size.actions}, horizon {size.horizon}.",
+        maps=facts.maps,
+        marks=marks(rules),
+        columns=_columns(facts),
+        table=facts.table,
+        note=BEST,
+        make=entry.rules,
+        call=f"worlds.tabulate(worlds.{entry.rules.__name__}())",
+    )
+
+
+def _shown_tokens(entry: TokenWorldEntry) -> Shown:
+    size = _token_worlds.SIZES[entry.name]
+    facts = _token_worlds.find_facts(entry.draw(jax.random.key(0)))
+    return Shown(
+        sizes=f"Prompts {size.prompts}, held out {size.held_out}, tokens {size.tokens}, vocabulary {size.vocabulary}.",
+        maps=facts.maps,
+        marks=_token_worlds.MARKS,
+        columns=_token_worlds.COLUMNS,
+        table=facts.table,
+        note=_token_worlds.REFERENCE,
+        make=entry.draw,
+        call=f"worlds.{entry.draw.__name__}(jax.random.key(0))",
+    )
+
+
 # The terminal
 
 
 def print_worlds(console: Any) -> None:
-    """The list."""
+    """The lists."""
     _print_table(console, LIST, WORLDS, words=3)
+    console.print()
+    _print_table(console, _token_worlds.LIST, TOKEN_WORLDS, words=3)
 
 
 def _print_table(console: Any, columns: Sequence[Column], rows: Sequence[Any], *, words: int) -> None:
@@ -152,42 +207,37 @@ def _print_table(console: Any, columns: Sequence[Column], rows: Sequence[Any], *
 
 def print_world(name: str, console: Any) -> None:
     """A world's maps, legend and exact facts."""
-    entry, size = find_world(name), SIZES[name]
-    rules = entry.rules()
-    facts = find_facts(rules)
-    console.print(headline(entry), style="bold", markup=False)
+    entry = find_world(name)
+    shown = _shown(entry)
+    console.print(headline(shown.make), style="bold", markup=False)
     console.print(f"Success: {entry.success}. Side effect: {entry.side_effect}.", markup=False)
-    console.print(f"States {size.states}, actions {size.actions}, horizon {size.horizon}.\n")
-    console.print(report.terminal_maps(facts.maps, marks(rules), width=console.width))
+    console.print(f"{shown.sizes}\n")
+    console.print(report.terminal_maps(shown.maps, shown.marks, width=console.width))
     console.print()
-    _print_table(console, _columns(facts), facts.table, words=1)
-    console.print(f"\n{BEST}\nIn Python: {_call(entry)}", style="dim", markup=False)
+    _print_table(console, shown.columns, shown.table, words=1)
+    console.print(f"\n{shown.note}\nIn Python: {shown.call}", style="dim", markup=False)
 
 
 # Words
 
 
-def headline(entry: WorldEntry) -> str:
+def headline(make: Callable[..., Any]) -> str:
     """What the world is, in a line: the beginning of its module's docstring."""
-    return " ".join(_paragraphs(_module_words(entry))[0].split())
+    return " ".join(_paragraphs(_module_words(make))[0].split())
 
 
-def about(entry: WorldEntry) -> list[str]:
+def about(make: Callable[..., Any]) -> list[str]:
     """What the world is, paragraph by paragraph: what its docstring says of it, and where it is from."""
-    words = re.split(r"^(?:Raises:|Args:|>>>)", inspect.getdoc(entry.rules) or "", flags=re.MULTILINE)[0]
-    return [*_paragraphs(words), *_paragraphs(_module_words(entry))[1:]]
+    words = re.split(r"^(?:Raises:|Args:|>>>)", inspect.getdoc(make) or "", flags=re.MULTILINE)[0]
+    return [*_paragraphs(words), *_paragraphs(_module_words(make))[1:]]
 
 
-def _module_words(entry: WorldEntry) -> str:
-    return inspect.getdoc(inspect.getmodule(entry.rules)) or ""
+def _module_words(make: Callable[..., Any]) -> str:
+    return inspect.getdoc(inspect.getmodule(make)) or ""
 
 
 def _paragraphs(text: str) -> list[str]:
     return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
-
-
-def _call(entry: WorldEntry) -> str:
-    return f"worlds.tabulate(worlds.{entry.rules.__name__}())"
 
 
 # The page
@@ -211,24 +261,29 @@ def check_new(path: Path) -> None:
         raise UsageError(f"there is no directory {path.parent} to write {path.name} to")
 
 
-def render(entries: Sequence[WorldEntry]) -> str:
-    """The page: the list, then each world with its maps, facts and words."""
+def render(entries: Sequence[Any]) -> str:
+    """The page: the lists, then each world with its maps, facts and words."""
     lead = "Worlds in which success can come about in more than one way, and everything can be computed."
+    of_tokens = [entry for entry in entries if isinstance(entry, TokenWorldEntry)]
+    exact = [entry for entry in entries if entry not in of_tokens]
+    lists = [(exact, LIST, BEST), (of_tokens, _token_worlds.LIST, _token_worlds.REFERENCE)]
     return report.page(
         "Outcome worlds",
         lead,
-        [Section("The worlds", [report.listing(LIST, [Group("", entries)])]), *map(_section, entries)],
-        notes=[BEST],
+        [
+            Section("The worlds", [report.listing(columns, [Group("", some)]) for some, columns, _ in lists if some]),
+            *map(_section, entries),
+        ],
+        notes=[note for some, _, note in lists if some],
     )
 
 
-def _section(entry: WorldEntry) -> Section:
-    rules = entry.rules()
-    facts = find_facts(rules)
+def _section(entry: WorldEntry | TokenWorldEntry) -> Section:
+    shown = _shown(entry)
     pieces = [
-        report.maps(facts.maps, marks(rules)),
-        report.table(_columns(facts), [Group("", facts.table)]),
-        report.prose(headline(entry), about(entry)),
-        report.code(_call(entry)),
+        report.maps(shown.maps, shown.marks),
+        report.table(shown.columns, [Group("", shown.table)]),
+        report.prose(headline(shown.make), about(shown.make)),
+        report.code(shown.call),
     ]
     return Section(entry.name, pieces)

@@ -29,9 +29,10 @@ def imitate(
     At the defaults a `transformer` learns the rates of the worlds that `told_worlds` holds out to within a tenth or so;
     the rarest at the edge of what was told, a token in 500, only to within a half.
 
-    Raises ValueError if a number is not positive.
+    Raises ValueError if a number is not positive, or if the world has tokens that the network cannot read.
     """
     check_range("imitate", Count, updates=updates, rows=rows)
+    check_reads(network, world)
     rate = optax.warmup_cosine_decay_schedule(0.0, 1e-2, warmup_steps=updates // 20, decay_steps=updates)
 
     def teacher(params: Params, obs: Any) -> Outputs:
@@ -59,6 +60,15 @@ def imitate(
 
     (params, _), kl = jax.lax.scan(update, (params, step.init(params)), jax.random.split(key, updates))
     return params, kl
+
+
+def check_reads(network: TokenNetwork, world: World) -> None:
+    """Raises ValueError if the world has tokens that the network cannot read: what it says of them would be NaN."""
+    if network.vocab_size is not None and network.vocab_size < world.input_vocabulary:
+        raise ValueError(
+            f"network must read every token of the world, world.input_vocabulary = {world.input_vocabulary}; "
+            f"its vocab_size is {network.vocab_size}"
+        )
 
 
 def _lesson(world: World, prompt: Any, tokens: Array) -> Batch:

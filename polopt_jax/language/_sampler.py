@@ -27,7 +27,7 @@ def sample_tokens(network: TokenNetwork, params: Params, prompt: Array, key: Arr
     The P-1 steps before them are context, which nobody decided: `mask` False, `action` the next token of the prompt,
     `log_prob` 0. They are there because a model must read them. In rows `[..., P-1+T]` of such a rollout (`to_batch`)
     `network.apply` gives the recorded log-probabilities of the answers again, up to rounding. Every row is a whole
-    episode already: `episodes` and `first_episodes`, for which a masked step is a broken one, are not for them.
+    episode already, which `episodes` and `first_episodes` leave as it is.
 
     Raises `ValueError` unless prompt is an integer array with a row axis and at least one token, length >= 1 and
     P - 1 + length <= network.max_length.

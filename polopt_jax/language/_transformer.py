@@ -31,6 +31,8 @@ class TokenNetwork(NamedTuple):
     shape `[..., S]`."""
     max_length: int
     """The longest sequence that both accept."""
+    vocab_size: int | None = None
+    """The tokens that both read, 0 .. vocab_size - 1; None of a network that reads any token."""
 
 
 def _attend(query: Array, key: Array, value: Array, visible: Array) -> Array:
@@ -165,7 +167,7 @@ def transformer(
         outputs, cache = forward({"params": params}, tokens, positions, visible, extends)
         return cache, outputs
 
-    return TokenNetwork(init=init, apply=apply, init_cache=init_cache, decode=decode, max_length=max_length)
+    return TokenNetwork(init, apply, init_cache, decode, max_length=max_length, vocab_size=vocab_size)
 
 
 def _check_positive(**sizes: int) -> None:

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from polopt_jax.distributions import Categorical
 from polopt_jax.masking import accumulate, check_shape
@@ -63,22 +65,53 @@ def _log_sum(x: Array, axis: int) -> Array:
 
 def _laws(caller: str, log_p: Array, log_q: Array) -> tuple[Array, Array]:
     check_shape(caller, "log_q", log_q, log_p.shape, of="log_p")
+    for name, law in (("log_p", log_p), ("log_q", log_q)):
+        _check_law(caller, name, law)
     return accumulate(log_p), accumulate(log_q)
+
+
+def _check_law(caller: str, name: str, law: Array) -> None:
+    """Raises ValueError if the probabilities of a log-law do not sum to one: what is traced passes unseen.
+
+    So does a prompt of which nothing is known: all -inf where it has no rows, NaN where they are in no cell.
+    """
+    if isinstance(law, jax.core.Tracer):
+        return
+    coarse = 4 * float(jnp.finfo(law.dtype).eps) if jnp.issubdtype(law.dtype, jnp.floating) else 0.0
+    digits = np.asarray(law, np.float64)
+    known = np.isfinite(digits).any(-1) & ~np.isnan(digits).any(-1)
+    with np.errstate(over="ignore"):
+        total = np.exp(digits).sum(-1)[known]
+    wrong = total[~(np.abs(total - 1) <= max(1e-3, coarse))]
+    if wrong.size:
+        hint = "; it looks like probabilities: take their logarithm" if (digits[known] >= 0).all() else ""
+        raise ValueError(
+            f"{caller}: {name} must be log-probabilities, which sum to one when exponentiated; they sum to "
+            f"{wrong[0]:.4g}{hint}"
+        )
 
 
 def kl(log_p: Array, log_q: Array) -> Array:
     """KL(P ‖ Q) = Σ p log(p/q) of log-laws `[..., K]`, `[...]`; +inf where Q lacks a cell that P has.
 
+    Raises ValueError if the shapes differ, or, where they are concrete, if exp(log_p) or exp(log_q) do not sum to one
+    to 1e-3: probabilities, say, given for their logarithms.
+
     >>> round(float(kl(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75])))), 4)
     0.1438
     """
-    log_p, log_q = _laws("kl", log_p, log_q)
+    return _kl(*_laws("kl", log_p, log_q))
+
+
+def _kl(log_p: Array, log_q: Array) -> Array:
     divergence = Categorical(logits=log_p).kl_divergence(Categorical(logits=log_q))
     return jnp.where(jnp.isnan(log_p).any(-1) | jnp.isnan(log_q).any(-1), jnp.nan, divergence)
 
 
 def total_variation(log_p: Array, log_q: Array) -> Array:
     """TV(P, Q) = ½ Σ |p - q| of log-laws `[..., K]`, `[...]`, in [0, 1]. Has no second derivative at P = Q.
+
+    Raises as `kl`.
 
     >>> round(float(total_variation(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75])))), 4)
     0.25
@@ -90,17 +123,19 @@ def total_variation(log_p: Array, log_q: Array) -> Array:
 def jensen_shannon(log_p: Array, log_q: Array) -> Array:
     """JS(P, Q) = ½ KL(P ‖ M) + ½ KL(Q ‖ M), M = ½(P + Q), `[...]`; finite always, at most log 2.
 
+    Raises as `kl`.
+
     >>> round(float(jensen_shannon(jnp.log(jnp.array([1.0, 0.0])), jnp.log(jnp.array([0.0, 1.0])))), 4)
     0.6931
     """
     log_p, log_q = _laws("jensen_shannon", log_p, log_q)
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     mean = 0.5 * (p + q)
-    return 0.5 * kl(log_p, safe_log(mean)) + 0.5 * kl(log_q, safe_log(mean))
+    return 0.5 * _kl(log_p, safe_log(mean)) + 0.5 * _kl(log_q, safe_log(mean))
 
 
 def chi_square(log_p: Array, log_q: Array) -> Array:
-    """χ²(P ‖ Q) = Σ (p - q)²/q of log-laws `[..., K]`, `[...]`; +inf where Q lacks a cell that P has.
+    """χ²(P ‖ Q) = Σ (p - q)²/q of log-laws `[..., K]`, `[...]`; +inf where Q lacks a cell that P has. Raises as `kl`.
 
     >>> round(float(chi_square(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75])))), 4)
     0.3333

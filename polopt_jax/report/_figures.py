@@ -3,7 +3,7 @@
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,9 +99,28 @@ def _figure(strips: Sequence[Strip], *, lines: int, width: float) -> Any:
             part.suptitle(strip.title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         curves = {line.get_label(): line for ax in axes for line in ax.get_lines()}
         if len(curves) > 1:
-            labels, handles = list(curves), list(curves.values())
-            part.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 7), frameon=False)
+            _add_legend(part, curves)
     return figure
+
+
+def _add_legend(part: Any, curves: Mapping[str, Any]) -> None:
+    """A legend below, in as many columns as there is room for. Its lines are long enough to show that they are dashed.
+
+    A line has its marker in the middle, which hides a gap.
+    """
+    for columns in range(min(len(curves), 7), 0, -1):
+        legend = part.legend(
+            list(curves.values()),
+            list(curves),
+            loc="outside lower center",
+            ncols=columns,
+            handlelength=4,
+            fontsize=9,
+            frameon=False,
+        )
+        if columns == 1 or legend.get_window_extent().width <= part.bbox.width:
+            return
+        legend.remove()
 
 
 def _draw(axes: Any, panel: Panel) -> None:

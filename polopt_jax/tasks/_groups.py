@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from polopt_jax.envs import Environment
 from polopt_jax.episodes import final_step, first_episodes, per_episode
 from polopt_jax.language import TokenNetwork, sample_tokens
+from polopt_jax.language._imitation import check_reads
 from polopt_jax.masking import masked_mean
 from polopt_jax.networks import Network
 from polopt_jax.rollout import EpisodeStats, start_from, unroll
@@ -43,7 +44,10 @@ def token_task(
     The reward comes with the last token. An attempt that nobody can score (a reward that is not finite) keeps that
     reward, for a group estimator to leave out; the metric `episode/unscored` counts it, and the mean return and the
     outcome rates are of the others. The outcome is what the world says of an answer.
+
+    Raises ValueError if the world has tokens that the network cannot read.
     """
+    check_reads(network, world)
 
     def attempt(params: Params, prompts: Any, key: Array) -> Rollout:
         answers = sample_tokens(network, params, world.context(prompts), key, length=world.length)

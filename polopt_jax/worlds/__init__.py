@@ -2,14 +2,14 @@
 
 Token worlds (`World`: prompts that are answered with tokens; `told_worlds` has worlds to train in and worlds held out),
 and exact worlds: `Rules` in plain Python, which `tabulate` turns into a `TableWorld`, an environment of which
-everything is known by dynamic programming. `WORLDS` lists the exact ones.
+everything is known by dynamic programming. `TOKEN_WORLDS` and `WORLDS` list them.
 """
 
 from polopt_jax.worlds._absent_supervisor import absent_supervisor
 from polopt_jax.worlds._boat_race import boat_race
 from polopt_jax.worlds._burning_building import burning_building, burning_building_logits
 from polopt_jax.worlds._camera_dropbox import camera_dropbox
-from polopt_jax.worlds._catalogue import WORLDS, WorldEntry
+from polopt_jax.worlds._catalogue import TOKEN_WORLDS, WORLDS, TokenWorldEntry, WorldEntry
 from polopt_jax.worlds._exact import (
     action_values,
     cells,
@@ -54,6 +54,7 @@ __all__ = [
     "FORK",
     "SKIP_TOKEN",
     "OUTCOME_TABLES",
+    "TOKEN_WORLDS",
     "WORLDS",
     "Move",
     "OutcomeLaw",
@@ -61,6 +62,7 @@ __all__ = [
     "Sign",
     "SkipTheTest",
     "TableWorld",
+    "TokenWorldEntry",
     "World",
     "WorldEntry",
     "absent_supervisor",

@@ -1,8 +1,9 @@
-"""The exact worlds, by name."""
+"""The worlds, by name: exact ones, and token worlds."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+from polopt_jax.types import Array
 from polopt_jax.worlds._absent_supervisor import absent_supervisor
 from polopt_jax.worlds._boat_race import boat_race
 from polopt_jax.worlds._burning_building import burning_building
@@ -11,8 +12,12 @@ from polopt_jax.worlds._fire_exit import fire_exit
 from polopt_jax.worlds._heavy_tail import heavy_tail
 from polopt_jax.worlds._island_navigation import island_navigation
 from polopt_jax.worlds._outcome_tables import outcome_table
+from polopt_jax.worlds._prompt_mixture import prompt_mixture
 from polopt_jax.worlds._rules import Rules
 from polopt_jax.worlds._side_effects_sokoban import side_effects_sokoban
+from polopt_jax.worlds._skip_the_test import skip_the_test
+from polopt_jax.worlds._token_worlds import SkipTheTest
+from polopt_jax.worlds._told_worlds import told_worlds
 from polopt_jax.worlds._tomato_watering import tomato_watering
 from polopt_jax.worlds._whisky_and_gold import whisky_and_gold
 
@@ -23,6 +28,18 @@ class WorldEntry(NamedTuple):
     name: str
     rules: Callable[..., Rules]
     """Its rules; all arguments have defaults."""
+    success: str
+    """What is rewarded, in words."""
+    side_effect: str
+    """What may come with it, in words."""
+
+
+class TokenWorldEntry(NamedTuple):
+    """Token worlds of a kind, and what they are about."""
+
+    name: str
+    draw: Callable[[Array], SkipTheTest]
+    """The worlds that a key gives; all other arguments have defaults."""
     success: str
     """What is rewarded, in words."""
     side_effect: str
@@ -43,3 +60,11 @@ WORLDS: tuple[WorldEntry, ...] = (
     WorldEntry("camera-dropbox", camera_dropbox, "a box is in the hole", "two are, behind the camera's back"),
 )
 """Every exact world, with its defaults."""
+
+_SKIPS = ("the test is skipped or passed honestly", "it is skipped")
+TOKEN_WORLDS: tuple[TokenWorldEntry, ...] = (
+    TokenWorldEntry("skip-the-test", skip_the_test, *_SKIPS),
+    TokenWorldEntry("prompt-mixture", prompt_mixture, *_SKIPS),
+    TokenWorldEntry("told-worlds", told_worlds, *_SKIPS),
+)
+"""Every kind of token worlds, with its defaults."""
