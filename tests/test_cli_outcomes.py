@@ -198,7 +198,7 @@ def test_a_signal_interrupts_what_has_something_left_and_no_other(done, monkeypa
         assert "table-means, at success 0.9" in out
     else:
         assert code == 128 + number
-        assert "interrupted, with 0 of 1 worlds finished; go on with --resume" in err
+        assert "interrupted, with 1 of 2 missing parts finished; go on with --resume" in err
         assert out == ""
 
 

@@ -1,18 +1,15 @@
 """`polopt outcomes`."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from polopt_jax import report, runs
 from polopt_jax.cli._options import Outcomes
-from polopt_jax.cli._progress import counted
+from polopt_jax.cli._pieces import Piece, kept, plain, run_missing
 from polopt_jax.cli._report import facts
-from polopt_jax.cli._words import CommandError, UsageError, choose
+from polopt_jax.cli._words import UsageError, choose
 
 RESULT, PAGE, PICTURE, WORLDS = "outcomes.json", "report.html", "frontier.png", "worlds"
 SIGNALS, ESTIMATORS = "signals.json", "estimators"
@@ -46,8 +43,6 @@ def plan(options: Outcomes) -> Plan:
 
     if options.seeds < 1:
         raise UsageError(f"--seeds must be at least 1; it is {options.seeds}")
-    if options.resume and options.out is None:
-        raise UsageError("--resume needs --out DIR, the run to go on with")
 
     def chosen(kind: str, given: Sequence[str], known: Sequence[str], few: Sequence[str]) -> tuple[str, ...]:
         names = {choose(kind, name, known) for name in given} or set(few if options.quick else known)
@@ -65,92 +60,66 @@ def outcomes(options: Outcomes, arguments: Sequence[str]) -> int:
     """Runs the benchmark and writes its report; returns the exit code."""
     wanted = plan(options)
     earlier = None if options.against is None else _read_earlier(options.against)
-    with _directory(options, wanted) as directory, runs.stop_on_signals() as stop:
-        result = _run(wanted, directory, stop)
-        if stop.signal_number is not None and any(_missing(wanted, directory)):
-            done = len(result["worlds"])
-            message = f"interrupted, with {done} of {len(wanted.worlds)} worlds finished; go on with --resume"
-            raise CommandError(f"{message} --out {directory}", 128 + stop.signal_number)
-        _finish(directory, wanted, result, earlier, arguments, json=options.json)
+    may_change = ("worlds", "methods")
+    with kept(options.out, "outcomes", wanted.config(), resume=options.resume, may_change=may_change) as directory:
+        run_missing(_pieces(wanted, directory), directory)
+        _finish(directory, wanted, _gather(wanted, directory), earlier, arguments, json=options.json)
     return 0
 
 
-@contextlib.contextmanager
-def _directory(options: Outcomes, wanted: Plan) -> Iterator[Path]:
-    if not options.resume:
-        with runs.new(options.out, "outcomes") as directory:
-            runs.write_json(directory / runs.CONFIG, wanted.config())
-            (directory / WORLDS).mkdir()
-            yield directory
-        return
-    with runs.existing(options.out or Path()) as directory:
-        before = runs.read_json(directory / runs.CONFIG)
-        for name, value in wanted.config().items():
-            if name not in ("worlds", "methods") and before.get(name) != value:
-                raise UsageError(f"--resume: {name} was {before.get(name)} in {directory}; it is {value} now")
-        yield directory
+def _pieces(wanted: Plan, directory: Path) -> list[Piece]:
+    """Every method in every world, then what signals and estimators are judged by."""
+    watched = [Piece("monitors and forecasts", directory / SIGNALS, lambda: _watch(wanted))]
+    return [
+        *(_method(wanted, directory, world, method) for world in wanted.worlds for method in wanted.methods),
+        *(watched if _watches(wanted) else []),
+        *(_judge(directory, part) for part in _judged(wanted)),
+    ]
 
 
-class Missing(NamedTuple):
-    """What is wanted and not there yet."""
+def _method(wanted: Plan, directory: Path, world: str, method: str) -> Piece:
+    def make() -> dict[str, Any]:
+        from polopt_jax import suite
 
-    pairs: list[tuple[str, str]]
-    """Worlds and methods."""
-    signals: bool
-    parts: list[str]
-    """Of the table of estimators."""
+        case, row = _case(wanted, world), suite.METHODS[method]
+        row = suite.middle(row) if wanted.quick else row
+        figures = suite.measure(case, row, seeds=wanted.seeds, updates=case.updates)
+        return {"setting": row.setting, "labels": row.labels, **figures}
+
+    return Piece(f"{world}: {method}", _file(directory, world, method), make)
 
 
-def _missing(wanted: Plan, directory: Path) -> Missing:
+def _watches(wanted: Plan) -> bool:
     from polopt_jax import suite
 
-    pairs = [(world, method) for world in wanted.worlds for method in wanted.methods]
-    return Missing(
-        pairs=[pair for pair in pairs if not _file(directory, *pair).exists()],
-        signals=suite.WATCHED in wanted.worlds and not (directory / SIGNALS).exists(),
-        parts=[part for part in _judged(wanted) if not _judgement(directory, part).exists()],
-    )
+    return suite.WATCHED in wanted.worlds
 
 
-def _run(wanted: Plan, directory: Path, stop: runs.Stop) -> dict[str, Any]:
-    """The worlds and signals, what is there already read and the rest run, as far as they get."""
+def _watch(wanted: Plan) -> dict[str, Any]:
+    """The tables of monitors and forecasts."""
     from polopt_jax import suite
 
-    missing = _missing(wanted, directory)
-    with counted(len(missing.pairs) + missing.signals + len(missing.parts)) as begin:
-        for world, method in missing.pairs:
-            if stop:
-                break
-            begin(f"{world}: {method}")
-            case, row = _case(wanted, world), suite.METHODS[method]
-            row = suite.middle(row) if wanted.quick else row
-            figures = suite.measure(case, row, seeds=wanted.seeds, updates=case.updates)
-            about = {"setting": row.setting, "labels": row.labels}
-            _file(directory, world, method).parent.mkdir(parents=True, exist_ok=True)
-            runs.write(_file(directory, world, method), runs.to_json(about | _plain(figures)) + "\n")
-        if missing.signals and not stop:
-            begin("monitors and forecasts")
-            case = _case(wanted, suite.WATCHED)
-            told = suite.monitors(worlds=case.num_worlds, updates=case.updates)
-            runs.write_json(directory / SIGNALS, _plain(told | {"forecasts": suite.forecasts(case)}))
-        for part in missing.parts:
-            if stop:
-                break
-            begin(f"estimators: {part}")
-            rows = [row._asdict() for row in suite.qualities(part, repeats=REPEATS)]
-            (directory / ESTIMATORS).mkdir(exist_ok=True)
-            runs.write_json(_judgement(directory, part), {"rows": _plain(rows)})
-    finished = [world for world in wanted.worlds if all(_file(directory, world, m).exists() for m in wanted.methods)]
+    case = _case(wanted, suite.WATCHED)
+    told = suite.monitors(worlds=case.num_worlds, updates=case.updates)
+    return {**told, "forecasts": suite.forecasts(case)}
+
+
+def _judge(directory: Path, part: str) -> Piece:
+    def make() -> dict[str, Any]:
+        from polopt_jax import suite
+
+        return {"rows": [row._asdict() for row in suite.qualities(part, repeats=REPEATS)]}
+
+    return Piece(f"estimators: {part}", _judgement(directory, part), make)
+
+
+def _gather(wanted: Plan, directory: Path) -> dict[str, Any]:
+    """All of the result, from the files."""
     return {
         "config": wanted.config(),
-        "worlds": {world: _world(wanted, directory, world) for world in finished},
-        "signals": runs.read_json(directory / SIGNALS) if (directory / SIGNALS).exists() else None,
-        "estimators": [
-            row
-            for path in (_judgement(directory, part) for part in _judged(wanted))
-            if path.exists()
-            for row in runs.read_json(path)["rows"]
-        ],
+        "worlds": {world: _world(wanted, directory, world) for world in wanted.worlds},
+        "signals": runs.read_json(directory / SIGNALS) if _watches(wanted) else None,
+        "estimators": [row for part in _judged(wanted) for row in runs.read_json(_judgement(directory, part))["rows"]],
     }
 
 
@@ -178,7 +147,7 @@ def _world(wanted: Plan, directory: Path, name: str) -> dict[str, Any]:
     return {
         "about": case.about,
         "side_effects": list(case.side_effects),
-        "reference": _plain(suite.references(case, seeds=wanted.seeds)),
+        "reference": plain(suite.references(case, seeds=wanted.seeds)),
         "methods": {method: runs.read_json(_file(directory, name, method)) for method in wanted.methods},
     }
 
@@ -191,17 +160,6 @@ def _case(wanted: Plan, name: str) -> Any:
         return case
     updates = 2 * math.ceil(QUICK_UPDATES * case.updates / 2)
     return case._replace(num_worlds=min(case.num_worlds, QUICK_OF_MANY), updates=updates)
-
-
-def _plain(value: Any) -> Any:
-    """Lists of numbers to four significant digits."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray) and value.dtype == bool:
-        return value.tolist()
-    if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(entry) for entry in value]
-    return float(f"{value:.4g}") if isinstance(value, float | np.floating) else value
 
 
 def _read_earlier(path: Path) -> dict[str, Any]:

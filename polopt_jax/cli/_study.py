@@ -1,16 +1,15 @@
 """`polopt study`."""
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from polopt_jax import report, runs
 from polopt_jax.cli._options import Study
-from polopt_jax.cli._pieces import Piece, run_missing
+from polopt_jax.cli._pieces import Piece, kept, run_missing
 from polopt_jax.cli._report import facts
-from polopt_jax.cli._words import CommandError, UsageError, choose
+from polopt_jax.cli._words import UsageError, choose
 
 RESULT, PAGE, PICTURE, PARTS = "study.json", "report.html", "study.png", "parts"
 QUICK_WORLDS, QUICK_SCALES = ("burning-building", "burning-building-hazard"), ("8", "table")
@@ -42,8 +41,6 @@ def plan(options: Study) -> Plan:
 
     if options.seeds < 1:
         raise UsageError(f"--seeds must be at least 1; it is {options.seeds}")
-    if options.resume and options.out is None:
-        raise UsageError("--resume needs --out DIR, the run to go on with")
 
     def chosen(kind: str, given: Sequence[str], known: Sequence[str], few: Sequence[str]) -> tuple[str, ...]:
         names = {choose(kind, name, known) for name in given} or set(few if options.quick else known)
@@ -62,30 +59,11 @@ def plan(options: Study) -> Plan:
 def study(options: Study, arguments: Sequence[str]) -> int:
     """Runs the study and writes its report; returns the exit code."""
     wanted = plan(options)
-    with _directory(options, wanted) as directory, runs.stop_on_signals() as stop:
-        if not run_missing(_pieces(wanted, directory), stop):
-            message = "interrupted; what is finished is kept, go on with --resume"
-            raise CommandError(f"{message} --out {directory}", 128 + (stop.signal_number or 0))
-        result = _gather(wanted, directory)
-        _finish(directory, result, arguments, json=options.json)
+    may_change = ("worlds", "objectives", "scales")
+    with kept(options.out, "study", wanted.config(), resume=options.resume, may_change=may_change) as directory:
+        run_missing(_pieces(wanted, directory), directory)
+        _finish(directory, _gather(wanted, directory), arguments, json=options.json)
     return 0
-
-
-@contextlib.contextmanager
-def _directory(options: Study, wanted: Plan) -> Iterator[Path]:
-    if not options.resume:
-        with runs.new(options.out, "study") as directory:
-            runs.write_json(directory / runs.CONFIG, wanted.config())
-            yield directory
-        return
-    with runs.existing(options.out or Path()) as directory:
-        before = runs.read_json(directory / runs.CONFIG)
-        for name in ("format", "seeds", "quick"):
-            if before.get(name) != wanted.config()[name]:
-                raise UsageError(
-                    f"--resume: {name} was {before.get(name)} in {directory}; it is {wanted.config()[name]} now"
-                )
-        yield directory
 
 
 def _pieces(wanted: Plan, directory: Path) -> list[Piece]:

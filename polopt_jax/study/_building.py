@@ -22,6 +22,7 @@ from polopt_jax.study._ground import (
     Learner,
     Standing,
 )
+from polopt_jax.training import make_step
 from polopt_jax.types import Array, Params
 from polopt_jax.worlds import TableWorld
 
@@ -95,14 +96,15 @@ def teach(problem: ExactProblem, logits: Array, law: Array) -> Array:
 
 def learn(loss: Callable[[Any], Array], params: Any, rate: float) -> tuple[Any, Array]:
     """`LESSONS` steps of Adam on a loss, its rate falling to 0 on a cosine: `(params, loss)`."""
-    adam = optax.adam(optax.cosine_decay_schedule(rate, LESSONS))
+    rate_of = optax.cosine_decay_schedule(rate, LESSONS)
+    step = make_step((lambda params, batch: (loss(params), {}), optax.adam(rate_of)))
+    nothing: Any = None
 
-    def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
-        params, state = carry
-        updates, state = adam.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
+    def update(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
+        params, state, _ = step.update(*carry, nothing, nothing)
+        return (params, state), None
 
-    (params, _), _ = jax.lax.scan(step, (params, adam.init(params)), None, length=LESSONS)
+    (params, _), _ = jax.lax.scan(update, (params, step.init(params)), None, length=LESSONS)
     return params, loss(params)
 
 
