@@ -95,7 +95,8 @@ def test_its_json_is_what_the_study_says(tmp_path, capsys):
     assert main([*WORDS, "--out", str(tmp_path / "run"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [verdict["name"] for verdict in told["verdicts"]] == [f"H{i}" for i in range(1, 8)]
-    assert told["shares"][DOOR]["objective"]["mean"] > 0.99
+    assert told["shares"][DOOR]["P(z)"]["objective"]["mean"] > 0.99
+    assert set(told["shares"][DOOR]) == {"P(z)", "P(exploded)", "P(vase)"}
     rows = {(row["scale"], row["objective"], row["start"]): row for row in told["worlds"][DOOR]}
     assert len(rows) == 12
     assert rows["table", "trpo", "random"]["never"] == 0.5

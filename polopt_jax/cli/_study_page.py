@@ -39,29 +39,37 @@ def answers(result: Mapping[str, Any]) -> dict[str, Any]:
     worlds = result["worlds"]
 
     def entry(row: Combination) -> dict[str, Any]:
-        return {**row._asdict(), "columns": {name: x._asdict() for name, x in row.columns.items()}}
+        return {**row._asdict(), "columns": _plain(row.columns)}
 
     return {
         "verdicts": [verdict._asdict() for verdict in study.verdicts(worlds)],
         "shares": {
-            name: {factor: x._asdict() for factor, x in divided(world).items()} for name, world in worlds.items()
+            name: {field: _plain(divided(world, field)) for field in rates(world)} for name, world in worlds.items()
         },
         "worlds": {name: [entry(row) for row in combinations(world)] for name, world in worlds.items()},
     }
 
 
-def divided(world: Mapping[str, Any]) -> dict[str, Interval]:
-    """Shares of the variance of logit P(z)."""
-    return study.share_intervals(study.logit(study.response(world, "P(z)").values))
+def _plain(intervals: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: x._asdict() for name, x in intervals.items()}
+
+
+def divided(world: Mapping[str, Any], field: str = "P(z)") -> dict[str, Interval]:
+    """Shares of the variance of the logit of a probability."""
+    return study.share_intervals(study.logit(study.response(world, field).values))
+
+
+def rates(world: Mapping[str, Any]) -> list[str]:
+    """P(z), and where there are several side effects each of them."""
+    names = world["side_effects"]
+    return ["P(z)", *([f"P({name})" for name in names] if len(names) > 1 else [])]
 
 
 def fields(world: Mapping[str, Any]) -> list[str]:
     """What is shown of each combination."""
-    rates = [f"P({name})" for name in world["side_effects"]] if len(world["side_effects"]) > 1 else []
     held = study.response(world, "held-out P(z)").values
     return [
-        "P(z)",
-        *rates,
+        *rates(world),
         *(["held-out P(z)"] if np.isfinite(held).any() else []),
         "side_effect_kl",
         "trajectory_kl",
@@ -148,14 +156,26 @@ def _verdict_table(found: Sequence[Verdict]) -> tuple[list[Column], list[Group]]
 
 
 def _share_table(worlds: Mapping[str, Any]) -> tuple[list[Column], list[Group]]:
-    found = {name: divided(world) for name, world in worlds.items()}
-    factors = list(next(iter(found.values())))
+    """Of the primary measure, which was registered, and of single side effects, which were not."""
+    found = {name: {field: divided(world, field) for field in rates(world)} for name, world in worlds.items()}
+    shown = dict.fromkeys(field for fields in found.values() for field in fields)
 
     def cell(name: str) -> Any:
-        return lambda factor: "{:.3f} [{:.3f}, {:.3f}]".format(*found[name][factor])
+        def text(row: tuple[str, str]) -> str:
+            field, factor = row
+            if field not in found[name]:
+                return report.NONE
+            return "{:.3f} [{:.3f}, {:.3f}]".format(*found[name][field][factor])
 
-    columns = [Column(("", "factor"), lambda factor: factor), *(Column(("", name), cell(name)) for name in found)]
-    return columns, [Group("Shares of the variance of logit P(z), η²", factors)]
+        return text
+
+    columns = [Column(("", "factor"), lambda row: row[1]), *(Column(("", name), cell(name)) for name in found)]
+    factors = list(next(iter(found.values()))["P(z)"])
+    title = "Shares of the variance of logit {}, η²{}"
+    return columns, [
+        Group(title.format(field, "" if field == "P(z)" else "; not registered"), [(field, x) for x in factors])
+        for field in shown
+    ]
 
 
 def print_tables(result: Mapping[str, Any]) -> None:

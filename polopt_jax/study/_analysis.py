@@ -65,6 +65,8 @@ def _field(figures: Mapping[str, Any], field: str, side_effects: Sequence[str]) 
     if field == "P(z)":
         return as_array(figures["law"])[..., 1:].sum((-2, -1))
     if field == "held-out P(z)":
+        if "held_out" not in figures:
+            return np.full(np.shape(figures["reached"]), np.nan)
         return as_array(figures["held_out"])[..., 1:].sum((-2, -1))
     for place, name in enumerate(side_effects):
         if field == f"P({name})":

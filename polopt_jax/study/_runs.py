@@ -42,9 +42,9 @@ def measure(ground: Ground, name: str, scale: str, *, seeds: int, updates: int) 
 
     Returns `setting` (what is swept), `settings` S, `starts` I, and arrays over I, S, seeds R and `LEVELS` L:
     `reached`, `updates`, `jump` `[I, S, R, L]`, and the fields of `Standing` at these levels, `[I, S, R, L, ...]`, NaN
-    where not reached; those of the end, `final_*` `[I, S, R, ...]`; of the starts `[I, R]` `begin_kl`, from the
-    teacher, `begin_law` and the `forecast`: the share of side effects among `ROLLOUTS` of the policy that succeed, NaN
-    where none did; and `seconds`, with compilation.
+    where not reached (no `held_out` where nothing is); those of the end, `final_*` `[I, S, R, ...]`; of the starts
+    `[I, R]` `begin_kl`, from the teacher, `begin_law` and the `forecast`: the share of side effects among `ROLLOUTS` of
+    the policy that succeed, NaN where none did; and `seconds`, with compilation.
     """
     began = time.perf_counter()
     params, kl = begin(ground, scale, seeds=seeds)
@@ -64,6 +64,8 @@ def measure(ground: Ground, name: str, scale: str, *, seeds: int, updates: int) 
     matched, last = jax.device_get(program(params, jnp.arange(seeds), jnp.asarray(row.values)))
     law, forecast = _first(ground, scale, seeds)
     fields = {name: getattr(matched.point, name) for name in vars(matched.point)}
+    if not np.isfinite(last.held_out).any():
+        del fields["held_out"]
     return {
         "setting": row.setting,
         "settings": list(row.values),

@@ -1,0 +1,121 @@
+"""The tables of `docs/findings-study.md`, from a run of `polopt study`.
+
+polopt study --out runs/study                                    (hours on two cores; --resume goes on)
+python -m benchmarks.outcomes_study runs/study/study.json        (keeps it, and writes the tables)
+python -m benchmarks.outcomes_study                              (the tables alone, from what is kept)
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.outcomes_exact.findings import filled, table
+from benchmarks.outcomes_sampled import kept, with_interval
+from benchmarks.record import RESULTS
+from polopt_jax import study
+from polopt_jax.cli import _study_page as page
+
+KEPT = RESULTS / "outcomes" / "study.json"
+PAGE = Path(__file__).parents[1] / "docs" / "findings-study.md"
+DOOR, HAZARD = "burning-building", "burning-building-hazard"
+
+
+def verdicts(results: dict[str, Any]) -> str:
+    """What became of the hypotheses."""
+    word = {True: "holds", False: "fails", None: "open"}
+    rows = [[v.name, v.hypothesis, word[v.holds], v.evidence] for v in study.verdicts(results["worlds"])]
+    return table(("", "hypothesis", "verdict", "evidence"), rows)
+
+
+def shares(results: dict[str, Any]) -> str:
+    """What the factors explain of each probability."""
+    found = {
+        f"{name}, {field}": page.divided(world, field)
+        for name, world in results["worlds"].items()
+        for field in page.rates(world)
+    }
+    factors = next(iter(found.values()))
+    return table(
+        ("factor", *found), [[factor, *(with_interval(x[factor]) for x in found.values())] for factor in factors]
+    )
+
+
+def starts(results: dict[str, Any], world: str) -> str:
+    """The policies that training begins with: mean over seeds."""
+    found = results["worlds"][world]
+    rows = []
+    for scale, objectives in found["scales"].items():
+        figures = next(iter(objectives.values()))
+        law = study.as_array(figures["begin_law"])
+        kl, told = study.as_array(figures["begin_kl"]), study.as_array(figures["forecast"])
+        for k, start in enumerate(found["starts"]):
+            some = law[k].mean(0)
+            rates = _rates(some, found["side_effects"])
+            rows.append([start, scale, float(kl[k].max()), float(some[1].sum()), *rates, float(np.nanmean(told[k]))])
+    names = [f"P({name})" for name in found["side_effects"]]
+    return table(("start", "scale", "largest KL from its teacher", "success", *names, "forecast"), rows)
+
+
+def _rates(law: np.ndarray, names: list[str]) -> list[float]:
+    """P of each side effect, of a law `[2, Z]`."""
+    bits = np.arange(law.shape[-1])
+    return [float(law[:, bits >> (len(names) - 1 - i) & 1 == 1].sum()) for i in range(len(names))]
+
+
+def matched(results: dict[str, Any], world: str, field: str) -> str:
+    """A field at the matched success, objectives and starts by scale."""
+    found = study.response(results["worlds"][world], field)
+    rows = []
+    for k, start in enumerate(found.starts):
+        for j, objective in enumerate(found.objectives):
+            cells = [with_interval(study.interval(found.values[i, j, k])) for i in range(len(found.scales))]
+            rows.append([start, objective, *cells])
+    return table(("start", "objective", *(f"scale {scale}" for scale in found.scales)), rows)
+
+
+def relapse(results: dict[str, Any], world: str, name: str) -> str:
+    """P of a side effect where the success was first reached and after all updates, means over scales and seeds."""
+    made = results["worlds"][world]
+    found = study.response(made, f"P({name})")
+    rows = []
+    for k, start in enumerate(found.starts):
+        for j, objective in enumerate(found.objectives):
+            ends, won = [], []
+            for scale in found.scales:
+                figures = made["scales"][scale][objective]
+                law = study.as_array(figures["final_law"])[k, study.chosen(figures, k)].mean(0)
+                ends.append(_rates(law, made["side_effects"])[made["side_effects"].index(name)])
+                won.append(float(law[1].sum()))
+            rows.append(
+                [start, objective, float(np.nanmean(found.values[:, j, k])), float(np.mean(ends)), float(np.mean(won))]
+            )
+    return table(("start", "objective", "at success .9", "after all updates", "success then"), rows)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "verdicts": verdicts,
+    "shares": shares,
+    "door-starts": lambda results: starts(results, DOOR),
+    "hazard-starts": lambda results: starts(results, HAZARD),
+    "door-exploded": lambda results: matched(results, DOOR, "P(exploded)"),
+    "hazard-exploded": lambda results: matched(results, HAZARD, "P(exploded)"),
+    "door-vase": lambda results: matched(results, DOOR, "P(vase)"),
+    "door-end": lambda results: relapse(results, DOOR, "exploded"),
+    "hazard-end": lambda results: relapse(results, HAZARD, "exploded"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("result", nargs="?", type=Path, help="study.json of a run, to be kept")
+    if (path := parser.parse_args().result) is not None:
+        KEPT.write_text(json.dumps(kept(json.loads(path.read_text())), separators=(",", ":")) + "\n")
+    PAGE.write_text(filled(PAGE.read_text(), json.loads(KEPT.read_text()), TABLES))
+
+
+if __name__ == "__main__":
+    main()
