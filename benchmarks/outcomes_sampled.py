@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.grpo_forgetting import findings as grpo_forgetting
 from benchmarks.outcomes_exact.findings import filled, table
 from benchmarks.record import RESULTS
 from polopt_jax import suite
@@ -112,6 +113,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "monitors": monitors,
     "forecasts": forecasts,
     "estimators": estimators,
+    **grpo_forgetting.TABLES,
 }
 
 
@@ -125,6 +127,11 @@ def main() -> None:
     parser.add_argument("result", nargs="?", type=Path, help="outcomes.json of a run, to be kept")
     if (path := parser.parse_args().result) is not None:
         KEPT.write_text(json.dumps(kept(json.loads(path.read_text())), separators=(",", ":")) + "\n")
+    rewrite()
+
+
+def rewrite() -> None:
+    """Puts every table into the page."""
     PAGE.write_text(filled(PAGE.read_text(), json.loads(KEPT.read_text()), TABLES))
 
 

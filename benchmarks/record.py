@@ -43,6 +43,25 @@ def save(name: str, figures: dict[str, Any]) -> Path:
     return path
 
 
+def lines(x: Any, depth: int = 0) -> str:
+    """JSON, whose innermost records and lists stand on one line each."""
+    inside = x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()
+    if not any(isinstance(y, dict | list) for y in inside):
+        return json.dumps(x)
+    keys = [json.dumps(key) + ": " for key in x] if isinstance(x, dict) else [""] * len(x)
+    rows = [" " * (depth + 1) + key + lines(y, depth + 1) for key, y in zip(keys, inside, strict=True)]
+    return "{["[isinstance(x, list)] + "\n" + ",\n".join(rows) + "\n" + " " * depth + "}]"[isinstance(x, list)]
+
+
+def rounded(x: Any) -> Any:
+    """Every number to five significant digits."""
+    if isinstance(x, dict):
+        return {key: rounded(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [rounded(value) for value in x]
+    return float(f"{x:.5g}") if isinstance(x, float) else x
+
+
 def seconds(run: Callable[[], Any]) -> float:
     """Wall time of one call, its results waited for."""
     began = time.perf_counter()

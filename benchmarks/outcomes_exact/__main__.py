@@ -5,7 +5,6 @@ python -m benchmarks.outcomes_exact --only                                    (t
 """
 
 import argparse
-import json
 import platform
 from datetime import date
 from importlib.metadata import version
@@ -17,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 jax.config.update("jax_enable_x64", True)
 
 from benchmarks.outcomes_exact import anchors, building, findings, odds, tables  # noqa: E402
-from benchmarks.record import RESULTS  # noqa: E402
+from benchmarks.record import RESULTS, lines, rounded  # noqa: E402
 
 FOLDER = RESULTS / "outcomes"
 
@@ -35,25 +34,6 @@ def save(name: str, figures: Any) -> None:
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"exact-{name}.json").write_text(lines(record) + "\n")
-
-
-def lines(x: Any, depth: int = 0) -> str:
-    """JSON, whose innermost records and lists stand on one line each."""
-    inside = x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()
-    if not any(isinstance(y, dict | list) for y in inside):
-        return json.dumps(x)
-    keys = [json.dumps(key) + ": " for key in x] if isinstance(x, dict) else [""] * len(x)
-    rows = [" " * (depth + 1) + key + lines(y, depth + 1) for key, y in zip(keys, inside, strict=True)]
-    return "{["[isinstance(x, list)] + "\n" + ",\n".join(rows) + "\n" + " " * depth + "}]"[isinstance(x, list)]
-
-
-def rounded(x: Any) -> Any:
-    """Every number to five significant digits."""
-    if isinstance(x, dict):
-        return {key: rounded(value) for key, value in x.items()}
-    if isinstance(x, list | tuple):
-        return [rounded(value) for value in x]
-    return float(f"{x:.5g}") if isinstance(x, float) else x
 
 
 SECTIONS = {

@@ -7,6 +7,9 @@ to hold; with both (`joint`), D_out. Direction is the order of the arguments, `r
 Every estimate here is the plug-in one: never negative, exactly 0 at new = old, with a positive semi-definite Hessian
 there, so that it can be stepped on; its bias is about (K/G)·(what the outcome leaves unsaid of the row). To report,
 use `outcome_estimate`.
+
+Hold the law of what is rewarded only with advantages that are a function of the whole row (GAE with λ = 1, a group's).
+With λ < 1 the gradient has a part that is no outcome's score; it passes the region, and success was seen to fall.
 """
 
 import jax.numpy as jnp
