@@ -36,7 +36,7 @@ def figures(rate, *, size=2, held_out=None, forecast=None, setting=2):
         "settings": list(SETTINGS),
         "starts": list(STARTS[:starts]),
         "reached": np.isfinite(rates),
-        "updates": nan * 12.0,
+        "updates": nan * 12.0 * np.arange(1, 4),
         "jump": jump,
         "success": nan * success,
         "law": law(success, rates, size) * nan[..., None, None],

@@ -56,12 +56,16 @@ def _trpo(problem: SampledProblem, radius: ArrayLike, **options: Any) -> Algorit
 
 
 def _region(held: Callable[[int], po.Divergence]) -> Callable[[SampledProblem, ArrayLike], Algorithm]:
-    """The outcome trust region by the weight of what is held, in nats of a whole attempt."""
+    """The outcome trust region by the weight of what is held, in nats of a whole attempt.
+
+    Advantages are those of whole attempts, λ = 1: with less the gradient has a part that is no outcome's score, which
+    the region lets pass (`docs/findings-sampled.md`).
+    """
 
     def build(problem: SampledProblem, weight: ArrayLike) -> Algorithm:
         kept = held(problem.reference.shape[-1])
         divergence = po.weighted_divergence(path=(1.0, po.trajectory_kl), outcome=(weight, kept))
-        return _trpo(problem, 0.1, divergence=divergence)
+        return _trpo(problem, 0.1, divergence=divergence, lambda_=1.0)
 
     return build
 
