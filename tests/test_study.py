@@ -169,13 +169,17 @@ def test_kl_of_rates():
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_objective_has_its_sweep_at_every_scale():
+def test_every_objective_has_its_sweep():
+    rates = (0.001, 0.002, 0.003)
     for name in study.OBJECTIVES:
-        wide, table = study.objective(name, "128"), study.objective(name, "table")
-        assert len(wide.values) == 3 == len(table.values)
-        assert list(wide.values) == sorted(wide.values), "the rule takes the last that is fit"
-        assert (wide.values == table.values) == (name in ("npg", "trpo"))
-    assert study.objective("grpo-kl", "8").setting == "learning rate"
+        network, table = study.objective(name, rates), study.objective(name, None)
+        assert network.values == (table.values if name in ("npg", "trpo") else rates)
+        assert len(table.values) == 3
+        assert list(table.values) == sorted(table.values), "the rule takes the last that is fit"
+    assert study.objective("grpo-kl", None).setting == "learning rate"
+    for ground in study.GROUNDS.values():
+        assert list(ground.rates) == sorted(ground.rates)
+        assert ground.updates % ground.every == 0
 
 
 def test_grpo_with_a_penalty_is_grpo_with_that_of_its_paper():
@@ -187,10 +191,10 @@ def test_grpo_with_a_penalty_is_grpo_with_that_of_its_paper():
         state = algorithm.init(jax.random.key(1))
         return jax.jit(lambda state: po.train(algorithm.collect, algorithm.step, state, updates=3))(state)[0].params
 
-    with_penalty = learnt(study.objective("grpo-kl", "table").build(problem, 0.1))
+    with_penalty = learnt(study.objective("grpo-kl", None).build(problem, 0.1))
     as_published = algorithms.grpo(problem.group, learning_rate=0.1, num_minibatches=1, beta=0.04)
     np.testing.assert_array_equal(with_penalty["policy"], learnt(as_published)["policy"])
-    without = learnt(study.objective("grpo", "table").build(problem, 0.1))
+    without = learnt(study.objective("grpo", None).build(problem, 0.1))
     assert np.abs(with_penalty["policy"] - without["policy"]).max() > 1e-3
 
 

@@ -39,6 +39,7 @@ def building(name: str, about: str, widths: tuple[int, ...], **reference: Any) -
         side_effects=SIDE_EFFECTS,
         scales=(*map(str, widths), TABLE),
         starts=STARTS,
+        rates=(0.001, 0.003, 0.01),
         updates=100,
         every=2,
         build=lambda scale: _learner(scale, reference),

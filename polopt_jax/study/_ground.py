@@ -47,6 +47,9 @@ class Ground(NamedTuple):
     """Sizes of the network."""
     starts: tuple[str, ...]
     """Where training begins."""
+    rates: tuple[float, ...]
+    """The learning rates of Adam that networks sweep. Its steps move every parameter alike: a table's by a logit, a
+    network's many to the same end."""
     updates: int
     every: int
     """Updates between two looks at where the policy stands."""

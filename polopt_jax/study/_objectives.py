@@ -1,10 +1,7 @@
 """The objectives of the study and what is swept of each: the benchmark's, and for networks smaller steps of Adam."""
 
-from polopt_jax.study._ground import TABLE
 from polopt_jax.suite import METHODS, Row
 
-_NETWORK_RATES = (0.001, 0.003, 0.01)
-"""A step of Adam moves every parameter alike: a table's by a logit, a network's many to the same end."""
 _GRPO_BETA = 0.04
 
 OBJECTIVES = ("reinforce", "npg", "trpo", "ppo", "dpo", "grpo", "grpo-kl")
@@ -12,10 +9,10 @@ OBJECTIVES = ("reinforce", "npg", "trpo", "ppo", "dpo", "grpo", "grpo-kl")
 _OF_ADAM = ("reinforce", "ppo", "dpo", "grpo", "grpo-kl")
 
 
-def objective(name: str, scale: str) -> Row:
-    """The row of an objective at a scale, with the settings that are swept there."""
+def objective(name: str, rates: tuple[float, ...] | None) -> Row:
+    """The row of an objective, which sweeps those learning rates if it is one of Adam's; None for a table's own."""
     row = METHODS[name] if name != "grpo-kl" else _with_penalty()
-    return row._replace(values=_NETWORK_RATES) if name in _OF_ADAM and scale != TABLE else row
+    return row if rates is None or name not in _OF_ADAM else row._replace(values=rates)
 
 
 def _with_penalty() -> Row:

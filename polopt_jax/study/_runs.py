@@ -10,7 +10,7 @@ import numpy as np
 
 from polopt_jax import frontiers, outcomes
 from polopt_jax.driver import compiler_options
-from polopt_jax.study._ground import Ground
+from polopt_jax.study._ground import TABLE, Ground
 from polopt_jax.study._objectives import objective
 from polopt_jax.types import Array, Params
 
@@ -48,7 +48,7 @@ def measure(ground: Ground, name: str, scale: str, *, seeds: int, updates: int) 
     """
     began = time.perf_counter()
     params, kl = begin(ground, scale, seeds=seeds)
-    row, learner = objective(name, scale), ground.build(scale)
+    row, learner = objective(name, None if scale == TABLE else ground.rates), ground.build(scale)
 
     def one(params: Params, run: Array, setting: Array) -> Any:
         keys = jax.random.split(jax.random.fold_in(jax.random.key(37), run), 2)

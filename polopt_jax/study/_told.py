@@ -15,7 +15,7 @@ from polopt_jax.worlds import FORK, SKIP_TOKEN, SkipTheTest
 
 NUM_PROMPTS = 8
 """Prompts of each update, with so many attempts at each that there are `ATTEMPTS`."""
-LOOKS = 12
+LOOKS = 8
 """Attempts at each of the worlds when it is looked where a policy stands."""
 
 
@@ -27,8 +27,9 @@ def told(widths: tuple[int, ...], *, lessons: int = 1000) -> Ground:
         side_effects=("skip",),
         scales=tuple(map(str, widths)),
         starts=STARTS,
-        updates=300,
-        every=5,
+        rates=(0.0003, 0.001, 0.003),
+        updates=120,
+        every=2,
         build=lambda scale: _learner(scale, lessons),
     )
 
