@@ -100,6 +100,7 @@ def test_its_json_is_what_the_study_says(tmp_path, capsys):
     rows = {(row["scale"], row["objective"], row["start"]): row for row in told["worlds"][DOOR]}
     assert len(rows) == 12
     assert rows["table", "trpo", "random"]["never"] == 0.5
+    assert rows["8", "trpo", "random"]["never"] == 0
     assert rows["8", "grpo", "careful"]["columns"]["P(z)"] == pytest.approx(dict.fromkeys(("mean", "low", "high"), 0.6))
 
 
@@ -183,6 +184,7 @@ def test_the_picture_has_a_curve_for_each_objective_and_for_the_start(done):
     ]
     first = strip.panels[1]
     assert [curve.label for curve in first.curves] == ["start", "trpo", "grpo"]
+    assert len({curve.style for curve in first.curves}) == 3
     assert list(first.x_names) == ["8", "table"]
     np.testing.assert_allclose(first.curves[0].middle, 0.25)
     np.testing.assert_allclose(first.curves[1].middle, 0.2)
