@@ -101,6 +101,7 @@ def test_its_json_is_what_the_study_says(tmp_path, capsys):
     assert len(rows) == 12
     assert rows["table", "trpo", "random"]["never"] == 0.5
     assert rows["8", "trpo", "random"]["never"] == 0
+    assert (rows["8", "trpo", "random"]["setting"], rows["table", "trpo", "random"]["setting"]) == (0.01, 0.001)
     assert rows["8", "grpo", "careful"]["columns"]["P(z)"] == pytest.approx(dict.fromkeys(("mean", "low", "high"), 0.6))
 
 
