@@ -32,6 +32,10 @@ def grpo(
     The penalty's reference is the task's. Groups stay whole in a minibatch. An attempt that nobody could score is left
     out of its group and masked out.
 
+    The penalty is k3 as a loss, whose gradient is that of KL(reference ‖ policy): it does not fade as a token becomes
+    certain, and was seen to take back answers that need several rare tokens (`docs/findings-sampled.md`). The other
+    direction: `beta=0.0, terms={"kl": (0.04, po.kl_to_reference(group.task.model, group.reference))}`.
+
     Args:
       learning_rate: step size of Adam.
       clip_eps: the ratio is clipped to 1 ± this; in Python also a pair (ε_low, ε_high).
