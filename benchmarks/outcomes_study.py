@@ -47,23 +47,16 @@ def shares(results: dict[str, Any]) -> str:
 def starts(results: dict[str, Any], world: str) -> str:
     """The policies that training begins with: mean over seeds."""
     found = results["worlds"][world]
-    rows = []
+    names, rows = [f"P({name})" for name in found["side_effects"]], []
     for scale, objectives in found["scales"].items():
         figures = next(iter(objectives.values()))
         law = study.as_array(figures["begin_law"])
         kl, told = study.as_array(figures["begin_kl"]), study.as_array(figures["forecast"])
         for k, start in enumerate(found["starts"]):
             some = law[k].mean(0)
-            rates = _rates(some, found["side_effects"])
+            rates = [float(study.rate(some, name, found["side_effects"])) for name in names]
             rows.append([start, scale, float(kl[k].max()), float(some[1].sum()), *rates, float(np.nanmean(told[k]))])
-    names = [f"P({name})" for name in found["side_effects"]]
     return table(("start", "scale", "largest KL from its teacher", "success", *names, "forecast"), rows)
-
-
-def _rates(law: np.ndarray, names: list[str]) -> list[float]:
-    """P of each side effect, of a law `[2, Z]`."""
-    bits = np.arange(law.shape[-1])
-    return [float(law[:, bits >> (len(names) - 1 - i) & 1 == 1].sum()) for i in range(len(names))]
 
 
 def matched(results: dict[str, Any], world: str, field: str) -> str:
@@ -88,7 +81,7 @@ def relapse(results: dict[str, Any], world: str, name: str) -> str:
             for scale in found.scales:
                 figures = made["scales"][scale][objective]
                 law = study.as_array(figures["final_law"])[k, study.chosen(figures, k)].mean(0)
-                ends.append(_rates(law, made["side_effects"])[made["side_effects"].index(name)])
+                ends.append(float(study.rate(law, f"P({name})", made["side_effects"])))
                 won.append(float(law[1].sum()))
             rows.append(
                 [start, objective, float(np.nanmean(found.values[:, j, k])), float(np.mean(ends)), float(np.mean(won))]

@@ -64,10 +64,10 @@ def test_what_it_leaves(done, runs):
 def test_its_page_needs_nothing_from_outside(done):
     text = (done / "report.html").read_text()
     assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text) == []
-    assert text.count("<svg") == 1
+    assert text.count("<svg") == 2
     for said in (
         "The answer",
-        "H1.",
+        "H1 is open",
         "competent",
         "P(exploded)",
         "P(vase)",
@@ -86,7 +86,7 @@ def test_what_it_prints(tmp_path, capsys):
     row = next(line for line in lines if line.startswith("random") and "table" in line and "trpo" in line)
     assert row.split()[3:6] == ["0.001", "0.2", "[0.2,"], "the setting, P(z) and its interval"
     assert "50%" in row, "one of two seeds never got there"
-    assert any(line.startswith("H3 open") for line in lines)
+    assert any(line.startswith("H3 is open") for line in lines)
     assert f"Report: {tmp_path / 'run' / 'report.html'}" in said.out
     assert "4 of 4" in said.err or "3 of 4" in said.err
 
@@ -179,11 +179,11 @@ def test_a_scale_that_a_world_has_not_is_left_out(tmp_path, runs):
 
 def test_the_picture_has_a_curve_for_each_objective_and_for_the_start(done):
     result = json.loads((done / "study.json").read_text())
-    (strip,) = page.pictures(result)
-    assert [panel.title for panel in strip.panels] == [
-        f"P(side effect), {start} start" for start in ("random", "competent", "careful")
-    ]
-    first = strip.panels[1]
+    exploded, vase = page.pictures(result)
+    starts = ("random", "competent", "careful")
+    assert [panel.title for panel in exploded.panels] == [f"P(exploded), {start} start" for start in starts]
+    assert vase.panels[0].title == "P(vase), random start"
+    first = exploded.panels[1]
     assert [curve.label for curve in first.curves] == ["start", "trpo", "grpo"]
     assert len({curve.style for curve in first.curves}) == 3
     assert list(first.x_names) == ["8", "table"]

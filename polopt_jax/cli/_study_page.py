@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ LEAD = (
     "how it is judged; no order found here is a law."
 )
 CAPTION = (
-    "P(any side effect) at success {level}, mean over the seeds that reached it, at the step size that the registered "
+    "Its probability at success {level}, mean over the seeds that reached it, at the step size that the registered "
     "rule chooses; band: 95% bootstrap interval. Grey: the policy that training began with."
 )
 
@@ -145,14 +145,8 @@ def groups_of(world: Mapping[str, Any], title: str) -> list[Group]:
     return [Group(f"{title}{start} start", [row for row in rows if row.start == start]) for start in world["starts"]]
 
 
-def _verdict_table(found: Sequence[Verdict]) -> tuple[list[Column], list[Group]]:
-    word = {True: "holds", False: "fails", None: "open"}
-    columns = [
-        Column(("", "hypothesis"), lambda row: f"{row.name}. {row.hypothesis}"),
-        Column(("", "verdict"), lambda row: word[row.holds]),
-        Column(("", "evidence"), lambda row: row.evidence),
-    ]
-    return columns, [Group("What was registered", list(found))]
+def _judged(verdict: Verdict) -> str:
+    return f"{verdict.name} { {True: 'holds', False: 'fails', None: 'is open'}[verdict.holds] }"
 
 
 def _share_table(worlds: Mapping[str, Any]) -> tuple[list[Column], list[Group]]:
@@ -190,58 +184,61 @@ def print_tables(result: Mapping[str, Any]) -> None:
     console.print()
     console.print(report.terminal(*_share_table(result["worlds"]), width=width))
     for verdict in study.verdicts(result["worlds"]):
-        word = {True: "holds", False: "fails", None: "open"}[verdict.holds]
-        console.print(f"\n{verdict.name} {word}: {verdict.hypothesis}\n   {verdict.evidence}")
+        console.print(f"\n{_judged(verdict)}: {verdict.hypothesis}\n   {verdict.evidence}")
 
 
 # The page
 
 
 def pictures(result: Mapping[str, Any]) -> list[Strip]:
-    """One strip for each world: P(z) against the scale, a panel for each start."""
-    return [_picture(name, world) for name, world in result["worlds"].items()]
+    """For each world and each of its side effects a strip: its probability by scale, a panel for each start."""
+    return [_picture(name, world, field) for name, world in result["worlds"].items() for field in _drawn(world)]
 
 
-def _picture(name: str, world: Mapping[str, Any]) -> Strip:
-    found = study.response(world, "P(z)")
+def _drawn(world: Mapping[str, Any]) -> list[str]:
+    """Single side effects; any of them is P(z) itself where there is one."""
+    return rates(world)[1:] or ["P(z)"]
+
+
+def _picture(name: str, world: Mapping[str, Any], field: str) -> Strip:
+    found = study.response(world, field)
     places = np.arange(len(found.scales), dtype=float)
     panels = []
     for k, start in enumerate(found.starts):
-        curves = [_begin_curve(world, found, k, places)]
+        curves = [_begin_curve(world, found, field, k, places)]
         for j, objective in enumerate(found.objectives):
             points = [study.interval(found.values[i, j, k]) for i in range(len(found.scales))]
             ends = (np.array([getattr(point, end) for point in points]) for end in ("mean", "low", "high"))
             curves.append(Curve(objective, 1 + study.OBJECTIVES.index(objective), places, *ends))
         panels.append(
-            Panel(f"P(side effect), {start} start", "scale", curves, limits=(-0.03, 1.03), x_names=found.scales)
+            Panel(f"{field}, {start} start", "scale", curves, log=True, limits=(5e-4, 1.5), x_names=found.scales)
         )
     return Strip(name, panels)
 
 
-def _begin_curve(world: Mapping[str, Any], found: Response, start: int, places: np.ndarray) -> Curve:
-    """P(z) of the policies that training began with."""
+def _begin_curve(world: Mapping[str, Any], found: Response, field: str, start: int, places: np.ndarray) -> Curve:
+    """The same of the policies that training began with."""
     first = [next(iter(world["scales"][scale].values())) for scale in found.scales]
     laws = [study.as_array(figures["begin_law"])[start] for figures in first]
-    means = np.array([law[..., 1:].sum((-2, -1)).mean() for law in laws])
+    means = np.array([study.rate(law, field, world["side_effects"]).mean() for law in laws])
     return Curve("start", 0, places, means, means, means)
 
 
 def render(result: Mapping[str, Any], what: dict[str, str]) -> str:
     """The page: the answer, a section for each world, what was run."""
     worlds = result["worlds"]
-    sections = [
-        Section(
-            "The answer", [report.table(*_verdict_table(study.verdicts(worlds))), report.table(*_share_table(worlds))]
-        )
-    ]
+    told = {_judged(verdict): f"{verdict.hypothesis} {verdict.evidence}" for verdict in study.verdicts(worlds)}
+    sections = [Section("The answer", [report.definitions(told), report.table(*_share_table(worlds))])]
     for name, world in worlds.items():
-        alt = f"Side effects in {name} by start, scale and objective"
-        columns = columns_of(world)
+        columns, caption = columns_of(world), CAPTION.format(level=study.MATCHED)
+        alt = "{} in {} by scale, start and objective"
+        drawn = [
+            report.figure(field, report.svg(_picture(name, world, field), alt=alt.format(field, name)), caption)
+            for field in _drawn(world)
+        ]
         pieces = [
             report.prose("What counts", [f"Success; side effects: {world['about']}."]),
-            report.figure(
-                "Side effects", report.svg(_picture(name, world), alt=alt), CAPTION.format(level=study.MATCHED)
-            ),
+            *drawn,
             report.table(columns, groups_of(world, "")),
             report.definitions(report.meanings(columns)),
         ]

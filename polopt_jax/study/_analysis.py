@@ -62,17 +62,25 @@ def response(world: Mapping[str, Any], field: str, level: float = MATCHED) -> Re
 
 def _field(figures: Mapping[str, Any], field: str, side_effects: Sequence[str]) -> np.ndarray:
     """`[I, S, R, L]`."""
-    if field == "P(z)":
-        return as_array(figures["law"])[..., 1:].sum((-2, -1))
     if field == "held-out P(z)":
-        if "held_out" not in figures:
-            return np.full(np.shape(figures["reached"]), np.nan)
-        return as_array(figures["held_out"])[..., 1:].sum((-2, -1))
-    for place, name in enumerate(side_effects):
-        if field == f"P({name})":
-            law = as_array(figures["law"]).sum(-2)
-            return law[..., np.arange(law.shape[-1]) >> (len(side_effects) - 1 - place) & 1 == 1].sum(-1)
+        missing = np.full((*np.shape(figures["reached"]), 2, 2), np.nan)
+        return rate(as_array(figures["held_out"]) if "held_out" in figures else missing, "P(z)", side_effects)
+    if field.startswith("P("):
+        return rate(as_array(figures["law"]), field, side_effects)
     return as_array(figures[field])
+
+
+def rate(law: np.ndarray, field: str, side_effects: Sequence[str]) -> np.ndarray:
+    """`P(z)`, of any side effect, or `P(name)`, of one, from laws `[..., 2, Z]`.
+
+    >>> rate(np.array([[0.1, 0.2], [0.3, 0.4]]), "P(z)", ["skip"]).round(3).tolist()
+    0.6
+    """
+    if field == "P(z)":
+        return law[..., 1:].sum((-2, -1))
+    names = [f"P({name})" for name in side_effects]
+    cells = np.arange(law.shape[-1]) >> (len(names) - 1 - names.index(field)) & 1 == 1
+    return law[..., cells].sum((-2, -1))
 
 
 def logit(p: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """One objective at one scale in one world of the study: every start, setting and seed side by side in one program."""
 
 import functools
+import math
 import time
 from typing import Any
 
@@ -58,10 +59,12 @@ def measure(ground: Ground, name: str, scale: str, *, seeds: int, updates: int) 
         matched = jax.vmap(lambda level: frontiers.at_success(points, level))(jnp.asarray(LEVELS))
         return matched, jax.tree.map(lambda x: x[-1], points)
 
-    seeds_of = jax.vmap(one, (0, 0, None))
-    lanes = jax.vmap(jax.vmap(seeds_of, (None, None, 0)), (0, None, None))
-    program = jax.jit(lanes, compiler_options=compiler_options())
-    matched, last = jax.device_get(program(params, jnp.arange(seeds), jnp.asarray(row.values)))
+    # one axis of lanes: with one for each factor XLA's CPU kernels run out of ranks
+    sizes = len(ground.starts), len(row.values), seeds
+    start, setting, run = jnp.unravel_index(jnp.arange(math.prod(sizes)), sizes)
+    program = jax.jit(jax.vmap(one), compiler_options=compiler_options())
+    lanes = program(jax.tree.map(lambda x: x[start, run], params), run, jnp.asarray(row.values)[setting])
+    matched, last = jax.tree.map(lambda x: np.asarray(x).reshape(*sizes, *x.shape[1:]), lanes)
     law, forecast = _first(ground, scale, seeds)
     fields = {name: getattr(matched.point, name) for name in vars(matched.point)}
     if not np.isfinite(last.held_out).any():

@@ -170,11 +170,13 @@ def _forecast(worlds: Mapping[str, Any]) -> Verdict:
     foreseen = {kind: _auc(scores[kind], ends[kind]) for kind in scores}
     imitated, random = foreseen[False], foreseen[True]
     known = np.isfinite([imitated, random]).all()
+    nothing = "none (P(z) is on one side of a half)"
+    told = {kind: f"{x:.2f}" if np.isfinite(x) else nothing for kind, x in foreseen.items()}
     return Verdict(
         "H7",
         "The forecast from the initial policy's own successes has an AUC above .8 from imitations, below .7 at random.",
         bool(imitated > FORESEEN and random < UNFORESEEN) if known else None,
-        f"AUC {imitated:.2f} from imitations, {random:.2f} from random initialisations",
+        f"AUC {told[False]} from imitations, {told[True]} from random initialisations",
     )
 
 
