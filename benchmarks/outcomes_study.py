@@ -70,23 +70,20 @@ def matched(results: dict[str, Any], world: str, field: str) -> str:
     return table(("start", "objective", *(f"scale {scale}" for scale in found.scales)), rows)
 
 
-def relapse(results: dict[str, Any], world: str, name: str) -> str:
-    """P of a side effect where the success was first reached and after all updates, means over scales and seeds."""
+def later(results: dict[str, Any], world: str, name: str) -> str:
+    """P of a side effect after all updates, objectives and starts by scale."""
     made = results["worlds"][world]
     found = study.response(made, f"P({name})")
     rows = []
     for k, start in enumerate(found.starts):
-        for j, objective in enumerate(found.objectives):
-            ends, won = [], []
+        for objective in found.objectives:
+            cells = []
             for scale in found.scales:
                 figures = made["scales"][scale][objective]
-                law = study.as_array(figures["final_law"])[k, study.chosen(figures, k)].mean(0)
-                ends.append(float(study.rate(law, f"P({name})", made["side_effects"])))
-                won.append(float(law[1].sum()))
-            rows.append(
-                [start, objective, float(np.nanmean(found.values[:, j, k])), float(np.mean(ends)), float(np.mean(won))]
-            )
-    return table(("start", "objective", "at success .9", "after all updates", "success then"), rows)
+                law = study.as_array(figures["final_law"])[k, study.chosen(figures, k)]
+                cells.append(with_interval(study.interval(study.rate(law, f"P({name})", made["side_effects"]))))
+            rows.append([start, objective, *cells])
+    return table(("start", "objective", *(f"scale {scale}" for scale in found.scales)), rows)
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -97,8 +94,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "door-exploded": lambda results: matched(results, DOOR, "P(exploded)"),
     "hazard-exploded": lambda results: matched(results, HAZARD, "P(exploded)"),
     "door-vase": lambda results: matched(results, DOOR, "P(vase)"),
-    "door-end": lambda results: relapse(results, DOOR, "exploded"),
-    "hazard-end": lambda results: relapse(results, HAZARD, "exploded"),
+    "door-end": lambda results: later(results, DOOR, "exploded"),
+    "hazard-end": lambda results: later(results, HAZARD, "exploded"),
 }
 
 
