@@ -67,7 +67,7 @@ def test_its_page_needs_nothing_from_outside(done):
     assert text.count("<svg") == 2
     for said in (
         "The answer",
-        "H1 is open",
+        "H3 is open",
         "competent",
         "P(exploded)",
         "P(vase)",
