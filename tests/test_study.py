@@ -493,3 +493,72 @@ def test_helpers_of_the_figures():
     assert _verdicts.mean_of(np.array([np.nan, 2.0])) == 2.0
     assert np.isnan(_verdicts.mean_of(np.array([np.nan])))
     assert Standing.__doc__
+
+
+# --- what tells of held-out prompts ----------------------------------------------------------------------------------
+
+
+def with_divergences(held_out, **divergences):
+    """A told world whose divergences at every success are functions of (scale, objective, start, seed)."""
+    made = world(lambda *_: 0.5, seeds=6, held_out=held_out)
+    for scale, found in made["scales"].items():
+        for objective, each in found.items():
+            for name, function in divergences.items():
+                table = [[function(scale, objective, start, seed) for seed in range(6)] for start in STARTS]
+                each[name] = np.broadcast_to(np.array(table)[:, None, :, None], each[name].shape)
+    return made
+
+
+def drawn(seed, spread=1.0):
+    rng, table = np.random.default_rng(seed), {}
+    return lambda *key: table.setdefault(key, float(np.exp(spread * rng.normal())))
+
+
+def test_a_regression_finds_the_divergence_that_tells():
+    first, other, third = drawn(0), drawn(1), drawn(2)
+
+    def held_out(scale, objective, start, seed):
+        x = 0.8 * np.log(first(scale, objective, start, seed)) + 3.0 * STARTS.index(start) - 3.0
+        return 1 / (1 + np.exp(-x))
+
+    made = with_divergences(
+        held_out, side_effect_kl=first, trajectory_kl=other, trajectory_kl_start_new=lambda *key: third(*key)
+    )
+    z, path, back = study.predictors(made)
+    assert (z.name, path.name, back.name) == ("D_z", "D_traj", "start‖new")
+    np.testing.assert_allclose([*z.alone, *z.together], 1.0, atol=1e-6, err_msg="the start's own level is taken off")
+    for none in (path, back):
+        assert none.alone.mean < 0.05
+        assert none.together.low <= 1e-9
+        assert none.together.high >= -1e-9
+
+
+def test_the_regression_is_least_squares():
+    one, two, noise = drawn(3), drawn(4), drawn(5)
+
+    def both(*key):
+        return float(one(*key) * two(*key))
+
+    def held_out(*key):
+        return 1 / (1 + 1 / (one(*key) ** 0.5 * noise(*key)))
+
+    made = with_divergences(held_out, side_effect_kl=one, trajectory_kl=both, trajectory_kl_start_new=noise)
+    found = study.predictors(made)
+    names = ("held-out P(z)", "side_effect_kl", "trajectory_kl", "trajectory_kl_start_new")
+    sides = [study.response(made, name).values for name in names]
+    y, *x = (f(v) for f, v in zip((study.logit, np.log, np.log, np.log), sides, strict=True))
+    y, *x = ((v - v.mean((1, 3), keepdims=True)).ravel() for v in (y, *x))
+    raw = np.linalg.solve(np.array([[a @ b for b in x] for a in x]), [a @ y for a in x])
+    for row, column, slope in zip(found, x, raw, strict=True):
+        np.testing.assert_allclose(row.alone.mean, np.corrcoef(y, column)[0, 1] ** 2, rtol=1e-6)
+        np.testing.assert_allclose(row.together.mean, slope * column.std() / y.std(), rtol=1e-6, atol=1e-9)
+        assert row.alone.low <= row.alone.mean <= row.alone.high
+        assert row.together.low < row.together.mean < row.together.high
+
+
+def test_nothing_tells_where_nothing_is_held_out():
+    made = world(lambda *_: 0.5)
+    for found in made["scales"].values():
+        for each in found.values():
+            del each["held_out"]
+    assert study.predictors(made) == []

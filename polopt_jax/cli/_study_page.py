@@ -46,6 +46,11 @@ def answers(result: Mapping[str, Any]) -> dict[str, Any]:
         "shares": {
             name: {field: _plain(divided(world, field)) for field in rates(world)} for name, world in worlds.items()
         },
+        "predictors": {
+            name: [_plain({"alone": row.alone, "together": row.together}) | {"name": row.name} for row in found]
+            for name, world in worlds.items()
+            if (found := study.predictors(world))
+        },
         "worlds": {name: [entry(row) for row in combinations(world)] for name, world in worlds.items()},
     }
 
@@ -172,6 +177,22 @@ def _share_table(worlds: Mapping[str, Any]) -> tuple[list[Column], list[Group]]:
     ]
 
 
+def _predictor_table(world: Mapping[str, Any]) -> tuple[list[Column], list[Group]] | None:
+    """Where something is held out: what told of it."""
+    if not (found := study.predictors(world)):
+        return None
+
+    def cell(part: str) -> Any:
+        return lambda row: "{:.2f} [{:.2f}, {:.2f}]".format(*getattr(row, part))
+
+    columns = [
+        Column(("", "divergence"), lambda row: row.name),
+        Column(("R²", "alone"), cell("alone"), "Of a regression on it alone."),
+        Column(("", "together"), cell("together"), "Coefficient among all of them, in standard deviations."),
+    ]
+    return columns, [Group("What on training prompts tells of P(z) on held-out ones, starts and scales apart", found)]
+
+
 def print_tables(result: Mapping[str, Any]) -> None:
     """Prints the verdicts, the shares, and the combinations of each world."""
     from rich.console import Console
@@ -183,6 +204,10 @@ def print_tables(result: Mapping[str, Any]) -> None:
         console.print(report.terminal(columns_of(world, brief=True), groups_of(world, f"{name}, "), width=width))
     console.print()
     console.print(report.terminal(*_share_table(result["worlds"]), width=width))
+    for name, world in result["worlds"].items():
+        if (told := _predictor_table(world)) is not None:
+            console.print(f"\n{name}")
+            console.print(report.terminal(*told, width=width))
     for verdict in study.verdicts(result["worlds"]):
         console.print(f"\n{_judged(verdict)}: {verdict.hypothesis}\n   {verdict.evidence}")
 
@@ -242,6 +267,8 @@ def render(result: Mapping[str, Any], what: dict[str, str]) -> str:
             report.table(columns, groups_of(world, "")),
             report.definitions(report.meanings(columns)),
         ]
+        if (told := _predictor_table(world)) is not None:
+            pieces += [report.table(*told), report.definitions(report.meanings(told[0]))]
         sections.append(Section(name, pieces))
     run = {name: what[name] for name in ("Directory", "Device", "Versions", "Date")}
     sections.append(Section("What was run", [report.code(what["Command"]), report.definitions(run)]))

@@ -18,6 +18,7 @@ from polopt_jax.study._analysis import (
 from polopt_jax.study._ground import Ground, Learner, Standing
 from polopt_jax.study._grounds import GROUNDS
 from polopt_jax.study._objectives import OBJECTIVES, objective
+from polopt_jax.study._predictors import Predictor, predictors
 from polopt_jax.study._runs import LEVELS, begin, measure
 from polopt_jax.study._verdicts import Verdict, verdicts
 from polopt_jax.suite import Interval, as_array, interval
@@ -30,6 +31,7 @@ __all__ = [
     "Ground",
     "Interval",
     "Learner",
+    "Predictor",
     "Response",
     "Standing",
     "Verdict",
@@ -41,6 +43,7 @@ __all__ = [
     "mean_interval",
     "measure",
     "objective",
+    "predictors",
     "rate",
     "response",
     "share_intervals",
