@@ -102,8 +102,7 @@ def learn(loss: Callable[[Any], Array], params: Any, rate: float) -> tuple[Any, 
     nothing: Any = None
 
     def update(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
-        params, state, _ = step.update(*carry, nothing, nothing)
-        return (params, state), None
+        return step.update(*carry, nothing, nothing)[:2], None
 
     (params, _), _ = jax.lax.scan(update, (params, step.init(params)), None, length=LESSONS)
     return params, loss(params)
