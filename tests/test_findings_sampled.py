@@ -43,4 +43,4 @@ def test_numbers_that_are_not_there_are_dashes():
 def test_what_is_kept_does_not_say_where_it_lay():
     results = {"run": {"Directory": "/home/somebody", "Command": "polopt --out /home", "Date": "today"}, "worlds": {}}
     assert outcomes_sampled.kept(results) == {"run": {"Date": "today"}, "worlds": {}}
-    assert set(json.loads(outcomes_sampled.KEPT.read_text())["run"]) == {"Date", "Device", "Versions"}
+    assert set(json.loads(outcomes_sampled.KEPT.read_text())["run"]) == {"Date", "Device", "Versions", "Regions"}
