@@ -21,14 +21,10 @@ ROLLOUTS = 512
 """Attempts of the policy that training begins with, of which the forecast is made."""
 
 
+@functools.lru_cache(maxsize=4)
 def begin(ground: Ground, scale: str, *, seeds: int) -> tuple[Params, np.ndarray]:
     """The policies that training begins with, every leaf `[I, R, ...]` for I starts and R seeds, and the KL `[I, R]` of
     each from its teacher, in nats of an attempt. They are computed once."""
-    return _begin(ground, scale, seeds)
-
-
-@functools.lru_cache(maxsize=4)
-def _begin(ground: Ground, scale: str, seeds: int) -> tuple[Params, np.ndarray]:
     keys, learner = jax.random.split(jax.random.key(31), seeds), ground.build(scale)
     found = []
     for start in ground.starts:
