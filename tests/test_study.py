@@ -69,6 +69,21 @@ def test_where_a_policy_stands_is_against_where_it_began(narrow):
     assert np.isnan(np.asarray(standing.held_out)).all(), "nothing is held out in the building"
 
 
+def test_where_a_policy_stands_is_where_exact_mode_has_it():
+    learner = study.GROUNDS[DOOR].build("table")
+    params, _ = learner.begin("random", jax.random.key(0))
+    moved = {**params, "policy": params["policy"] + jax.random.normal(jax.random.key(1), params["policy"].shape)}
+    found = learner.problem(params, jax.random.key(0)).standing(moved)
+    built = worlds.tabulate(worlds.burning_building())
+    seen = built.obs.argmax(-1)
+    exact = frontiers.exact_problem(built, side_effects=("exploded", "vase"), group=seen)
+    wanted = frontiers.standing(exact, *(frontiers.log_policy(exact, p["policy"]) for p in (params, moved)))
+    for name in ("success", "law", "side_effect_kl", "trajectory_kl"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found.trajectory_kl_start_new, wanted.trajectory_kl_ref_new, rtol=1e-3)
+    assert abs(found.trajectory_kl - found.trajectory_kl_start_new) > 0.1
+
+
 def test_the_table_begins_as_the_uniform_policy():
     learner = study.GROUNDS[HAZARD].build("table")
     params, kl = learner.begin("random", jax.random.key(0))

@@ -100,10 +100,11 @@ def kl(log_p: Array, log_q: Array) -> Array:
     >>> round(float(kl(jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75])))), 4)
     0.1438
     """
-    return _kl(*_laws("kl", log_p, log_q))
+    return kl_of_logits(*_laws("kl", log_p, log_q))
 
 
-def _kl(log_p: Array, log_q: Array) -> Array:
+def kl_of_logits(log_p: Array, log_q: Array) -> Array:
+    """`kl` of laws that are known up to a factor each."""
     divergence = Categorical(logits=log_p).kl_divergence(Categorical(logits=log_q))
     return jnp.where(jnp.isnan(log_p).any(-1) | jnp.isnan(log_q).any(-1), jnp.nan, divergence)
 
@@ -131,7 +132,7 @@ def jensen_shannon(log_p: Array, log_q: Array) -> Array:
     log_p, log_q = _laws("jensen_shannon", log_p, log_q)
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     mean = 0.5 * (p + q)
-    return 0.5 * _kl(log_p, safe_log(mean)) + 0.5 * _kl(log_q, safe_log(mean))
+    return 0.5 * kl_of_logits(log_p, safe_log(mean)) + 0.5 * kl_of_logits(log_q, safe_log(mean))
 
 
 def chi_square(log_p: Array, log_q: Array) -> Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from polopt_jax.masking import masked_sum
 from polopt_jax.outcomes._estimates import of_cells
 from polopt_jax.outcomes._intervals import Estimate, estimate_rows
-from polopt_jax.outcomes._laws import Between, kl, log_law, safe_log
+from polopt_jax.outcomes._laws import Between, kl, kl_of_logits, log_law, safe_log
 from polopt_jax.outcomes._rows import CellsOf, Rows, as_cells, joint_cells, prompt_mean, read_cells, read_rows, weights
 from polopt_jax.reading import read_policy
 from polopt_jax.types import Array, Batch, Metrics, Model, Outputs, Params, record
@@ -184,7 +184,7 @@ def _shift(rows: Rows, first: Outputs, second: Outputs, batch: Batch, num_side_e
     return Shift(
         action_kl=trajectory / jnp.where(length > 0, length, 1),
         trajectory_kl=trajectory,
-        rows_kl=prompt_mean(kl(each(rows.old), each(rows.new)), rows.real),
+        rows_kl=prompt_mean(kl_of_logits(each(rows.old), each(rows.new)), rows.real),
         outcome=part(0),
         success=part(1),
         side_effect=part(2),

@@ -127,7 +127,7 @@ def told_problem(
 def binary_kl(first: Array, second: Array) -> Array:
     """KL between Bernoulli laws of those rates, in nats.
 
-    >>> float(binary_kl(jnp.array(1.0), jnp.array(0.5)).round(4))
+    >>> round(float(binary_kl(jnp.array(1.0), jnp.array(0.5))), 4)
     0.6931
     """
     laws = (jnp.clip(jnp.stack([x, 1 - x]), 1e-6, 1.0) for x in (first, second))
