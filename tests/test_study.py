@@ -121,6 +121,7 @@ def test_worlds_with_another_reference():
     np.testing.assert_allclose(found.skip, rates, rtol=1e-5)
     np.testing.assert_allclose(found.joint[:, 1, 0] / (1 - found.skip), rates[::-1], rtol=1e-4)
     np.testing.assert_array_equal(other.after_skip, asked.after_skip)
+    np.testing.assert_array_equal([other.p_skip, other.p_legit], [rates, rates[::-1]])
     changed = (np.asarray(other.logits) != np.asarray(asked.logits)).any(0)
     assert set(np.argwhere(changed)[:, 0]) == {worlds.FORK, 8, 12, 16, 20}
     for name in ("p_skip", "p_legit"):
@@ -244,6 +245,9 @@ def test_the_levels_are_read_where_they_are_reached(measured):
     reached, updates = measured["reached"], measured["updates"]
     assert reached[1, 2, :, 0].all(), "imitations succeed in half of their attempts from the first"
     assert (np.isfinite(updates) == reached).all()
+    assert (updates[2, :, :, 0] == 0).all(), "the careful table is there when it begins"
+    assert not (updates[0] == 0).any(), "the random one is not"
+    assert np.nanmax(updates) > 3, "counted in updates and not in looks, of which there are three"
     assert (updates[reached] <= 6).all()
     success = measured["law"][..., 1, :].sum(-1)
     above = reached & (updates > 0)
@@ -252,7 +256,8 @@ def test_the_levels_are_read_where_they_are_reached(measured):
 
 def test_the_forecast_is_the_share_among_the_successes_of_the_start(measured):
     won = measured["begin_law"][:, :, 1]
-    share, noise = won[..., 1:].sum(-1) / won.sum(-1), 4 * np.sqrt(0.25 / (512 * won.sum(-1)))
+    share = won[..., 1:].sum(-1) / won.sum(-1)
+    noise = 4 * np.sqrt(share * (1 - share) / (512 * won.sum(-1))) + 1e-3
     assert (np.abs(measured["forecast"] - share) < noise).all()
 
 
