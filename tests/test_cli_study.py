@@ -87,6 +87,7 @@ def test_what_it_prints(tmp_path, capsys):
     assert row.split()[3:6] == ["0.001", "0.2", "[0.2,"], "the setting, P(z) and its interval"
     assert "50%" in row, "one of two seeds never got there"
     assert any(line.startswith("H3 is open") for line in lines)
+    assert page.PART in said.out
     assert f"Report: {tmp_path / 'run' / 'report.html'}" in said.out
     assert "4 of 4" in said.err or "3 of 4" in said.err
 
@@ -94,6 +95,7 @@ def test_what_it_prints(tmp_path, capsys):
 def test_its_json_is_what_the_study_says(tmp_path, capsys):
     assert main([*WORDS, "--out", str(tmp_path / "run"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
+    assert told["part"] is True
     assert [verdict["name"] for verdict in told["verdicts"]] == [f"H{i}" for i in range(1, 8)]
     assert told["shares"][DOOR]["P(z)"]["objective"]["mean"] > 0.99
     assert set(told["shares"][DOOR]) == {"P(z)", "P(exploded)", "P(vase)"}
@@ -175,6 +177,24 @@ def test_a_scale_that_a_world_has_not_is_left_out(tmp_path, runs):
     assert main([*words, "--out", str(tmp_path / "run")]) == 0
     assert [(world, scale) for world, scale, *_ in runs] == [(DOOR, "8"), (DOOR, "table"), (TOLD, "8")]
     assert "held-out P(z)" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_part_of_what_was_registered_is_said_to_be_one(done):
+    text = (done / "report.html").read_text()
+    assert page.PART in text
+    worlds = {
+        name: {
+            "seeds": 10,
+            "scales": {scale: dict.fromkeys(study.OBJECTIVES) for scale in ground.scales},
+        }
+        for name, ground in study.GROUNDS.items()
+    }
+    assert not page.is_part(worlds)
+    assert page.is_part({name: worlds[name] for name in (DOOR, HAZARD)})
+    assert page.is_part({**worlds, DOOR: {**worlds[DOOR], "seeds": 9}})
+    assert page.is_part({**worlds, DOOR: {**worlds[DOOR], "scales": {"8": dict.fromkeys(study.OBJECTIVES)}}})
+    fewer = {scale: {"trpo": None} for scale in study.GROUNDS[DOOR].scales}
+    assert page.is_part({**worlds, DOOR: {**worlds[DOOR], "scales": fewer}})
 
 
 def test_the_picture_has_a_curve_for_each_objective_and_for_the_start(done):

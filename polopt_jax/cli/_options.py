@@ -174,7 +174,7 @@ class Study:
     seeds: Annotated[int, _WHOLE, _shown("N", "10")] = 10
     """Runs of each combination."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
-    """Both buildings, two scales, three objectives, three seeds, half of the updates: some minutes on two cores."""
+    """Both buildings, two scales, three objectives, three seeds, half the updates: under five minutes on two cores."""
     out: Annotated[Path | None, _shown("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty, unless --resume is given."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False

@@ -42,6 +42,7 @@ def answers(result: Mapping[str, Any]) -> dict[str, Any]:
         return {**row._asdict(), "columns": _plain(row.columns)}
 
     return {
+        "part": is_part(worlds),
         "verdicts": [verdict._asdict() for verdict in study.verdicts(worlds)],
         "shares": {
             name: {field: _plain(divided(world, field)) for field in rates(world)} for name, world in worlds.items()
@@ -150,6 +151,20 @@ def groups_of(world: Mapping[str, Any], title: str) -> list[Group]:
     return [Group(f"{title}{start} start", [row for row in rows if row.start == start]) for start in world["starts"]]
 
 
+PART = "This is a part of what was registered, so the verdicts are preliminary."
+
+
+def is_part(worlds: Mapping[str, Any]) -> bool:
+    """Whether worlds, scales, objectives or seeds of the registered study are missing."""
+    return any(
+        name not in worlds
+        or worlds[name]["seeds"] < study.SEEDS
+        or set(worlds[name]["scales"]) < set(ground.scales)
+        or any(set(found) < set(study.OBJECTIVES) for found in worlds[name]["scales"].values())
+        for name, ground in study.GROUNDS.items()
+    )
+
+
 def _judged(verdict: Verdict) -> str:
     return f"{verdict.name} { {True: 'holds', False: 'fails', None: 'is open'}[verdict.holds] }"
 
@@ -208,6 +223,8 @@ def print_tables(result: Mapping[str, Any]) -> None:
         if (told := _predictor_table(world)) is not None:
             console.print(f"\n{name}")
             console.print(report.terminal(*told, width=width))
+    if is_part(result["worlds"]):
+        console.print(f"\n{PART}")
     for verdict in study.verdicts(result["worlds"]):
         console.print(f"\n{_judged(verdict)}: {verdict.hypothesis}\n   {verdict.evidence}")
 
@@ -253,7 +270,8 @@ def render(result: Mapping[str, Any], what: dict[str, str]) -> str:
     """The page: the answer, a section for each world, what was run."""
     worlds = result["worlds"]
     told = {_judged(verdict): f"{verdict.hypothesis} {verdict.evidence}" for verdict in study.verdicts(worlds)}
-    sections = [Section("The answer", [report.definitions(told), report.table(*_share_table(worlds))])]
+    caution = [report.prose("Preliminary", [PART])] if is_part(worlds) else []
+    sections = [Section("The answer", [*caution, report.definitions(told), report.table(*_share_table(worlds))])]
     for name, world in worlds.items():
         columns, caption = columns_of(world), CAPTION.format(level=study.MATCHED)
         alt = "{} in {} by scale, start and objective"

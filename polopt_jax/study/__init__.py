@@ -17,7 +17,7 @@ from polopt_jax.study._analysis import (
 )
 from polopt_jax.study._ground import Ground, Learner, Standing
 from polopt_jax.study._grounds import GROUNDS
-from polopt_jax.study._objectives import OBJECTIVES, objective
+from polopt_jax.study._objectives import OBJECTIVES, SEEDS, objective
 from polopt_jax.study._predictors import Predictor, predictors
 from polopt_jax.study._runs import LEVELS, begin, measure
 from polopt_jax.study._verdicts import Verdict, verdicts
@@ -28,6 +28,7 @@ __all__ = [
     "LEVELS",
     "MATCHED",
     "OBJECTIVES",
+    "SEEDS",
     "Ground",
     "Interval",
     "Learner",

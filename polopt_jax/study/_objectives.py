@@ -6,6 +6,8 @@ _GRPO_BETA = 0.04
 
 OBJECTIVES = ("reinforce", "npg", "trpo", "ppo", "dpo", "grpo", "grpo-kl")
 """In the order of the history."""
+SEEDS = 10
+"""Of each combination, as registered."""
 _OF_ADAM = ("reinforce", "ppo", "dpo", "grpo", "grpo-kl")
 
 
