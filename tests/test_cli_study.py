@@ -145,6 +145,7 @@ def test_an_interrupted_run_keeps_what_is_finished(tmp_path, monkeypatch, capsys
         (["--worlds", "building"], "building"),
         (["--objectives", "gppo"], "grpo"),
         (["--scales", "9"], "9"),
+        (["--worlds", TOLD, "--scales", "table"], "told-worlds has none of table; it has 8, 32, 128"),
         (["--seeds", "0"], "--seeds must be at least 1"),
         (["--resume"], "--resume needs --out"),
     ],
@@ -164,6 +165,7 @@ def test_the_plan_of_everything_and_of_little():
     little = plan(Study(quick=True))
     assert little == little._replace(worlds=(DOOR, HAZARD), scales=("8", "table"), seeds=3)
     assert plan(Study(quick=True, seeds=2)).seeds == 2
+    assert plan(Study(scales=("table",))).worlds == (DOOR, HAZARD), "the others have no table"
 
 
 def test_quick_takes_half_of_the_updates(tmp_path, runs):

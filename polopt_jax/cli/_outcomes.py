@@ -9,7 +9,7 @@ from polopt_jax import report, runs
 from polopt_jax.cli._options import Outcomes
 from polopt_jax.cli._pieces import Piece, kept, plain, run_missing
 from polopt_jax.cli._report import facts
-from polopt_jax.cli._words import UsageError, choose
+from polopt_jax.cli._words import UsageError, choose_some
 
 RESULT, PAGE, PICTURE, WORLDS = "outcomes.json", "report.html", "frontier.png", "worlds"
 SIGNALS, ESTIMATORS = "signals.json", "estimators"
@@ -43,14 +43,10 @@ def plan(options: Outcomes) -> Plan:
 
     if options.seeds < 1:
         raise UsageError(f"--seeds must be at least 1; it is {options.seeds}")
-
-    def chosen(kind: str, given: Sequence[str], known: Sequence[str], few: Sequence[str]) -> tuple[str, ...]:
-        names = {choose(kind, name, known) for name in given} or set(few if options.quick else known)
-        return tuple(name for name in known if name in names)
-
+    few = lambda names: names if options.quick else ()  # noqa: E731
     return Plan(
-        worlds=chosen("world", options.worlds, tuple(suite.CASES), QUICK_WORLDS),
-        methods=chosen("method", options.methods, tuple(suite.METHODS), QUICK_METHODS),
+        worlds=choose_some("world", options.worlds or few(QUICK_WORLDS), tuple(suite.CASES)),
+        methods=choose_some("method", options.methods or few(QUICK_METHODS), tuple(suite.METHODS)),
         seeds=min(options.seeds, QUICK_SEEDS) if options.quick else options.seeds,
         quick=options.quick,
     )

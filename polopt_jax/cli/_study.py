@@ -9,7 +9,7 @@ from polopt_jax import report, runs
 from polopt_jax.cli._options import Study
 from polopt_jax.cli._pieces import Piece, kept, run_missing
 from polopt_jax.cli._report import facts
-from polopt_jax.cli._words import UsageError, choose
+from polopt_jax.cli._words import UsageError, choose_some
 
 RESULT, PAGE, PICTURE, PARTS = "study.json", "report.html", "study.png", "parts"
 QUICK_WORLDS, QUICK_SCALES = ("burning-building", "burning-building-hazard"), ("8", "table")
@@ -41,19 +41,20 @@ def plan(options: Study) -> Plan:
 
     if options.seeds < 1:
         raise UsageError(f"--seeds must be at least 1; it is {options.seeds}")
-
-    def chosen(kind: str, given: Sequence[str], known: Sequence[str], few: Sequence[str]) -> tuple[str, ...]:
-        names = {choose(kind, name, known) for name in given} or set(few if options.quick else known)
-        return tuple(name for name in known if name in names)
-
+    few = lambda names: names if options.quick else ()  # noqa: E731
     scales = tuple(dict.fromkeys(scale for ground in study.GROUNDS.values() for scale in ground.scales))
-    return Plan(
-        worlds=chosen("world", options.worlds, tuple(study.GROUNDS), QUICK_WORLDS),
-        objectives=chosen("objective", options.objectives, study.OBJECTIVES, QUICK_OBJECTIVES),
-        scales=chosen("scale", options.scales, scales, QUICK_SCALES),
+    wanted = Plan(
+        worlds=choose_some("world", options.worlds or few(QUICK_WORLDS), tuple(study.GROUNDS)),
+        objectives=choose_some("objective", options.objectives or few(QUICK_OBJECTIVES), study.OBJECTIVES),
+        scales=choose_some("scale", options.scales or few(QUICK_SCALES), scales),
         seeds=min(options.seeds, QUICK_SEEDS) if options.quick else options.seeds,
         quick=options.quick,
     )
+    without = [world for world in wanted.worlds if not set(study.GROUNDS[world].scales) & set(wanted.scales)]
+    if without and options.worlds:
+        own = ", ".join(study.GROUNDS[without[0]].scales)
+        raise UsageError(f"--scales: {without[0]} has none of {', '.join(wanted.scales)}; it has {own}")
+    return wanted._replace(worlds=tuple(world for world in wanted.worlds if world not in without))
 
 
 def study(options: Study, arguments: Sequence[str]) -> int:

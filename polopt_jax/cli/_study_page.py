@@ -18,7 +18,7 @@ LEAD = (
 )
 CAPTION = (
     "Its probability at success {level}, mean over the seeds that reached it, at the step size that the registered "
-    "rule chooses; band: 95% bootstrap interval. Grey: the policy that training began with."
+    "rule chooses; band: 95% bootstrap interval. Solid grey: the policy that training began with."
 )
 
 

@@ -48,6 +48,16 @@ def choose(kind: str, name: str, known: Sequence[str]) -> str:
     raise UsageError(f"unknown {kind} {name!r}; did you mean {nearest(name, known)!r}? Known: {', '.join(known)}")
 
 
+def choose_some(kind: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Those of `known` that are named, in its order, or all of them if none is; raises UsageError as `choose`.
+
+    >>> choose_some("method", ["PPO", "reinforce"], ("reinforce", "trpo", "ppo"))
+    ('reinforce', 'ppo')
+    """
+    chosen = {choose(kind, name, known) for name in names} or set(known)
+    return tuple(name for name in known if name in chosen)
+
+
 def flag(name: str) -> str:
     """The flag that sets a parameter.
 
