@@ -5,14 +5,14 @@ import re
 
 import numpy as np
 import pytest
-from study_figures import figures
+from study_figures import figures, world
 
 from polopt_jax import study
 from polopt_jax.cli import _study_page as page
 from polopt_jax.cli import main
 from polopt_jax.cli._options import Study
 from polopt_jax.cli._study import plan
-from polopt_jax.study import _analysis
+from polopt_jax.study import _analysis, _predictors
 
 DOOR, HAZARD, TOLD = study.GROUNDS
 WORDS = ("study", "--worlds", DOOR, "--scales", "8", "table", "--objectives", "trpo", "grpo", "--seeds", "2")
@@ -211,3 +211,30 @@ def test_the_picture_has_a_curve_for_each_objective_and_for_the_start(done):
     assert list(first.x_names) == ["8", "table"]
     np.testing.assert_allclose(first.curves[0].middle, 0.25)
     np.testing.assert_allclose(first.curves[1].middle, 0.2)
+
+
+def test_what_told_of_held_out_prompts_is_shown(monkeypatch, capsys):
+    """Every figure of the table is one of the regression, in the terminal, on the page and as JSON."""
+    monkeypatch.setattr(_predictors, "RESAMPLES", 20)
+    rng = np.random.default_rng(0)
+    made = world(lambda *_: 0.5, seeds=3, held_out=lambda *_: float(rng.uniform(0.1, 0.9)))
+    for found in made["scales"].values():
+        for each in found.values():
+            for name in _predictors.DIVERGENCES.values():
+                each[name] = np.exp(rng.normal(size=each[name].shape))
+    result = {"worlds": {TOLD: made}}
+    wanted = study.predictors(made)
+    page.print_tables(result)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    html = page.render(result, dict.fromkeys(("Directory", "Device", "Versions", "Date", "Command"), ""))
+    told = {row["name"]: row for row in page.answers(result)["predictors"][TOLD]}
+    for row in wanted:
+        shown = "{:.2f} [{:.2f}, {:.2f}] {:.2f} [{:.2f}, {:.2f}]".format(*row.alone, *row.together)
+        assert [row.name, *shown.split()] in rows
+        assert "{:.2f} [{:.2f}, {:.2f}]".format(*row.together) in html
+        assert told[row.name]["alone"]["mean"] == row.alone.mean
+        assert told[row.name]["together"]["high"] == row.together.high
+
+
+def test_the_default_number_of_seeds_is_the_registered_one():
+    assert Study().seeds == study.SEEDS
