@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import camera_dropbox
 from benchmarks.grpo_forgetting import findings as grpo_forgetting
 from benchmarks.outcomes_exact.findings import filled, table
 from benchmarks.record import RESULTS
@@ -114,6 +115,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "forecasts": forecasts,
     "estimators": estimators,
     **grpo_forgetting.TABLES,
+    "dropbox": camera_dropbox.dropbox,
 }
 
 

@@ -75,10 +75,7 @@ def test_protection(found):
 
 def test_the_page_has_the_tables_of_the_committed_figures():
     folder = RESULTS / "outcomes"
-    results = {
-        name: json.loads((folder / f"exact-{name}.json").read_text())["figures"]
-        for name in ("anchors", "odds", "tables", "building")
-    }
+    results = {name: json.loads((folder / f"exact-{name}.json").read_text())["figures"] for name in findings.RESULTS_OF}
     page = findings.PAGE.read_text()
     assert set(re.findall(r"<!-- table: ([\w-]+) -->", page)) == set(findings.TABLES)
     assert findings.filled(page, results, findings.TABLES) == page

@@ -1,6 +1,6 @@
 """Every figure of exact mode, into `benchmarks/results/outcomes/`, and from them the tables of `docs/findings.md`.
 
-python -m benchmarks.outcomes_exact [--only anchors odds tables building]     (ten minutes on two cores)
+python -m benchmarks.outcomes_exact [--only anchors odds tables neighbours building]     (ten minutes on two cores)
 python -m benchmarks.outcomes_exact --only                                    (the tables alone, from what is there)
 """
 
@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 jax.config.update("jax_enable_x64", True)
 
-from benchmarks.outcomes_exact import anchors, building, findings, odds, tables  # noqa: E402
+from benchmarks.outcomes_exact import anchors, building, findings, neighbours, odds, tables  # noqa: E402
 from benchmarks.record import RESULTS, lines, rounded  # noqa: E402
 
 FOLDER = RESULTS / "outcomes"
@@ -40,6 +40,7 @@ SECTIONS = {
     "anchors": (1, lambda: iter([("anchors", anchors.figures())])),
     "odds": (len(odds.PARTS), odds.figures),
     "tables": (len(tables.TABLES), tables.figures),
+    "neighbours": (neighbours.PARTS, neighbours.figures),
     "building": (len(building.CASES) * (len(building.ENTRIES) + 1), building.figures),
 }
 

@@ -195,6 +195,52 @@ def trained_tables(results: dict[str, Any]) -> str:
     return table(("method", *tables), rows)
 
 
+def contaminated(results: dict[str, Any]) -> str:
+    """q(z=1) at success 0.9, from references without and with the contamination."""
+    parts = {name: found[0]["rows"] for name, found in results["neighbours"].items() if name.startswith("contam")}
+    clean = {name: results["tables"][name.removeprefix("contaminated ")][0]["rows"] for name in parts}
+    rows = []
+    for i, first in enumerate(next(iter(parts.values()))):
+        row = [first["method"]]
+        for name, found in parts.items():
+            before = {row["method"]: row for row in clean[name]}.get(first["method"])
+            row += [before and before["side_effect"], found[i]["side_effect"]]
+        rows.append(row)
+    head = [x for name in parts for x in (name.removeprefix("contaminated "), "contaminated")]
+    return table(("method", *head), rows)
+
+
+def way_out(results: dict[str, Any]) -> str:
+    """What becomes of a task that has no honest way, where leaving it alone pays something."""
+    parts = {name: found[0]["rows"] for name, found in results["neighbours"].items() if name.startswith("way out")}
+    rows = [
+        [found[0]["method"], *[row[key] for row in found for key in ("success_in_the_end", "left_alone_in_the_end")]]
+        for found in zip(*parts.values(), strict=True)
+    ]
+    head = [f"{what}, if that pays {name.split()[-1]}" for name in parts for what in ("hacks", "leaves it")]
+    return table(("method", *head), rows)
+
+
+def soft_best(results: dict[str, Any]) -> str:
+    """The temperature that reaches success 0.9."""
+    (found,) = results["neighbours"]["soft best of n"]
+    return table(("table", "n", "temperature"), [[row["table"], row["n"], row["temperature"]] for row in found["rows"]])
+
+
+def mistaken(part: str, by: str, of: tuple[str, ...]) -> Callable[[dict[str, Any]], str]:
+    """Figures of a reward with an error, one column for each law of the error."""
+
+    def found(results: dict[str, Any]) -> str:
+        rows = results["neighbours"][part][0]["rows"]
+        laws = list(dict.fromkeys(row["error"] for row in rows))
+        cells = {(row["error"], row[by]): [row[name] for name in of] for row in rows}
+        values = dict.fromkeys(row[by] for row in rows)
+        head = (by, *[f"{name}, {law}" for law in laws for name in of])
+        return table(head, [[value, *[x for law in laws for x in cells[law, value]]] for value in values])
+
+    return found
+
+
 def impossible(results: dict[str, Any]) -> str:
     """What becomes of a task that has no honest way."""
     rows = []
@@ -223,6 +269,7 @@ def odds_kl(results: dict[str, Any]) -> str:
     return table(head, [[row[key] for key in keys] for row in results["odds"]["kl penalty"][0]["rows"]])
 
 
+RESULTS_OF = ("anchors", "odds", "tables", "neighbours", "building")
 OPEN, HAZARD = "open, door, binary", "open, hazard, binary"
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "anchors-tables": anchors_tables,
@@ -243,14 +290,19 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "failures-hazard": lambda results: failures(results, HAZARD),
     "trained-tables": trained_tables,
     "impossible": impossible,
+    "contaminated": contaminated,
+    "way-out": way_out,
+    "soft-best-of-n": soft_best,
+    "mistaken-tilt": mistaken("tilt", "kl", ("reward", "utility")),
+    "mistaken-alone": mistaken("error alone", "errors", ("greatest", "kl")),
     "odds": odds_map,
     "odds-kl": odds_kl,
 }
 
 
 def rewrite(folder: Path) -> None:
-    """Puts every table into the page, where all four results are there."""
-    paths = {name: folder / f"exact-{name}.json" for name in ("anchors", "odds", "tables", "building")}
+    """Puts every table into the page, where all results are there."""
+    paths = {name: folder / f"exact-{name}.json" for name in RESULTS_OF}
     if not all(path.exists() for path in (*paths.values(), PAGE)):
         return
     results = {name: json.loads(path.read_text())["figures"] for name, path in paths.items()}

@@ -13,6 +13,8 @@ from polopt_jax.frontiers import ExactProblem
 from polopt_jax.worlds import OUTCOME_TABLES, TableWorld, outcome_table, outcome_table_logits, tabulate
 
 SUCCESS = 0.9
+NEGLIGIBLE = 1e-8
+"""The reference does not have what is not above this: tables hold 1e-9 instead of 0."""
 TABLES = (*OUTCOME_TABLES, "impossible")
 """`impossible`: the table `means`, where only the way with the side effect pays."""
 ENTRIES = (
@@ -35,13 +37,13 @@ ENTRIES = (
 )
 
 
-def impossible(world: TableWorld) -> TableWorld:
-    """The world where success without the side effect does not pay, and is none."""
+def impossible(world: TableWorld, otherwise: float = 0.0) -> TableWorld:
+    """The world where success without the side effect is none, and pays only this much: a way out, where it pays."""
     effect = world.outcome["side_effect"]
-    pays = effect[world.successor]
+    success = world.outcome["success"][world.successor]
     return dataclasses.replace(
         world,
-        reward=jnp.where(pays, world.reward, 0.0),
+        reward=jnp.where(effect[world.successor], world.reward, jnp.where(success, otherwise, 0.0)),
         outcome={**world.outcome, "success": world.outcome["success"] & effect},
     )
 
@@ -73,8 +75,21 @@ def references(problem: ExactProblem, logits: jax.Array) -> list[dict[str, Any]]
             "outcome_kl": float(ipf.kl),
             "feasible": bool(ipf.feasible),
         },
+        {"method": "mode-anchored, closed form", "side_effect": float(jnp.where(side, flattened(law, pays), 0).sum())},
         {"method": "gradient flow, closed form", "side_effect": float(jnp.where(side, flow, 0).sum())},
     ]
+
+
+def flattened(law: jax.Array, pays: jax.Array) -> jax.Array:
+    """The optimum under mode-anchored rewards at the success: all ways that the reference has are alike.
+
+    What pays earns R(z) + β (log p(z) - log p(y)) in place of R(y), z the likeliest of what pays, so that the KL to the
+    reference no longer tells them apart: q(y) ∝ p(z) exp(R / β) for each (GX-Chen et al. 2025, MARA). β is what
+    reaches the success.
+    """
+    ways = pays & (law > NEGLIGIBLE)
+    fails = jnp.where(pays, 0, law)
+    return jnp.where(ways, SUCCESS / ways.sum(), (1 - SUCCESS) * fails / fails.sum())
 
 
 def trained(entry: Entry, problem: ExactProblem, logits: jax.Array) -> dict[str, Any]:
@@ -88,6 +103,7 @@ def trained(entry: Entry, problem: ExactProblem, logits: jax.Array) -> dict[str,
         "best": float(at.best),
         "success_in_the_end": float(end.success),
         "side_effect_in_the_end": float(end.side_effect[1]),
+        "reward_in_the_end": float(end.reward),
     }
     if bool(at.reached):
         row |= {
