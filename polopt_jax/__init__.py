@@ -15,7 +15,9 @@ from polopt_jax.combinators import accumulate_gradients, couples_rows, objective
 from polopt_jax.distributions import Categorical, DiagGaussian, TanhGaussian
 from polopt_jax.divergences import action_kl, kl_to_reference, reverse, trajectory_kl, weighted_divergence
 from polopt_jax.episodes import episodes, final_step, first_episodes, per_episode, to_batch
+from polopt_jax.evaluation import Evaluation, evaluate_policy
 from polopt_jax.guards import clip_by_global_norm
+from polopt_jax.loading import load
 from polopt_jax.masking import standardize
 from polopt_jax.objectives import (
     actor_critic,
@@ -30,6 +32,7 @@ from polopt_jax.objectives import (
     surrogate,
     value_loss,
 )
+from polopt_jax.policies import Policy, greedy
 from polopt_jax.reductions import constant_length, sequence_mean, sequence_sum, token_mean
 from polopt_jax.rollout import start, start_from, unroll
 from polopt_jax.solvers import (
@@ -54,9 +57,11 @@ __all__ = [
     "Categorical",
     "DiagGaussian",
     "Divergence",
+    "Evaluation",
     "Model",
     "Objective",
     "Outputs",
+    "Policy",
     "Rollout",
     "Step",
     "TanhGaussian",
@@ -76,11 +81,13 @@ __all__ = [
     "entropy_bonus",
     "episodes",
     "epochs",
+    "evaluate_policy",
     "every",
     "final_step",
     "first_episodes",
     "fisher_operator",
     "gae",
+    "greedy",
     "group_centred",
     "group_relative",
     "grpo",
@@ -90,6 +97,7 @@ __all__ = [
     "k3",
     "kl_to_reference",
     "leave_one_out",
+    "load",
     "make_step",
     "monitored",
     "natural_gradient",

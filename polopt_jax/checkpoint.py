@@ -10,10 +10,11 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from polopt_jax._orbax import quiet_orbax, reason
@@ -157,6 +158,51 @@ def restore(directory: str | Path, like: Any, *, step: int | None = None) -> tup
         if isinstance(state, TrainState) and (np.asarray(state.update) != step).any():
             raise _DamageError(f"its state has done {np.asarray(state.update).ravel()[0]} updates")
     return state, step
+
+
+def restore_parts(
+    directory: str | Path, parts: Mapping[str, Any], *, leading: tuple[int, ...] = (), step: int | None = None
+) -> tuple[dict[str, Any], int]:
+    """Parts of the state saved at `step` (the newest, if None), each under its path: `(parts, step)`.
+
+    A policy without its optimizer and its environments, say: `{".params": jax.eval_shape(init, key)}`.
+
+    Args:
+      parts: by path within the state, trees of arrays, or of their shapes and dtypes.
+      leading: further axes that every leaf has there, in front: those of the seeds.
+
+    Raises CheckpointError if there is no such step, if it is damaged, or if a leaf of a part is missing or of another
+    shape or dtype than in `parts`.
+    """
+    step = _existing(directory, step)
+    with _damage_told(directory, step):
+        manifest = _read_manifest(Path(directory), step)
+        names = {path: _names(path, like) for path, like in parts.items()}
+        for wanted in names.values():
+            _check_part(manifest, wanted, leading, directory)
+        found = _read_leaves(Path(directory), step, manifest)
+    leaves = {path: [jax.numpy.asarray(found[name]) for name in wanted] for path, wanted in names.items()}
+    return {path: jax.tree.unflatten(jax.tree.structure(like), leaves[path]) for path, like in parts.items()}, step
+
+
+def _names(path: str, like: Any) -> dict[str, Any]:
+    """The leaves of a part under their names in the whole state."""
+    return {path + jax.tree_util.keystr(inner): x for inner, x in jax.tree_util.tree_leaves_with_path(like)}
+
+
+def _check_part(
+    manifest: dict[str, Entry], wanted: dict[str, Any], leading: tuple[int, ...], directory: str | Path
+) -> None:
+    """Raises CheckpointError where a leaf is missing, or of another shape or dtype."""
+    for name, x in wanted.items():
+        if name not in manifest:
+            raise CheckpointError(f"the checkpoint in {directory} does not fit: it has no {name}")
+        there, here = tuple(manifest[name]["shape"]), (*leading, *x.shape)
+        if (there, manifest[name]["dtype"]) != (here, str(x.dtype)):
+            raise CheckpointError(
+                f"the checkpoint in {directory} does not fit: {name} is {manifest[name]['dtype']}{list(there)} there, "
+                f"and {x.dtype}{list(here)} is wanted"
+            )
 
 
 def check(directory: str | Path, *, step: int | None = None) -> int:

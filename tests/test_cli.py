@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import polopt_jax
-from polopt_jax import algorithms, report
+from polopt_jax import algorithms, report, settings
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import (
     _build,
@@ -600,7 +600,7 @@ def test_a_new_algorithm_is_a_recipe_and_a_preset(monkeypatch, capsys):
 
 def test_the_discount_of_the_command_reaches_the_scale_of_the_rewards(monkeypatch):
     """Reward 1 at every step: the running return after three steps is 1 + γ + γ²."""
-    monkeypatch.setattr(_build, "brax_env", lambda *_, **__: TimeLimit(limit=100))
+    monkeypatch.setattr(settings, "brax_env", lambda *_, **__: TimeLimit(limit=100))
     for gamma in (0.5, 0.99):
         words = f"train actor_critic --env ant --num-envs 2 --rollout-steps 3 --gamma {gamma}"
         algorithm = _build.build(planned(words, monkeypatch))
@@ -615,7 +615,7 @@ def test_the_discount_of_the_command_reaches_the_scale_of_the_rewards(monkeypatc
 )
 def test_a_step_is_a_decision_that_an_update_learns_from(algorithm, env, monkeypatch):
     """Whatever the algorithm, the batch of an update has as many decisions as the plan counts."""
-    monkeypatch.setattr(_build, "brax_env", lambda *_, **__: TimeLimit())
+    monkeypatch.setattr(settings, "brax_env", lambda *_, **__: TimeLimit())
     plan = plan_of(algorithm, env)
     network = _build.token_world()[0] if plan.is_token else None
 

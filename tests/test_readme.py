@@ -5,9 +5,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from small_run import run_small
 
 import polopt_jax as po
-from polopt_jax.envs import Discrete
+from polopt_jax import settings
+from polopt_jax.envs import Discrete, chain
 from polopt_jax.networks import mlp_actor_critic
 
 README = Path(__file__).parents[1] / "README.md"
@@ -33,7 +35,16 @@ def episodes_of(network, old):
     return {"rollout": rollout, "old": old, "new": new}
 
 
-def test_the_readme_runs():
+def chain_setting(env, **options):
+    """What `small_run` trains, whatever the config says."""
+    made = chain(num_states=4, horizon=6)
+    return settings.Control(made, mlp_actor_critic(made.obs_shape, made.action_space, hidden=(8,)))
+
+
+def test_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(settings, "control", chain_setting)
+    assert run_small("--out", "runs/inverted_pendulum-ppo-0") == 0
     network = mlp_actor_critic((3,), Discrete(4), hidden=(8,))
     params = network.init(jax.random.key(0))
     obs = jax.random.normal(jax.random.key(1), (8, 2, 3))
@@ -44,6 +55,7 @@ def test_the_readme_runs():
         "model": network.apply,
         "params": params,
         "key": jax.random.key(4),
+        "obs": jnp.zeros(4),
         "batch": po.Batch(
             obs=obs,
             action=action,
@@ -54,7 +66,7 @@ def test_the_readme_runs():
         ),
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     for i, block in enumerate(blocks):
         code = (
             block.replace("updates=100", "updates=2")
@@ -65,7 +77,7 @@ def test_the_readme_runs():
             code = code.replace(
                 "params, opt_state, metrics = step", "opt_state = step.init(params)\nparams, opt_state, metrics = step"
             )
-        if i == 7:
+        if i == 8:
             names |= episodes_of(names["network"], names["params"])
         exec(compile(code, f"README block {i}", "exec"), names)
         if i == 1:
@@ -87,11 +99,14 @@ def test_the_readme_runs():
             for name in ("truncated", "hinge"):
                 assert callable(names[name])
         if i == 4:
+            assert names["action"].shape == ()
+            assert names["rollout"].reward.shape == (100, 8)
+        if i == 5:
             assert names["metrics"]["kl_old_new"].shape == (4, 2)
-        if i == 6:
+        if i == 7:
             state, metrics = names["run"](names["state"])
             assert metrics["kl_old_new"].shape == (2,)
-        if i == 7:
+        if i == 8:
             report = names["measure"](names["old"], names["new"])
             assert (int(names["dropped"]), int(names["batch"].mask.any(-1).sum())) == (0, 40)
             assert round(float(report.success_rate_old), 5) == 0.5

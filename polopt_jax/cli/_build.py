@@ -5,19 +5,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from polopt_jax import checkpoint, outcomes, report
+from polopt_jax import checkpoint, outcomes, report, settings
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._envs import TOKEN_WORLD
 from polopt_jax.cli._plan import Plan
 from polopt_jax.driver import compiler_options
-from polopt_jax.envs import brax_env
-from polopt_jax.language import TokenNetwork, imitate, transformer
-from polopt_jax.networks import mlp_actor_critic
+from polopt_jax.language import TokenNetwork, imitate
 from polopt_jax.runs import Progress
 from polopt_jax.tasks import GroupTask, Task, control_task, token_task
 from polopt_jax.types import Metrics, Params
-from polopt_jax.worlds import SkipTheTest, skip_the_test
+from polopt_jax.worlds import SkipTheTest
 
 REFERENCE_ATTEMPTS, ATTEMPTS = 512, 128
 """Attempts at each token world that outcomes are compared by: of the reference, once, and of a policy, once a chunk."""
@@ -35,14 +33,7 @@ class Reference(NamedTuple):
 
 def token_world() -> tuple[TokenNetwork, SkipTheTest]:
     """The worlds and the network of the command: the same in every run, whatever its seeds."""
-    worlds = skip_the_test(jax.random.key(TOKEN_WORLD.world_seed), num_worlds=TOKEN_WORLD.num_worlds)
-    network = transformer(
-        vocab_size=worlds.input_vocabulary,
-        num_outputs=worlds.vocabulary,
-        max_length=worlds.length,
-        width=TOKEN_WORLD.network_width,
-        depth=TOKEN_WORLD.network_depth,
-    )
+    worlds, network = settings.tokens(TOKEN_WORLD._asdict())
     return network, worlds
 
 
@@ -97,8 +88,8 @@ def build(plan: Plan, reference: Reference | None = None) -> Algorithm:
 
 
 def _control(plan: Plan) -> Task:
-    env = brax_env(plan.env, backend=plan.backend or "spring", episode_length=plan.episode_length or 1000)
-    network = mlp_actor_critic(env.obs_shape, env.action_space)
+    backend, episode_length = plan.backend or "spring", plan.episode_length or 1000
+    env, network = settings.control(plan.env, backend=backend, episode_length=episode_length)
     return control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps)
 
 

@@ -18,7 +18,8 @@ from polopt_jax.checkpoint import CheckpointError
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._compare import compare
 from polopt_jax.cli._envs import check_algorithm, show
-from polopt_jax.cli._options import Compare, Envs, Outcomes, Study, Train, given, train_options
+from polopt_jax.cli._evaluate import evaluate
+from polopt_jax.cli._options import Compare, Envs, Evaluate, Outcomes, Study, Train, given, train_options
 from polopt_jax.cli._outcomes import outcomes
 from polopt_jax.cli._plan import plan_compare, plan_train
 from polopt_jax.cli._presets import PRESETS
@@ -44,6 +45,7 @@ usage: polopt COMMAND [OPTIONS]
   polopt compare                      all of them: one table, curves, a report
   polopt train ALGORITHM --env NAME   one of them, with checkpoints
   polopt train ALGORITHM --help       its hyperparameters
+  polopt evaluate RUN                 what a run has learnt is worth
   polopt envs                         the environments and worlds
   polopt envs NAME                    one of them; a world is drawn
   polopt outcomes                     what objectives do to side effects
@@ -58,6 +60,7 @@ examples:
   polopt train trpo --env hopper --radius 0.02 --out runs/wide
   polopt train trpo --env hopper --radius 0.02 --out runs/wide --resume
   polopt train grpo --env skip_the_test --json
+  polopt evaluate runs/wide --episodes 200
   polopt outcomes --quick
 
 Results go to stdout, progress to stderr, files to runs/. Exit codes: 0 done,
@@ -130,6 +133,12 @@ def _compare(words: list[str], arguments: list[str]) -> int:
     return 0 if options is None else compare(options, plan_compare(options), arguments)
 
 
+def _evaluate(words: list[str], arguments: list[str]) -> int:
+    del arguments
+    options = _read(Evaluate, "evaluate", words)
+    return 0 if options is None else evaluate(options)
+
+
 def _envs(words: list[str], arguments: list[str]) -> int:
     del arguments
     if (options := _read(Envs, "envs", words)) is not None:
@@ -151,6 +160,7 @@ HELP_WORDS = ("-h", "--help", "help")
 COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
     "train": _train,
     "compare": _compare,
+    "evaluate": _evaluate,
     "envs": _envs,
     "outcomes": _outcomes,
     "study": _study,

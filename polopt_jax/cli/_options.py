@@ -97,6 +97,24 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """Run whole episodes of what a run has learnt, greedily and sampled.
+
+    Every seed of the run, from its newest checkpoint; nothing in the directory changes, and the run may still be going
+    on. Of a token world, an episode is an answer.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The directory of a run of polopt train."""
+    episodes: Annotated[int, _WHOLE, _shown("N", "100")] = 100
+    """Episodes of each seed, each from a first state of its own."""
+    key: Annotated[int, _WHOLE, _shown("N", "0")] = 0
+    """Randomness of first states, actions and dynamics, the same for every seed of the run."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    """Print the result as JSON."""
+
+
+@dataclass(frozen=True)
 class Compare:
     """Train several algorithms under the same conditions and print one table.
 

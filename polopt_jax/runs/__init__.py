@@ -18,6 +18,7 @@ from polopt_jax.runs._directory import (
     check_path,
     existing,
     new,
+    read_config,
     read_json,
     to_json,
     write,
@@ -27,7 +28,7 @@ from polopt_jax.runs._log import Log, Row
 from polopt_jax.runs._loop import Progress, Stop, run, stop_on_signals
 from polopt_jax.runs._resume import Start, continued, find_start, settle
 from polopt_jax.runs._schedule import Schedule, schedule
-from polopt_jax.runs._summary import summarise
+from polopt_jax.runs._summary import interval, summarise
 
 __all__ = [
     "CHECKPOINTS",
@@ -44,7 +45,9 @@ __all__ = [
     "continued",
     "existing",
     "find_start",
+    "interval",
     "new",
+    "read_config",
     "read_json",
     "run",
     "schedule",

@@ -187,3 +187,10 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunError(f"{path} does not hold a JSON object")
     return value
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The config of a run; RunError if there is none, or if it is damaged."""
+    if not (directory / CONFIG).is_file():
+        raise RunError(f"there is no {directory / CONFIG}, so there is no run in {directory}")
+    return read_json(directory / CONFIG)

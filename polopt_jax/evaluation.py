@@ -1,0 +1,157 @@
+"""What a policy is worth: whole episodes from fresh first states, each counted once."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from polopt_jax.envs._protocol import Environment, EnvStep
+from polopt_jax.guards import finite_at
+from polopt_jax.ranges import Count, check_range
+from polopt_jax.types import Array, Obs, Outputs, record
+
+
+@record
+class Evaluation:
+    """N episodes, each field `[N]`."""
+
+    episode_return: Array
+    """Undiscounted; NaN of an episode that did not end, or broke."""
+    length: Array
+    """Steps taken, int32."""
+    ended: Array
+    """bool: whether the environment ended it, by a termination or its own time limit."""
+    broken: Array
+    """bool: whether a state, an observation or a reward was not finite."""
+    outcome: dict[str, Array]
+    """The outcome features of the last step, as float32."""
+    outcome_mean: dict[str, Array]
+    """Their means over the steps of the episode."""
+
+
+@record
+class _Course:
+    """The episodes so far."""
+
+    state: Any
+    obs: Obs
+    total: Array
+    length: Array
+    ended: Array
+    broken: Array
+    last: dict[str, Array]
+    sum: dict[str, Array]
+
+    @property
+    def running(self) -> Array:
+        return ~(self.ended | self.broken)
+
+
+def evaluate_policy(
+    env: Environment,
+    act: Callable[[Obs], Outputs],
+    key: Array,
+    *,
+    episodes: Count = 100,
+    max_steps: Count = 10_000,
+) -> Evaluation:
+    """Runs N = `episodes` environments side by side, each for one whole episode.
+
+    Every episode that begins is counted, once, so that long and short ones weigh alike; a window of `unroll` holds more
+    of the short. Nothing is learnt, and no statistics move. Stops when the last one has ended.
+
+    Args:
+      env: unbatched.
+      act: `obs [N, ...] -> Outputs`: a `Policy`, `po.greedy(policy)`, or any model bound to its parameters.
+      key: randomness of first states, actions and dynamics.
+      episodes: N.
+      max_steps: after so many, episodes that still run are given up; their `ended` is False.
+
+    Returns:
+      An `Evaluation`. Means are yours to take: `jnp.nanmean(evaluation.episode_return)`.
+
+    Raises:
+      ValueError: `episodes` or `max_steps` is not positive.
+
+    >>> import polopt_jax as po
+    >>> from polopt_jax.envs import TimeLimit
+    >>> act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 1))))
+    >>> found = po.evaluate_policy(TimeLimit(limit=5), act, jax.random.key(0), episodes=3)
+    >>> found.episode_return.tolist(), found.length.tolist()
+    ([5.0, 5.0, 5.0], [5, 5, 5])
+    """
+    check_range("evaluate_policy", Count, episodes=episodes, max_steps=max_steps)
+    reset_key, key = jax.random.split(key)
+    first = _begin(env, act, reset_key, episodes)
+
+    def going(carry: tuple[Array, _Course]) -> Array:
+        number, course = carry
+        return (number < max_steps) & course.running.any()
+
+    def step(carry: tuple[Array, _Course]) -> tuple[Array, _Course]:
+        number, course = carry
+        return number + 1, _advance(env, act, course, jax.random.fold_in(key, number))
+
+    _, done = jax.lax.while_loop(going, step, (jnp.int32(0), first))
+    return Evaluation(
+        episode_return=jnp.where(done.ended, done.total, jnp.nan),
+        length=done.length,
+        ended=done.ended,
+        broken=done.broken,
+        outcome=done.last,
+        outcome_mean=jax.tree.map(lambda x: x / jnp.maximum(done.length, 1), done.sum),
+    )
+
+
+def _begin(env: Environment, act: Callable[[Obs], Outputs], key: Array, episodes: int) -> _Course:
+    """N fresh first states, and no outcome yet."""
+    state, obs = jax.vmap(env.reset)(jax.random.split(key, episodes))
+    course = _Course(
+        state=state,
+        obs=obs,
+        total=jnp.zeros(episodes),
+        length=jnp.zeros(episodes, jnp.int32),
+        ended=jnp.zeros(episodes, bool),
+        broken=jnp.zeros(episodes, bool),
+        last={},
+        sum={},
+    )
+    features = jax.eval_shape(lambda: _features(_step(env, act, course, key)))
+    none_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), features)
+    return replace(course, last=none_yet, sum=none_yet)
+
+
+def _step(env: Environment, act: Callable[[Obs], Outputs], course: _Course, key: Array) -> EnvStep:
+    act_key, env_key = jax.random.split(key)
+    law = act(course.obs).policy
+    action = law.squash(law.sample(seed=act_key))
+    return jax.vmap(env.step)(course.state, action, jax.random.split(env_key, course.length.shape[0]))
+
+
+def _features(step: EnvStep) -> dict[str, Array]:
+    return {name: jnp.asarray(x, jnp.float32) for name, x in step.outcome.items()}
+
+
+def _advance(env: Environment, act: Callable[[Obs], Outputs], course: _Course, key: Array) -> _Course:
+    """One step of the episodes that run; the others stay as they are."""
+    step = _step(env, act, course, key)
+    finite = finite_at((step.state, step.obs, step.reward), course.length.shape)
+    sound = course.running & finite
+
+    def where(new: Any, old: Any) -> Any:
+        pick = lambda x, y: jnp.where(sound.reshape(-1, *[1] * (x.ndim - 1)), x, y)  # noqa: E731
+        return jax.tree.map(pick, new, old)
+
+    features = _features(step)
+    return _Course(
+        state=where(step.state, course.state),
+        obs=where(step.obs, course.obs),
+        total=course.total + jnp.where(sound, step.reward, 0),
+        length=course.length + sound,
+        ended=course.ended | (sound & (step.terminated | step.truncated)),
+        broken=course.broken | (course.running & ~finite),
+        last=where(features, course.last),
+        sum=where(jax.tree.map(jnp.add, course.sum, features), course.sum),
+    )
