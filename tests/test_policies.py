@@ -244,12 +244,13 @@ def test_the_mean_return_is_that_of_enumeration():
     assert not found.broken.any()
     assert found.length.max() == 6
     assert found.length.min() >= 3
-    certain = (
-        lambda obs: po.Outputs(  # noqa: E731
-            policy=po.Categorical(logits=jnp.broadcast_to(jnp.array([0.0, 0.1]), (*obs.shape[:-1], 2)))
-        )
+
+    def likelier_right(obs):
+        return po.Outputs(policy=po.Categorical(logits=jnp.broadcast_to(jnp.array([0.0, 0.1]), (*obs.shape[:-1], 2))))
+
+    greedy = po.evaluate_policy(
+        chain(num_states=4, horizon=6), po.greedy(likelier_right), jax.random.key(0), episodes=7
     )
-    greedy = po.evaluate_policy(chain(num_states=4, horizon=6), po.greedy(certain), jax.random.key(0), episodes=7)
     assert greedy.episode_return.tolist() == [1.0] * 7
     assert greedy.length.tolist() == [3] * 7
 
