@@ -909,9 +909,10 @@ def test_progress_is_told_in_lines_and_on_a_terminal_as_a_bar(terminal, capsys, 
         shown.stage("running...")
         shown.advance(row, Schedule(seed=0, num_seeds=3, decisions=1000, chunk_updates=1, num_chunks=12))
     said = capsys.readouterr().err
-    for word in ("ppo", "running...", "25%", "reward 1.500", "4.5k steps/s", "KL 0.03"):
+    for word in ("ppo", "running...", "25%", "reward 1.500", "4.5k steps/s", "KL 0.03", "6.0s left"):
         assert word in said or (terminal and word == "running...")
-    assert terminal or said.splitlines()[1] == "ppo: 25%, 3k of 12k steps, reward 1.500, 4.5k steps/s, KL 0.03"
+    line = "ppo: 25%, 3k of 12k steps, reward 1.500, 4.5k steps/s, KL 0.03, 6.0s left"
+    assert terminal or said.splitlines()[1] == line
 
 
 def test_reward_is_that_of_finished_episodes_and_null_without_any():
@@ -1053,7 +1054,7 @@ def test_the_table_fits(results, capsys):
     assert [line.split()[0] for line in lines[3:5]] == ["ppo", "trpo"]
     assert "dpo*" in out
     assert "100%" in next(line for line in lines if line.startswith("trpo"))
-    assert max(len(line) for line in lines[: lines.index("")]) <= 92
+    assert max(len(line) for line in lines[: lines.index("")]) <= 101
 
 
 def test_the_report_needs_nothing_from_outside(results):

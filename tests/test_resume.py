@@ -119,7 +119,7 @@ def test_a_run_and_its_files_and_going_on_with_it(tmp_path, capsys, monkeypatch)
         interrupt_at(patch, 5, signal.SIGINT)
         assert run_small("--out", "parts") == 130
     err = capsys.readouterr().err
-    assert err.splitlines()[-1].endswith(f"saved at update 5; go on with: polopt {RUN} --out parts --resume")
+    assert err.splitlines()[-1].endswith("saved at update 5; go on with: polopt train --out parts --resume")
     assert digests(parts)[0] == "5"
 
     with (parts / "metrics.jsonl").open("a") as file:  # as if killed while later chunks were being logged
@@ -470,3 +470,60 @@ def test_a_finished_run_whose_checkpoint_is_damaged_says_so(finished, tmp_path, 
     (file,) = (directory / "checkpoints" / "12" / "state" / "d").iterdir()
     file.write_bytes(bytes(file.stat().st_size))
     assert_refused(directory, 5, "to go back to step 10", capsys)
+
+
+# --- the directory alone -------------------------------------------------------------------------------------------
+
+
+def test_the_directory_is_all_that_need_be_said(at_ten, finished, capsys):
+    assert run_small(line=f"train --out {at_ten} --resume") == 0
+    assert digests(at_ten) == digests(finished)
+    assert json.loads((at_ten / "config.json").read_text()) == json.loads((finished / "config.json").read_text())
+    capsys.readouterr()
+    assert run_small("--json", line=f"train --resume --out {at_ten}") == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["updates"] == 12
+
+
+def test_the_directory_and_more_steps(at_ten):
+    assert run_small(line=f"train --resume --steps 448 --out {at_ten}") == 0
+    assert json.loads((at_ten / "config.json").read_text())["steps"] == 448
+    assert digests(at_ten)[0] == "14"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("train --resume", "missing: --out DIR"),
+        ("train --resume --out nowhere", "there is no nowhere/config.json"),
+        ("train --resume --out run --num-envs 4", "unrecognized options: --num-envs, 4"),
+        ("train --resume --out run --steps 32", "steps must be at least the 384"),
+    ],
+)
+def test_the_directory_alone_is_refused(line, said, at_ten, capsys):
+    before = hashes(at_ten)
+    assert main(line.split()) == 2
+    assert said.lower() in last_line(capsys).lower()
+    assert hashes(at_ten) == before
+
+
+@pytest.mark.parametrize("change", [{"hyperparameters": 3}, {"num_envs": "8"}, {"world": ...}, {"algorithm": "ppp"}])
+def test_a_damaged_config_says_nothing_of_a_run(change, at_ten, capsys):
+    path = at_ten / "config.json"
+    config = json.loads(path.read_text())
+    for name, value in change.items():
+        if value is ...:
+            del config[name]
+        else:
+            config[name] = value
+    path.write_text(json.dumps(config))
+    before = hashes(at_ten)
+    assert main(["train", "--resume", "--out", str(at_ten)]) == 2
+    last_line(capsys)
+    assert hashes(at_ten) == before
+
+
+def test_another_algorithm_is_all_that_is_told(at_ten, capsys):
+    line = RUN.replace("actor_critic", "ppo")
+    assert_refused(at_ten, 2, "other options: algorithm was actor_critic, now ppo", capsys, line=line)
+    assert main([*line.split(), "--out", str(at_ten), "--resume"]) == 2
+    assert last_line(capsys).endswith("other options: algorithm was actor_critic, now ppo")

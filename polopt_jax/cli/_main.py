@@ -16,12 +16,13 @@ import tyro
 from polopt_jax import __version__, runs
 from polopt_jax.checkpoint import CheckpointError
 from polopt_jax.cli import _recipes
+from polopt_jax.cli._cache import SWITCH, use_cache
 from polopt_jax.cli._compare import compare
 from polopt_jax.cli._envs import check_algorithm, show
 from polopt_jax.cli._evaluate import evaluate
-from polopt_jax.cli._options import Compare, Envs, Evaluate, Outcomes, Study, Train, given, train_options
+from polopt_jax.cli._options import Compare, Envs, Evaluate, Outcomes, Resume, Study, Train, given, train_options
 from polopt_jax.cli._outcomes import outcomes
-from polopt_jax.cli._plan import plan_compare, plan_train
+from polopt_jax.cli._plan import plan_compare, plan_resume, plan_train
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._progress import open_streams, say, silence
 from polopt_jax.cli._study import study
@@ -58,10 +59,13 @@ examples:
   polopt compare --budget 0.1
   polopt train ppo --env ant --num-seeds 3
   polopt train trpo --env hopper --radius 0.02 --out runs/wide
-  polopt train trpo --env hopper --radius 0.02 --out runs/wide --resume
+  polopt train --out runs/wide --resume
   polopt train grpo --env skip_the_test --json
   polopt evaluate runs/wide --episodes 200
   polopt outcomes --quick
+
+Compiled programs are kept for the next run in the user's cache folder, or in
+JAX_COMPILATION_CACHE_DIR; --no-cache, with any command, keeps none.
 
 Results go to stdout, progress to stderr, files to runs/. Exit codes: 0 done,
 2 wrong input, 3 no longer finite or unable to move, 5 checkpoint or log
@@ -97,7 +101,7 @@ def _fail(message: str, exit_code: int) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    first, *rest = arguments or ["--help"]
+    first, *rest = [word for word in arguments if word != SWITCH] or ["--help"]
     if first in HELP_WORDS:
         print(HELP, end="")
         return 0
@@ -114,6 +118,12 @@ def _train(words: list[str], arguments: list[str]) -> int:
     if words and words[0] in HELP_WORDS:
         _read(Train, "train ALGORITHM", ["--help"], _list_of_algorithms())
         return 0
+    if "--resume" in words and words[0].startswith("-"):
+        if (resumed := _read(Resume, "train --resume", words)) is None:
+            return 0
+        options, plan = plan_resume(resumed)
+        use_cache(arguments)
+        return train(options, plan, arguments)
     if not words:
         raise UsageError("missing: ALGORITHM, --env NAME (polopt train --help)")
     if words[0].startswith("-"):
@@ -125,18 +135,24 @@ def _train(words: list[str], arguments: list[str]) -> int:
     if options is None:
         return 0
     plan = plan_train(algorithm, options.run, given(algorithm, options.hyperparameters))
+    use_cache(arguments)
     return train(options.run, plan, arguments)
 
 
 def _compare(words: list[str], arguments: list[str]) -> int:
     options = _read(Compare, "compare", words)
-    return 0 if options is None else compare(options, plan_compare(options), arguments)
+    if options is None:
+        return 0
+    plans = plan_compare(options)
+    use_cache(arguments)
+    return compare(options, plans, arguments)
 
 
 def _evaluate(words: list[str], arguments: list[str]) -> int:
-    del arguments
-    options = _read(Evaluate, "evaluate", words)
-    return 0 if options is None else evaluate(options)
+    if (options := _read(Evaluate, "evaluate", words)) is None:
+        return 0
+    use_cache(arguments)
+    return evaluate(options)
 
 
 def _envs(words: list[str], arguments: list[str]) -> int:
@@ -147,13 +163,17 @@ def _envs(words: list[str], arguments: list[str]) -> int:
 
 
 def _outcomes(words: list[str], arguments: list[str]) -> int:
-    options = _read(Outcomes, "outcomes", words)
-    return 0 if options is None else outcomes(options, arguments)
+    if (options := _read(Outcomes, "outcomes", words)) is None:
+        return 0
+    use_cache(arguments)
+    return outcomes(options, arguments)
 
 
 def _study(words: list[str], arguments: list[str]) -> int:
-    options = _read(Study, "study", words)
-    return 0 if options is None else study(options, arguments)
+    if (options := _read(Study, "study", words)) is None:
+        return 0
+    use_cache(arguments)
+    return study(options, arguments)
 
 
 HELP_WORDS = ("-h", "--help", "help")

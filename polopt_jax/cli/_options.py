@@ -91,7 +91,21 @@ class Train:
     out: Annotated[Path | None, _shown("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty, unless --resume is given."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
-    """Go on with the run in --out. Its options must be the same; --steps may be larger."""
+    """Go on with the run in --out, which is all that need be said; --steps may be larger."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    """Print the result as JSON."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a run of polopt train: what it is a run of stands in its directory."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """The run directory."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    """Go on."""
+    steps: Annotated[int | None, _WHOLE, _shown("N", "those that it was started for")] = None
+    """Decisions that each seed learns from, in all; more than it was started for."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
     """Print the result as JSON."""
 

@@ -4,14 +4,14 @@ import importlib.metadata
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, NoReturn
 
 import polopt_jax
 from polopt_jax import runs
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import _envs, _recipes
-from polopt_jax.cli._options import Compare, Train
+from polopt_jax.cli._options import Compare, Resume, Train
 from polopt_jax.cli._words import UsageError, flag
 from polopt_jax.tasks import GroupTask, Task
 
@@ -123,6 +123,22 @@ def plan_train(algorithm: str, options: Train, hyperparameters: Mapping[str, Any
     if options.resume and options.out is None:
         raise UsageError("--resume needs --out, the run directory to go on with")
     return _plan(algorithm, env, options, hyperparameters or {}, steps=options.steps or default_steps(env))
+
+
+def plan_resume(options: Resume) -> tuple[Train, Plan]:
+    """The options and the plan of the run in a directory, from its config; raises UsageError and RunError."""
+    path = runs.check_path(options.out) / runs.CONFIG
+    config = runs.read_config(options.out)
+    try:
+        is_token = config["world"] is not None
+        own = ("group_size",) if is_token else ("rollout_steps", "episode_length", "backend")
+        sizes = {name: config[name] for name in ("env", "num_envs", "seed", "num_seeds", *own)}
+        steps = options.steps or config["steps"]
+        train = Train(**sizes, steps=steps, out=options.out, resume=True, json=options.json)
+        plan = plan_train(config["algorithm"], train, config["hyperparameters"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise runs.RunError(f"{path} is damaged, or that of another version: {error!r}") from error
+    return replace(train, steps=options.steps), plan
 
 
 def plan_compare(options: Compare) -> list[Plan]:

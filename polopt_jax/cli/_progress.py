@@ -47,7 +47,7 @@ def progress(label: str) -> Iterator[Progress]:
         yield _Lines(label)
         return
     with _make_bar() as bar:
-        task = bar.add_task(label, total=None, state="", reward="", speed="", kl="")
+        task = bar.add_task(label, total=None, state="", reward="", speed="", kl="", left="")
         try:
             yield _Bar(bar, task)
         finally:
@@ -92,7 +92,14 @@ def _told(row: Row, schedule: Schedule) -> dict[str, str]:
         "reward": f"reward {report.estimate(mean('reward'))}",
         "speed": f"{report.si(row['steps'] * schedule.num_seeds / max(row['seconds'], 1e-9))} steps/s",
         "kl": f"KL {report.short(mean('kl_old_new'))}",
+        **_left(row, schedule),
     }
+
+
+def _left(row: Row, schedule: Schedule) -> dict[str, str]:
+    """How long the rest will take, if it goes on as it went; nothing at the end."""
+    rest = row["seconds"] * (schedule.updates - row["update"]) / row["update"]
+    return {"left": f"{report.seconds(rest)} left" if rest else ""}
 
 
 class _Lines:
@@ -108,7 +115,7 @@ class _Lines:
         self._next = time.monotonic() + LINE_EVERY
         done, *rest = _told(row, schedule).values()
         steps = f"{report.si(row['steps'])} of {report.si(schedule.steps)} steps"
-        say(f"{self._label}: {', '.join([done, steps, *rest])}")
+        say(f"{self._label}: {', '.join([done, steps, *filter(None, rest)])}")
 
 
 class _Bar:
@@ -132,7 +139,7 @@ def _make_bar() -> Any:
     return rich_progress.Progress(
         rich_progress.TextColumn("{task.description:<13}"),
         rich_progress.BarColumn(bar_width=14),
-        *(field(name) for name in ("state", "reward", "speed", "kl")),
+        *(field(name) for name in ("state", "reward", "speed", "kl", "left")),
         rich_progress.TimeElapsedColumn(),
         console=Console(file=sys.stderr),
     )

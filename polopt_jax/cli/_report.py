@@ -91,6 +91,7 @@ ALWAYS = (
         "Of the policy, in nats per decision, in the last tenth; of a continuous action it may be negative.",
     ),
 )
+COMPILE = Column(("compile", "time"), lambda s: report.seconds(s.get("compile_seconds")), "Is part of the wall time.")
 SOMETIMES = (
     Column(
         ("CG", "residual"),
@@ -155,6 +156,7 @@ def columns_of(rows: Sequence[Group]) -> list[Column]:
         REWARD._replace(meaning=REWARD.meaning + how) if apart else REWARD,
         *ALWAYS,
         *report.informative(SOMETIMES, rows),
+        COMPILE,
     ]
 
 

@@ -47,10 +47,7 @@ def _failures_told(directory: Path, arguments: Sequence[str]) -> Iterator[None]:
         raise
     except (checkpoint.SaveError, OSError) as error:
         told = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
-        again = _again(arguments, directory)
-        if not (directory / runs.CONFIG).exists():
-            again.remove("--resume")
-        said = f"{told}; what was saved is intact; when that is mended, {shlex.join(again)}"
+        said = f"{told}; what was saved is intact; when that is mended, {shlex.join(_again(arguments, directory))}"
         raise CommandError(said, FILE_FAILED) from error
 
 
@@ -121,8 +118,9 @@ def _reference(start: runs.Start, shown: Progress) -> Reference:
 
 
 def _again(arguments: Sequence[str], directory: Path) -> list[str]:
-    """The command line that goes on with the run."""
+    """The command line that goes on with the run, or that begins it where it has not begun."""
+    if (directory / runs.CONFIG).exists():
+        return ["polopt", "train", "--out", str(directory), "--resume", *(["--json"] if "--json" in arguments else [])]
     words = ["polopt", *(word for word in arguments if word != "--resume")]
-    if "--out" not in [word.split("=")[0] for word in words]:
-        words += ["--out", str(directory)]
-    return [*words, "--resume"]
+    given = "--out" in [word.split("=")[0] for word in words]
+    return words if given else [*words, "--out", str(directory)]

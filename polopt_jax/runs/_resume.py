@@ -28,6 +28,8 @@ GROWING = frozenset({"steps", "updates", "chunk_updates"})
 """What of a config may differ when a run goes on; `chunk_updates` stays what it was."""
 WARNED = frozenset({"versions"})
 """What of a config is told if it differs, but does not hinder."""
+FIRST = frozenset({"algorithm", "env"})
+"""What of a config is told alone if it differs: of another algorithm most of the rest does too."""
 ANEW = "begin again in another directory"
 
 
@@ -63,7 +65,8 @@ def continued(
     differences = list(_differences(stored, wanted))
     different = [text for name, text in differences if name not in GROWING | WARNED]
     if different:
-        raise RunError(f"{directory} was started with other options: {'; '.join(different)}")
+        first = [text for name, text in differences if name in FIRST]
+        raise RunError(f"{directory} was started with other options: {'; '.join(first or different)}")
     chunk_updates, updates = _checked_sizes(stored, schedule.decisions, directory / CONFIG)
     if steps is None:
         steps = updates * schedule.decisions
