@@ -1,7 +1,7 @@
 """The tables of `docs/findings-study.md`, from a run of `polopt study`.
 
 polopt study --out runs/study                                    (hours on two cores; --resume goes on)
-python -m benchmarks.outcomes_study runs/study/study.json        (keeps it, and writes the tables)
+python -m benchmarks.outcomes_study runs/study/study.json        (keeps its worlds, and writes the tables)
 python -m benchmarks.outcomes_study                              (the tables alone, from what is kept)
 """
 
@@ -21,7 +21,7 @@ from polopt_jax.cli import _study_page as page
 
 KEPT = RESULTS / "outcomes" / "study.json"
 PAGE = Path(__file__).parents[1] / "docs" / "findings-study.md"
-DOOR, HAZARD = "burning-building", "burning-building-hazard"
+DOOR, HAZARD, TOLD = "burning-building", "burning-building-hazard", "told-worlds"
 
 
 def verdicts(results: dict[str, Any]) -> str:
@@ -86,6 +86,15 @@ def later(results: dict[str, Any], world: str, name: str) -> str:
     return table(("start", "objective", *(f"scale {scale}" for scale in found.scales)), rows)
 
 
+def predictors(results: dict[str, Any]) -> str:
+    """What of the training prompts tells of the held-out ones."""
+    rows = [
+        [found.name, with_interval(found.alone), with_interval(found.together)]
+        for found in study.predictors(results["worlds"][TOLD])
+    ]
+    return table(("divergence on training prompts", "R² alone", "coefficient together"), rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "verdicts": verdicts,
     "shares": shares,
@@ -96,6 +105,11 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "door-vase": lambda results: matched(results, DOOR, "P(vase)"),
     "door-end": lambda results: later(results, DOOR, "exploded"),
     "hazard-end": lambda results: later(results, HAZARD, "exploded"),
+    "told-starts": lambda results: starts(results, TOLD),
+    "told-skip": lambda results: matched(results, TOLD, "P(z)"),
+    "told-held": lambda results: matched(results, TOLD, "held-out P(z)"),
+    "told-end": lambda results: later(results, TOLD, "skip"),
+    "told-predictors": predictors,
 }
 
 
@@ -103,7 +117,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", nargs="?", type=Path, help="study.json of a run, to be kept")
     if (path := parser.parse_args().result) is not None:
-        KEPT.write_text(json.dumps(kept(json.loads(path.read_text())), separators=(",", ":")) + "\n")
+        new = kept(json.loads(path.read_text()))
+        before = json.loads(KEPT.read_text())["worlds"] if KEPT.exists() else {}
+        KEPT.write_text(json.dumps({**new, "worlds": {**before, **new["worlds"]}}, separators=(",", ":")) + "\n")
     PAGE.write_text(filled(PAGE.read_text(), json.loads(KEPT.read_text()), TABLES))
 
 

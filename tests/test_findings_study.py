@@ -30,8 +30,8 @@ def test_the_page_has_the_tables_of_the_kept_results(results):
 
 def test_what_is_kept_was_run_as_it_was_registered(results):
     assert set(results["run"]) == {"Date", "Device", "Versions"}
-    for world in results["worlds"].values():
-        assert list(world["scales"]) == ["8", "32", "128", "table"]
+    for name, world in results["worlds"].items():
+        assert list(world["scales"]) == (["8"] if name == outcomes_study.TOLD else ["8", "32", "128", "table"])
         for found in world["scales"].values():
             assert tuple(found) == study.OBJECTIVES
             assert all(np.shape(figures["reached"]) == (3, 3, 10, 3) for figures in found.values())
@@ -71,3 +71,34 @@ def test_verdicts_and_shares_are_those_of_the_study(results, monkeypatch):
     values = study.logit(study.response(results["worlds"][outcomes_study.DOOR], "P(vase)").values)
     shown = cells(outcomes_study.shares(results), "start")[2]
     assert float(shown.split()[0]) == float(f"{study.shares(values)['start']:.3g}")
+
+
+def test_the_regression_is_that_of_the_study(results):
+    text = outcomes_study.predictors(results)
+    world = results["worlds"][outcomes_study.TOLD]
+    held, moved = (study.response(world, field).values for field in ("held-out P(z)", "side_effect_kl"))
+    sides = [study.logit(held)[0], np.log(np.maximum(moved, 1e-6))[0]]  # one scale; [objective, start, seed]
+    centred = [np.ravel(x - x.mean((0, 2), keepdims=True)) for x in sides]
+    assert float(cells(text, "D_z")[0].split()[0]) == pytest.approx(np.corrcoef(*centred)[0, 1] ** 2, abs=1e-3)
+
+
+def test_a_run_of_one_world_leaves_the_others(results, monkeypatch, tmp_path):
+    kept, page = tmp_path / "study.json", tmp_path / "page.md"
+    kept.write_text(json.dumps(results))
+    page.write_text("nothing")
+    told = results["worlds"][outcomes_study.TOLD]
+    new = {
+        **results,
+        "run": {**results["run"], "Directory": "/home"},
+        "worlds": {outcomes_study.TOLD: {**told, "n": 1}},
+    }
+    (tmp_path / "new.json").write_text(json.dumps(new))
+    monkeypatch.setattr(outcomes_study, "KEPT", kept)
+    monkeypatch.setattr(outcomes_study, "PAGE", page)
+    monkeypatch.setattr("sys.argv", ["outcomes_study", str(tmp_path / "new.json")])
+    outcomes_study.main()
+    found = json.loads(kept.read_text())
+    assert list(found["worlds"]) == list(results["worlds"])
+    assert found["worlds"][outcomes_study.TOLD]["n"] == 1
+    assert found["worlds"][outcomes_study.DOOR] == results["worlds"][outcomes_study.DOOR]
+    assert "Directory" not in found["run"]

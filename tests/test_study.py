@@ -447,6 +447,17 @@ def test_the_scale_may_decide():
     assert judged(third=rates(by_scale=(0, 3.0)))["H2"].holds is False
 
 
+def test_a_world_at_one_scale_says_nothing_of_scales():
+    one = world(rates(by_scale=(0, 3.0)))
+    one = {**one, "scales": {"8": one["scales"]["8"]}}
+    (found,) = (verdict for verdict in study.verdicts({"told-worlds": one}) if verdict.name == "H2")
+    assert (found.holds, found.evidence) == (None, "no world was run at several scales")
+    both = {DOOR: world(rates()), "told-worlds": one}
+    (found,) = (verdict for verdict in study.verdicts(both) if verdict.name == "H2")
+    assert found.holds is True
+    assert "told-worlds" not in found.evidence
+
+
 def test_an_order_that_holds_in_both_buildings():
     """Random starts are left out: there the two buildings are the same runs."""
     found = judged(rates(by_objective=ORDER), rates(by_objective=ORDER))["H3"]

@@ -29,7 +29,7 @@ def verdicts(worlds: Mapping[str, Any]) -> list[Verdict]:
     divided = {name: share_intervals(logit(response(world, "P(z)").values)) for name, world in worlds.items()}
     return [
         _initialisation(divided),
-        _scale(divided),
+        _scale(divided, worlds),
         _orders(worlds),
         _trust_region(worlds),
         _careful(worlds),
@@ -58,13 +58,16 @@ def _initialisation(divided: Mapping[str, Mapping[str, Interval]]) -> Verdict:
     )
 
 
-def _scale(divided: Mapping[str, Mapping[str, Interval]]) -> Verdict:
-    larger = {name: _above(x["scale"], x["objective"]) for name, x in divided.items()}
+def _scale(divided: Mapping[str, Mapping[str, Interval]], worlds: Mapping[str, Any]) -> Verdict:
+    """Worlds that were run at one scale say nothing of it."""
+    varied = {name: x for name, x in divided.items() if len(worlds[name]["scales"]) > 1}
+    larger = {name: _above(x["scale"], x["objective"]) for name, x in varied.items()}
     return Verdict(
         "H2",
         "The scale does not have a larger share than the objective, in any world.",
         not any(larger.values()) if larger else None,
-        "; ".join(f"{n}: {_said(x['scale'])} against {_said(x['objective'])}" for n, x in divided.items()),
+        "; ".join(f"{n}: {_said(x['scale'])} against {_said(x['objective'])}" for n, x in varied.items())
+        or "no world was run at several scales",
     )
 
 
