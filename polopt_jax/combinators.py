@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.boundaries import check_loss, check_outputs, check_pair, check_scalar, check_takes, described
 from polopt_jax.reductions import count
 from polopt_jax.rows import split_rows
 from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Model, Objective, Params, Term
@@ -18,6 +19,9 @@ def objective(model: Model, term: Term) -> Objective:
 
     The model is evaluated once, however many terms a `weighted_sum` has.
 
+    Raises TypeError or ValueError, at the latest when it is traced: if model or term take other arguments, the model
+    does not return `Outputs`, or the term anything but a scalar loss and a dict of metrics.
+
     >>> import polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
     >>> batch = po.Batch(obs=jnp.ones((3, 2)), action=jnp.zeros(3, int), mask=jnp.ones(3, bool), advantage=jnp.ones(3))
@@ -26,8 +30,12 @@ def objective(model: Model, term: Term) -> Objective:
     1.3863
     """
 
+    check_takes("objective", "model", model, "params", "obs")
+    check_takes("objective", "term", term, "outputs", "batch")
+
     def bound(params: Params, batch: Batch) -> tuple[Array, Metrics]:
-        return term(model(params, batch.obs), batch)
+        outputs = check_outputs("objective", model(params, batch.obs))
+        return check_loss("objective: a term", term(outputs, batch))
 
     return bound
 
@@ -41,25 +49,37 @@ def weighted_sum(**parts: tuple[ArrayLike, Loss]) -> Loss:
     The sum is of the same kind as its parts. Weights may be traced arrays or a schedule's value. Metrics of a part
     come under its name, `name/metric`, with its own *unweighted* value as `name/loss`.
 
-    Raises ValueError if there is no part.
+    Raises ValueError if there is no part, or where a weight or a loss is no scalar; TypeError if a part is no pair of
+    a weight and a function, or returns anything but a loss and a dict of metrics.
 
     >>> import polopt_jax as po
     >>> term = weighted_sum(policy=(1.0, po.ppo()), value=(0.5, po.value_loss()), entropy=(0.01, po.entropy_bonus()))
     """
     if not parts:
         raise ValueError("weighted_sum needs at least one part, name=(weight, term)")
+    for name, pair in parts.items():
+        _check_part(name, pair)
 
     def combined(*args: Any) -> tuple[Array, Metrics]:
         total, metrics = None, {}
         for name, (weight, part) in parts.items():
-            loss, its_metrics = part(*args)
-            weighted = weight * loss
+            loss, its_metrics = check_loss(f"weighted_sum: {name}", part(*args))
+            weighted = check_scalar(f"weighted_sum: the weight of {name}", weight) * loss
             total = weighted if total is None else total + weighted
             metrics[f"{name}/loss"] = loss
             metrics |= {f"{name}/{key}": value for key, value in its_metrics.items()}
         return total, metrics  # type: ignore[return-value]
 
     return combined
+
+
+def _check_part(name: str, pair: Any) -> None:
+    """Raises TypeError unless a part is (weight, function of two arguments)."""
+    weight, part = check_pair("weighted_sum", name, pair, "a pair (weight, term)")
+    if callable(weight):
+        order = "they are swapped" if not callable(part) else "a schedule must be called"
+        raise TypeError(f"weighted_sum: {name} must be (weight, term); its weight is {described(weight)}: {order}")
+    check_takes("weighted_sum", name, part, "outputs", "batch")
 
 
 Coupled = TypeVar("Coupled", bound=Callable[..., Any])

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.boundaries import check_outputs
+from polopt_jax.envs._check import check_action, check_reset, check_step
 from polopt_jax.envs._protocol import Environment, EnvStep
 from polopt_jax.guards import finite_at
 from polopt_jax.ranges import Count, check_range
@@ -74,6 +76,7 @@ def evaluate_policy(
 
     Raises:
       ValueError: `episodes` or `max_steps` is not positive.
+      TypeError, ValueError: `env` or `act` is not one, as for `unroll`.
 
     >>> import polopt_jax as po
     >>> from polopt_jax.envs import TimeLimit
@@ -107,7 +110,7 @@ def evaluate_policy(
 
 def _begin(env: Environment, act: Callable[[Obs], Outputs], key: Array, episodes: int) -> _Course:
     """N fresh first states, and no outcome yet."""
-    state, obs = jax.vmap(env.reset)(jax.random.split(key, episodes))
+    state, obs = check_reset(env, jax.vmap(env.reset)(jax.random.split(key, episodes)))
     course = _Course(
         state=state,
         obs=obs,
@@ -125,9 +128,12 @@ def _begin(env: Environment, act: Callable[[Obs], Outputs], key: Array, episodes
 
 def _step(env: Environment, act: Callable[[Obs], Outputs], course: _Course, key: Array) -> EnvStep:
     act_key, env_key = jax.random.split(key)
-    law = act(course.obs).policy
-    action = law.squash(law.sample(seed=act_key))
-    return jax.vmap(env.step)(course.state, action, jax.random.split(env_key, course.length.shape[0]))
+    law = check_outputs("evaluate_policy", act(course.obs)).policy
+    action, rows = law.sample(seed=act_key), course.length.shape
+    check_action(env, action, rows)
+    step = jax.vmap(env.step)(course.state, law.squash(action), jax.random.split(env_key, *rows))
+    check_step(env, step, course.state, course.obs, rows)
+    return step
 
 
 def _features(step: EnvStep) -> dict[str, Array]:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.boundaries import described
 from polopt_jax.masking import accumulate, check_shape, zero_where_masked
 from polopt_jax.types import Array, Batch, Outputs
 
@@ -28,11 +29,26 @@ def read(caller: str, batch: Batch, name: str) -> Array:
     return jax.lax.stop_gradient(zero_where_masked(accumulate(field), batch.mask))
 
 
+def _check_bound(caller: str, outputs: Any, name: str) -> None:
+    """Raises TypeError where a term was given parameters in place of what a model says."""
+    if not (hasattr(outputs, "policy") and hasattr(outputs, "value")):
+        raise TypeError(
+            f"{caller}: {name} must be a model's po.Outputs; it is {described(outputs)}. "
+            "A term becomes an objective of parameters by po.objective(model, term)"
+        )
+
+
 def check_policy(caller: str, outputs: Outputs, batch: Batch, *, name: str = "outputs") -> None:
     """Raises `ValueError` unless the outputs, an argument called `name`, have a policy that fits the batch."""
+    _check_bound(caller, outputs, name)
     check_mask(caller, batch)
     if outputs.policy is None:
         raise ValueError(f"{caller} needs {name}.policy, which is None")
+    if not hasattr(outputs.policy, "batch_shape"):
+        raise TypeError(
+            f"{caller}: {name}.policy must be a distribution, po.Categorical(logits=...) say; "
+            f"it is {described(outputs.policy)}"
+        )
     if outputs.policy.batch_shape != batch.mask.shape:
         raise ValueError(
             f"{caller}: {name}.policy must have batch shape {batch.mask.shape}, that of batch.mask; "
@@ -48,6 +64,7 @@ def read_policy(caller: str, outputs: Outputs, batch: Batch, *, name: str = "out
 
 def read_value(caller: str, outputs: Outputs, batch: Batch) -> Array:
     """The critic's values, zeroed under the mask; raises if there is no critic or it does not fit the batch."""
+    _check_bound(caller, outputs, "outputs")
     check_mask(caller, batch)
     if outputs.value is None:
         raise ValueError(f"{caller} needs outputs.value, which is None: the model has no critic")

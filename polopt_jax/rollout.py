@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.boundaries import check_outputs
+from polopt_jax.envs._check import check_action, check_reset, check_step
 from polopt_jax.envs._protocol import Environment
 from polopt_jax.guards import finite_at
 from polopt_jax.restarts import draw_pool, pool_life, read_pool
@@ -51,7 +53,7 @@ def _no_stats(shape: tuple[int, ...] = ()) -> EpisodeStats:
 def start(env: Environment, key: Array, *, num_envs: int) -> LoopState:
     """`num_envs` environments, each at a fresh initial state: what the first `unroll` goes on from.
 
-    Raises ValueError if `num_envs` is not positive.
+    Raises ValueError if `num_envs` is not positive, TypeError if `env.reset` does not return `(state, obs)`.
 
     >>> from polopt_jax.envs import TimeLimit
     >>> start(TimeLimit(limit=5), jax.random.key(0), num_envs=3).episode_length.tolist()
@@ -59,7 +61,7 @@ def start(env: Environment, key: Array, *, num_envs: int) -> LoopState:
     """
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1; it is {num_envs}")
-    return start_from(*jax.vmap(env.reset)(jax.random.split(key, num_envs)))
+    return start_from(*check_reset(env, jax.vmap(env.reset)(jax.random.split(key, num_envs))))
 
 
 def start_from(state: Any, obs: Obs) -> LoopState:
@@ -94,10 +96,12 @@ def _step(
     Nothing is summed over environments, so environments that live on different devices need not meet.
     """
     act_key, env_key = jax.random.split(key)
-    outputs = act(loop.obs)
+    outputs = check_outputs("unroll", act(loop.obs))
     action = outputs.policy.sample(seed=act_key)
-    num_envs = loop.episode_length.shape[0]
-    step = jax.vmap(env.step)(loop.env, outputs.policy.squash(action), jax.random.split(env_key, num_envs))
+    rows = loop.episode_length.shape
+    check_action(env, action, rows)
+    step = jax.vmap(env.step)(loop.env, outputs.policy.squash(action), jax.random.split(env_key, *rows))
+    check_step(env, step, loop.env, loop.obs, rows)
     finite = finite_at((step.state, step.obs, step.reward), loop.episode_length.shape)
     done = step.terminated | step.truncated | ~finite
     next_obs = _select_rows(finite, step.obs, loop.obs)
@@ -154,6 +158,10 @@ def unroll(
     Returns:
       `(loop, rollout)`: the state to go on from, whose `stats` tell of this call alone, and a `[T, B]` `Rollout`
       with the true final observations in `next_obs`.
+
+    Raises TypeError or ValueError, when it is traced, if `act` does not return `Outputs`, its actions are not of
+    `env.action_space`, or `env.step` returns anything but an `EnvStep` of the shapes that it should have
+    (`envs.check_env` looks at more).
 
     >>> import polopt_jax as po
     >>> from polopt_jax.envs import TimeLimit

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from polopt_jax.boundaries import check_loss, check_pair, check_takes, described
 from polopt_jax.guards import all_finite, no_nan, select, tree_norm
 from polopt_jax.reading import read_policy
 from polopt_jax.reductions import token_mean
@@ -75,7 +76,7 @@ Phase: TypeAlias = tuple[Objective, optax.GradientTransformation]
 """What is minimised, and by which optimizer."""
 
 
-def make_step(phase: Phase | None = None, /, **phases: Phase) -> Step:
+def make_step(phase: Phase | None = None, /, *unpaired: Any, **phases: Phase) -> Step:
     """An update of one phase `(objective, optimizer)`, or of several in order, each with a name.
 
     Every phase sees the full parameters as the phase before left them, takes one gradient of its objective on the
@@ -90,7 +91,8 @@ def make_step(phase: Phase | None = None, /, **phases: Phase) -> Step:
     Metrics of a phase are the objective's own, `loss`, `grad_norm`, `skipped` and what the optimizer's states report.
     A phase that has a name has it before each of them, `policy/loss`.
 
-    Raises ValueError if there is no phase, or both one without and some with a name.
+    Raises ValueError if there is no phase, or both one without and some with a name; TypeError if a phase is no pair
+    of an objective and an optimizer, or the objective does not return a scalar loss and a dict of metrics.
 
     >>> import polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
@@ -101,11 +103,23 @@ def make_step(phase: Phase | None = None, /, **phases: Phase) -> Step:
     >>> params.tolist()
     [[0.5, -0.5]]
     """
+    if unpaired:
+        raise TypeError("make_step needs pairs: make_step((objective, optimizer)), with parentheses of their own")
     if (phase is None) == (not phases):
         raise ValueError("make_step needs one phase (objective, optimizer), or phases by name: policy=(...), ...")
     if phase is not None:
-        return _one_phase(*phase)
-    return sequential(**{name: _one_phase(*named) for name, named in phases.items()})
+        return _one_phase(*_checked("the phase", phase))
+    return sequential(**{name: _one_phase(*_checked(name, named)) for name, named in phases.items()})
+
+
+def _checked(name: str, phase: Any) -> Phase:
+    """The phase, a pair of an objective and an optimizer; else TypeError."""
+    needs = "a pair (objective, optimizer)"
+    objective, optimizer = check_pair("make_step", name, phase, needs)
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise TypeError(f"make_step: {name} must be {needs}; its optimizer is {described(optimizer)}")
+    check_takes("make_step", f"the objective of {name}", objective, "params", "batch")
+    return objective, optimizer
 
 
 def _one_phase(objective: Objective, optimizer: optax.GradientTransformation) -> Step:
@@ -113,7 +127,8 @@ def _one_phase(objective: Objective, optimizer: optax.GradientTransformation) ->
 
     def update(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
         del key
-        (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(params, batch)
+        checked = lambda params, batch: check_loss("make_step: an objective", objective(params, batch))  # noqa: E731
+        (loss, metrics), grads = jax.value_and_grad(checked, has_aux=True)(params, batch)
 
         def value_fn(params: Params, batch: Batch = batch, objective: Objective = objective) -> Array:
             return objective(params, batch)[0]  # optax hands a value_fn those extra arguments that it names

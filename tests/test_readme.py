@@ -66,7 +66,7 @@ def test_the_readme_runs(tmp_path, monkeypatch):
         ),
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     for i, block in enumerate(blocks):
         code = (
             block.replace("updates=100", "updates=2")
@@ -77,7 +77,7 @@ def test_the_readme_runs(tmp_path, monkeypatch):
             code = code.replace(
                 "params, opt_state, metrics = step", "opt_state = step.init(params)\nparams, opt_state, metrics = step"
             )
-        if i == 8:
+        if i == 9:
             names |= episodes_of(names["network"], names["params"])
         exec(compile(code, f"README block {i}", "exec"), names)
         if i == 1:
@@ -103,10 +103,10 @@ def test_the_readme_runs(tmp_path, monkeypatch):
             assert names["rollout"].reward.shape == (100, 8)
         if i == 5:
             assert names["metrics"]["kl_old_new"].shape == (4, 2)
-        if i == 7:
+        if i == 8:
             state, metrics = names["run"](names["state"])
             assert metrics["kl_old_new"].shape == (2,)
-        if i == 8:
+        if i == 9:
             report = names["measure"](names["old"], names["new"])
             assert (int(names["dropped"]), int(names["batch"].mask.any(-1).sum())) == (0, 40)
             assert round(float(report.success_rate_old), 5) == 0.5

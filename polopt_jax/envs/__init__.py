@@ -4,6 +4,7 @@ Nothing here imports Brax or MuJoCo until `brax_env` is called.
 """
 
 from polopt_jax.envs._brax import brax_backends, brax_env, brax_names
+from polopt_jax.envs._check import check_env
 from polopt_jax.envs._probe import (
     ActionReward,
     ConstantReward,
@@ -52,6 +53,7 @@ __all__ = [
     "brax_env",
     "brax_names",
     "chain",
+    "check_env",
     "enumerate_trajectories",
     "expected_return",
     "q_values",

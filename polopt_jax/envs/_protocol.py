@@ -1,6 +1,6 @@
 """What the loop asks of an environment. It knows nothing of losses, and an environment nothing of policies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from polopt_jax.types import Array, record
@@ -37,7 +37,7 @@ class EnvStep:
     """`[]` bool: no reward can follow (a goal, a fall)."""
     truncated: Array
     """`[]` bool: stopped by a time limit. Never together with `terminated`."""
-    outcome: dict[str, Array]
+    outcome: dict[str, Array] = field(default_factory=dict)
     """Outcome features of the step, `[]` each; empty where the environment declares none."""
 
 

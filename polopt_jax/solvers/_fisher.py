@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.boundaries import check_outputs, check_scalar
 from polopt_jax.dataflow import dependence
 from polopt_jax.masking import accumulate
 from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Model, Outputs, Params
@@ -16,14 +17,14 @@ def _policy_map(model: Model, batch: Batch) -> Callable[[Params], Outputs]:
     """params -> the model's policy alone; what a critic says is no part of a divergence between policies."""
 
     def policy(params: Params) -> Outputs:
-        return Outputs(policy=model(params, batch.obs).policy)
+        return Outputs(policy=check_outputs("a solver", model(params, batch.obs)).policy)
 
     return policy
 
 
 def _output_hessian(divergence: Divergence, outputs: Outputs, batch: Batch, tangent: Outputs) -> Outputs:
     """H t, with H the Hessian of `new -> divergence(outputs, new, batch)` at `new = outputs`."""
-    gradient = jax.grad(lambda new: divergence(outputs, new, batch))
+    gradient = jax.grad(lambda new: check_scalar("a divergence", divergence(outputs, new, batch)))
     return jax.jvp(gradient, (outputs,), (tangent,))[1]
 
 

@@ -1,0 +1,94 @@
+"""What a person plugs in - a model, a term, a phase, a divergence - is looked at where it is first called.
+
+All of it at trace time: shapes and types, no values. A message names the function that was called, what it was given
+and what it needs.
+"""
+
+import inspect
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from polopt_jax.types import Array, Metrics
+
+
+def described(x: Any) -> str:
+    """What something is, in a few words.
+
+    >>> described(jnp.zeros((3, 2))), described(1.0), described(("a", 1)), described(None), described({"b": 2})
+    ('float32[3, 2]', 'a float', 'a tuple of 2', 'None', 'a dict')
+    """
+    if isinstance(x, jax.Array):
+        return f"{x.dtype}{list(x.shape)}"
+    if x is None:
+        return "None"
+    if isinstance(x, tuple):
+        return f"a tuple of {len(x)}"
+    if inspect.isfunction(x):
+        return f"the function {x.__name__}"
+    return f"a {type(x).__name__}"
+
+
+def check_outputs(caller: str, outputs: Any) -> Any:
+    """The same outputs. Raises TypeError if a model returned something else: logits, a tuple, a distribution alone."""
+    if not (hasattr(outputs, "policy") and hasattr(outputs, "value")):
+        raise TypeError(
+            f"{caller}: a model must return po.Outputs(policy=..., value=...), the policy a distribution such as "
+            f"po.Categorical(logits=...); it returned {described(outputs)}"
+        )
+    return outputs
+
+
+def check_takes(caller: str, what: str, function: Any, *names: str) -> None:
+    """Raises TypeError unless `function` can be called with so many arguments.
+
+    A maker of terms that was not called (`po.ppo` for `po.ppo()`) takes none.
+    """
+    needs = f"{caller}: {what} must be a function of ({', '.join(names)})"
+    if not callable(function):
+        raise TypeError(f"{needs}; it is {described(function)}")
+    try:
+        inspect.signature(function).bind(*names)
+    except ValueError:  # built in, without a signature
+        return
+    except TypeError:
+        called = getattr(function, "__name__", described(function))
+        hint = f"; call it: {called}(...)" if _makes(function) else ""
+        raise TypeError(f"{needs}, and {called}{inspect.signature(function)} is not{hint}") from None
+
+
+def _makes(function: Any) -> bool:
+    """Whether a function takes nothing by position, as what makes terms and divergences does."""
+    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+    return all(kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD) for kind in kinds)
+
+
+def check_loss(caller: str, returned: Any) -> tuple[Array, Metrics]:
+    """`(loss, metrics)`, a scalar and a dict. Raises TypeError or ValueError for anything else."""
+    if not (isinstance(returned, tuple) and len(returned) == 2):
+        raise TypeError(f"{caller} must return (loss, metrics), a scalar and a dict; it returned {described(returned)}")
+    loss, metrics = returned
+    if isinstance(loss, dict):
+        raise TypeError(f"{caller} must return (loss, metrics); its loss is a dict: are the two swapped?")
+    if not isinstance(metrics, dict):
+        raise TypeError(f"{caller} must return (loss, metrics), metrics a dict; they are {described(metrics)}")
+    check_scalar(f"{caller}: the loss", loss)
+    return cast(Array, loss), metrics
+
+
+def check_scalar(what: str, x: Any) -> Array:
+    """The same number. Raises ValueError if it is an array of some shape: one that was not reduced."""
+    if jnp.ndim(x):
+        raise ValueError(
+            f"{what} must be a scalar; it is {described(jnp.asarray(x))}: reduce it, with po.token_mean(x, batch) say"
+        )
+    return x
+
+
+def check_pair(caller: str, name: str, pair: Any, needs: str) -> tuple[Any, Any]:
+    """The two of a pair. Raises TypeError if it is none; `needs` says of what."""
+    if not (isinstance(pair, tuple | list) and len(pair) == 2):
+        raise TypeError(f"{caller}: {name} must be {needs}; it is {described(pair)}")
+    first, second = pair
+    return first, second

@@ -1,0 +1,216 @@
+"""What people plug in wrongly is told by name, where it is first called, with what was expected."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import polopt_jax as po
+from polopt_jax import boundaries
+from polopt_jax.solvers import quadratic_form
+
+BATCH = po.Batch(
+    obs=jnp.ones((3, 2, 4)),
+    action=jnp.zeros((3, 2), int),
+    mask=jnp.ones((3, 2), bool),
+    log_prob=jnp.full((3, 2), -0.7),
+    advantage=jnp.ones((3, 2)),
+    target=jnp.zeros((3, 2)),
+)
+PARAMS = jnp.zeros((4, 2))
+
+
+def model(params, obs):
+    return po.Outputs(policy=po.Categorical(logits=obs @ params), value=obs.sum(-1))
+
+
+def one(only):
+    return only
+
+
+def evaluated(model, term):
+    """Traced and nothing more: what is told needs no value."""
+    return jax.eval_shape(po.objective(model, term), PARAMS, BATCH)
+
+
+def reduced(outputs, batch):
+    return po.token_mean(outputs.value, batch), {}
+
+
+# Terms
+
+
+@pytest.mark.parametrize(
+    ("term", "error", "said"),
+    [
+        (lambda outputs, batch: jnp.zeros(()), TypeError, r"must return \(loss, metrics\).*it returned float32\[\]"),
+        (lambda outputs, batch: 1.0, TypeError, "it returned a float"),
+        (lambda outputs, batch: None, TypeError, "it returned None"),
+        (lambda outputs, batch: (1.0, {}, {}), TypeError, "it returned a tuple of 3"),
+        (lambda outputs, batch: ({}, jnp.zeros(())), TypeError, r"\(loss, metrics\); its loss is a dict: are the two"),
+        (lambda outputs, batch: (jnp.zeros(()), 3.0), TypeError, "metrics a dict; they are a float"),
+        (lambda outputs, batch: (outputs.value, {}), ValueError, r"must be a scalar; it is float32\[3, 2\]: reduce it"),
+    ],
+)
+def test_what_a_term_returns(term, error, said):
+    with pytest.raises(error, match=said):
+        evaluated(model, term)
+    with pytest.raises(error, match=f"weighted_sum: mine.*{said}" if error is TypeError else "weighted_sum: mine: the"):
+        evaluated(model, po.weighted_sum(mine=(1.0, term)))
+
+
+def test_an_unreduced_term_does_not_broadcast_into_the_others():
+    term = po.weighted_sum(policy=(1.0, po.ppo()), mine=(0.5, lambda outputs, batch: (outputs.value**2, {})))
+    with pytest.raises(ValueError, match=r"weighted_sum: mine: the loss must be a scalar; it is float32\[3, 2\]"):
+        evaluated(model, term)
+
+
+@pytest.mark.parametrize("bind", [lambda term: po.objective(model, term), lambda term: po.weighted_sum(a=(1.0, term))])
+def test_a_term_that_was_not_called(bind):
+    with pytest.raises(TypeError, match=r"\(outputs, batch\), and ppo\(\*, clip_eps.*call it: ppo\(\.\.\.\)"):
+        bind(po.ppo)
+    with pytest.raises(TypeError, match=r"function of \(outputs, batch\); it is a float"):
+        bind(3.0)
+    with pytest.raises(TypeError, match=r"function of \(outputs, batch\), and one\(only\) is not$"):
+        bind(one)
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (po.ppo(), r"policy must be a pair \(weight, term\); it is the function"),
+        ((1.0, po.ppo(), 2), r"policy must be a pair \(weight, term\); it is a tuple of 3"),
+        ((po.ppo(), 1.0), "its weight is the function .*: they are swapped"),
+        ((optax.constant_schedule(0.1), po.ppo()), "its weight is .*: a schedule must be called"),
+    ],
+)
+def test_parts_of_a_sum(part, said):
+    with pytest.raises(TypeError, match=said):
+        po.weighted_sum(policy=part)
+
+
+def test_a_weight_is_a_scalar():
+    with pytest.raises(ValueError, match=r"the weight of policy must be a scalar; it is float32\[2\]"):
+        evaluated(model, po.weighted_sum(policy=(jnp.ones(2), po.ppo())))
+    sums = jax.vmap(lambda w: po.objective(model, po.weighted_sum(policy=(w, po.ppo())))(PARAMS, BATCH)[0])
+    assert sums(jnp.ones(2)).shape == (2,)
+
+
+def test_terms_may_be_partial_callable_objects_or_take_more_by_name():
+    class Term:
+        def __call__(self, outputs, batch, *, scale=1.0):
+            return scale * po.token_mean(outputs.value, batch), {}
+
+    for term in (Term(), functools.partial(Term(), scale=2.0), reduced, lambda *both: reduced(*both)):
+        loss, _ = po.objective(model, po.weighted_sum(a=(1.0, term)))(PARAMS, BATCH)
+        assert float(loss) == (8.0 if isinstance(term, functools.partial) else 4.0)
+    assert float(po.objective(model, lambda outputs, batch: (2.0, {}))(PARAMS, BATCH)[0]) == 2.0
+
+
+# Models
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda logits: logits, r"it returned float32\[3, 2, 2\]"),
+        (lambda logits: (logits, logits[..., 0]), "it returned a tuple of 2"),
+        (lambda logits: po.Categorical(logits=logits), "it returned a Categorical"),
+        (lambda logits: None, "it returned None"),
+    ],
+)
+def test_what_a_model_returns(returned, said):
+    wrong = lambda params, obs: returned(obs @ params)  # noqa: E731
+    with pytest.raises(TypeError, match=r"objective: a model must return po\.Outputs\(policy.*" + said):
+        evaluated(wrong, po.ppo())
+    with pytest.raises(TypeError, match=r"a solver: a model must return po\.Outputs.*" + said):
+        jax.eval_shape(lambda v: po.fisher_operator(wrong, po.action_kl, PARAMS, BATCH)(v), PARAMS)
+
+
+def test_logits_in_place_of_a_policy():
+    with pytest.raises(TypeError, match=r"policy must be a distribution, po\.Categorical.*; it is float32\[3, 2, 2\]"):
+        evaluated(lambda params, obs: po.Outputs(policy=obs @ params), po.ppo())
+
+
+def test_a_model_takes_params_and_obs():
+    with pytest.raises(TypeError, match=r"objective: model must be a function of \(params, obs\), and one\(only\) is"):
+        po.objective(one, po.ppo())
+
+
+# Phases
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda loss, adam: po.make_step(loss, adam), r"make_step\(\(objective, optimizer\)\), with parentheses"),
+        (lambda loss, adam: po.make_step(loss), r"the phase must be a pair \(objective, optimizer\)"),
+        (lambda loss, adam: po.make_step((adam, loss)), "the phase .* its optimizer is the function bound"),
+        (lambda loss, adam: po.make_step(policy=(loss, 3e-4)), r"policy must be a pair .* its optimizer is a float"),
+        (lambda loss, adam: po.make_step(policy=(loss, optax.adam)), "its optimizer is the function adam"),
+        (lambda loss, adam: po.make_step((po.ppo, adam)), r"the objective of the phase must be a function of \(params"),
+    ],
+)
+def test_phases_are_pairs(make, said):
+    with pytest.raises(TypeError, match=said):
+        make(po.objective(model, po.ppo()), optax.adam(1e-3))
+
+
+def traced_step(objective):
+    step = po.make_step((objective, optax.sgd(0.1)))
+    jax.eval_shape(lambda params: step.update(params, step.init(params), BATCH, None), PARAMS)
+
+
+def test_a_term_that_was_not_bound_to_a_model():
+    with pytest.raises(TypeError, match=r"ppo: outputs must be a model's po\.Outputs; it is float32.*objective"):
+        traced_step(po.ppo())
+    with pytest.raises(TypeError, match=r"value_loss: outputs must be a model's po\.Outputs; it is float32\[4, 2\]"):
+        traced_step(po.value_loss())
+
+
+@pytest.mark.parametrize(
+    ("objective", "error", "said"),
+    [
+        (lambda params, batch: params.sum(), TypeError, r"an objective must return \(loss, metrics\)"),
+        (lambda params, batch: (params, {}), ValueError, r"the loss must be a scalar; it is float32\[4, 2\]"),
+    ],
+)
+def test_what_an_objective_returns(objective, error, said):
+    with pytest.raises(error, match=said):
+        traced_step(objective)
+
+
+# Divergences
+
+
+def test_a_divergence_is_a_scalar():
+    unreduced = lambda old, new, batch: old.policy.kl_divergence(new.policy)  # noqa: E731
+    for solve in (
+        lambda v: po.fisher_operator(model, unreduced, PARAMS, BATCH)(v),
+        lambda v: quadratic_form(model, unreduced, PARAMS, BATCH, v),
+    ):
+        with pytest.raises(ValueError, match=r"a divergence must be a scalar; it is float32\[3, 2\]: reduce it"):
+            jax.eval_shape(solve, PARAMS)
+
+
+def test_what_is_right_costs_nothing():
+    """The program of an objective is the same, to the last operation, as without any look."""
+    term = po.weighted_sum(policy=(1.0, po.ppo()), value=(0.5, po.value_loss()))
+    ppo, value = po.ppo(), po.value_loss()
+
+    def plain(params, batch):
+        outputs = model(params, batch.obs)
+        first, its = ppo(outputs, batch)
+        total = 1.0 * first
+        second, others = value(outputs, batch)
+        metrics = {"policy/loss": first, **{f"policy/{k}": x for k, x in its.items()}, "value/loss": second}
+        return total + 0.5 * second, {**metrics, **{f"value/{k}": x for k, x in others.items()}}
+
+    assert str(jax.make_jaxpr(po.objective(model, term))(PARAMS, BATCH)) == str(jax.make_jaxpr(plain)(PARAMS, BATCH))
+
+
+def test_functions_without_a_signature_pass():
+    boundaries.check_takes("here", "part", print, "a", "b")
+    boundaries.check_takes("here", "part", max, "a", "b")
