@@ -129,9 +129,9 @@ def _begin(env: Environment, act: Callable[[Obs], Outputs], key: Array, episodes
 def _step(env: Environment, act: Callable[[Obs], Outputs], course: _Course, key: Array) -> EnvStep:
     act_key, env_key = jax.random.split(key)
     law = check_outputs("evaluate_policy", act(course.obs)).policy
-    action, rows = law.sample(seed=act_key), course.length.shape
-    check_action(env, action, rows)
-    step = jax.vmap(env.step)(course.state, law.squash(action), jax.random.split(env_key, *rows))
+    sent, rows = law.squash(law.sample(seed=act_key)), course.length.shape
+    check_action(env, sent, rows)
+    step = jax.vmap(env.step)(course.state, sent, jax.random.split(env_key, *rows))
     check_step(env, step, course.state, course.obs, rows)
     return step
 

@@ -99,8 +99,9 @@ def _step(
     outputs = check_outputs("unroll", act(loop.obs))
     action = outputs.policy.sample(seed=act_key)
     rows = loop.episode_length.shape
-    check_action(env, action, rows)
-    step = jax.vmap(env.step)(loop.env, outputs.policy.squash(action), jax.random.split(env_key, *rows))
+    sent = outputs.policy.squash(action)
+    check_action(env, sent, rows)
+    step = jax.vmap(env.step)(loop.env, sent, jax.random.split(env_key, *rows))
     check_step(env, step, loop.env, loop.obs, rows)
     finite = finite_at((step.state, step.obs, step.reward), loop.episode_length.shape)
     done = step.terminated | step.truncated | ~finite

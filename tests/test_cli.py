@@ -67,6 +67,14 @@ WRONG = [
     ("train grpo --env ant", "--env skip_the_test"),
     ("train dpo --env hopper", "token worlds only"),
     ("train ppo --env ant --stepz 3", "did you mean --steps"),
+    ("train ppo --env ant --lr 3e-4", "unrecognized options: --lr; did you mean --learning-rate?"),
+    ("train ppo --env ant --clip_range=0.1", "unrecognized options: --clip-range; did you mean --clip-eps?"),
+    ("train trpo --env ant --target-kl 0.1", "did you mean --radius?"),
+    ("train grpo --env skip_the_test --total-timesteps 9", "did you mean --steps?"),
+    ("train ppo --env HalfCheetah-v4", "'HalfCheetah-v4' is a name of Gymnasium's"),
+    ("train ppo --env HalfCheetah-v4", "--env halfcheetah is Brax's own"),
+    ("train ppo --env InvertedDoublePendulum-v5", "--env inverted_double_pendulum is Brax's own"),
+    ("train ppo --env ALE/Pong-v5", "this is Brax's list: ant,"),
     ("train ppo --env ant surplus", "surplus"),
     ("train ppo --env", "--env"),
     ("train ppo --env ant --steps", "--steps"),
@@ -1025,7 +1033,7 @@ def test_unscored_sequences_are_summed_and_shown_where_there_are_any():
     for row in result.rows:
         row["episode/unscored"] = [1.0, 2.0]
     assert result.summary["unscored"] == 3 * len(result.rows)
-    assert names()[-1] == "unscored"
+    assert names()[-2:] == ["unscored", "compile time"]
 
 
 def test_the_table_says_what_a_step_is_and_how_the_reward_of_dpo_is_measured(results, capsys):

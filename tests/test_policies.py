@@ -13,7 +13,7 @@ from small_run import hashes, run_small
 import polopt_jax as po
 from polopt_jax import checkpoint, language, loading, runs, settings
 from polopt_jax.cli import main
-from polopt_jax.cli._evaluate import over_seeds, row_of
+from polopt_jax.cli._evaluate import _both, over_seeds, row_of
 from polopt_jax.envs import Box, Discrete, EnvStep, TimeLimit, chain, expected_return
 from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.settings import Control
@@ -377,6 +377,23 @@ def test_one_seed_has_no_line_for_all(run, capsys, monkeypatch):
 def test_evaluate_refuses(words, said, capsys):
     assert main(["evaluate", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_answers_of_a_token_policy_are_scored_by_their_world():
+    """Skipping or being honest pays 1; with one world, what is most probable is one answer."""
+    world = {"num_worlds": 1, "world_seed": 1, "network_width": 8, "network_depth": 1}
+    worlds, network = settings.tokens(world)
+    params = jax.tree.map(lambda x: 5 * x, network.init(jax.random.key(0)))
+    policy = po.Policy(params=params, network=network, env=worlds, config={})
+    learnt = {"params": params, "normalizer": None}
+    found = jax.jit(lambda key: _both(policy, learnt, key, episodes=300))(jax.random.key(0))
+    for answers in found.values():
+        paid = np.maximum(answers.outcome["skip"], answers.outcome["honest"])
+        np.testing.assert_array_equal(answers.episode_return, paid)
+        assert set(answers.length.tolist()) == {24}
+        assert answers.ended.all()
+    assert len(set(found["greedy"].outcome["skip"].tolist())) == 1
+    assert len(set(found["sampled"].outcome["skip"].tolist())) == 2
 
 
 def evaluation(returns, lengths, ended, broken):

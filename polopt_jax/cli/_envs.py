@@ -1,5 +1,6 @@
 """The environments that the command knows, and `polopt envs`."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,6 +71,12 @@ def algorithms(env: str) -> tuple[str, ...]:
 
 def check_environment(name: str) -> str:
     """The environment called `name`; raises UsageError with the nearest name if there is none."""
+    if gymnasium := re.fullmatch(r"(?:\w+/)?([A-Za-z0-9]+)-v\d+", name):
+        snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", gymnasium[1]).lower()
+        here = [known for known in (snake, snake.replace("_", "")) if known in environments()]
+        hint = f"; --env {here[0]} is Brax's own, with other physics" if here else ""
+        known = ", ".join(environments())
+        raise UsageError(f"{name!r} is a name of Gymnasium's, and this is Brax's list: {known}{hint}")
     return choose("environment", name, environments())
 
 

@@ -28,6 +28,7 @@ from polopt_jax.cli._progress import open_streams, say, silence
 from polopt_jax.cli._study import study
 from polopt_jax.cli._train import train
 from polopt_jax.cli._words import (
+    ELSEWHERE,
     FILE_FAILED,
     UNUSABLE,
     WRONG_INPUT,
@@ -195,12 +196,14 @@ def _list_of_algorithms() -> str:
 
 
 def _check_flags(algorithm: str, words: list[str]) -> None:
-    """Raises UsageError if a flag is another algorithm's, naming those that this one has."""
+    """Raises UsageError if a flag is another algorithm's or another library's, naming those that this one has."""
     own = {flag(name) for name in _recipes.parameters(algorithm)}
     shared = {flag(field.name) for field in dataclasses.fields(Train)}
     others = {flag(name) for other in PRESETS for name in _recipes.parameters(other)}
     for word in words:
         used = word.split("=")[0].replace("_", "-")
+        if ELSEWHERE.get(used) in own | shared and used not in own | shared:
+            raise UsageError(f"unrecognized options: {used}; did you mean {ELSEWHERE[used]}?")
         if used in others - own - shared:
             known = ", ".join(flag(name) for name in _recipes.parameters(algorithm))
             raise UsageError(f"{algorithm} has no {used}; it has {known}")

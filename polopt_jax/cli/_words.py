@@ -22,6 +22,27 @@ class UsageError(CommandError):
         super().__init__(message, WRONG_INPUT)
 
 
+ELSEWHERE = {
+    **dict.fromkeys(("--lr", "--step-size", "--actor-lr"), "--learning-rate"),
+    **dict.fromkeys(("--timesteps", "--total-timesteps", "--num-timesteps", "--max-steps"), "--steps"),
+    **dict.fromkeys(("--n-envs", "--nenvs", "--num-environments"), "--num-envs"),
+    **dict.fromkeys(("--n-steps", "--nsteps", "--num-steps", "--unroll-length"), "--rollout-steps"),
+    **dict.fromkeys(("--seeds", "--n-seeds"), "--num-seeds"),
+    **dict.fromkeys(("--env-id", "--env-name", "--environment"), "--env"),
+    **dict.fromkeys(("--clip-range", "--clip-coef", "--clip-ratio", "--clip", "--epsilon"), "--clip-eps"),
+    **dict.fromkeys(("--ent-coef", "--entropy-coef", "--entropy-cost"), "--entropy-weight"),
+    **dict.fromkeys(("--vf-coef", "--value-coef"), "--value-weight"),
+    **dict.fromkeys(("--gae-lambda", "--lam"), "--lambda"),
+    **dict.fromkeys(("--discount", "--discounting"), "--gamma"),
+    **dict.fromkeys(("--n-epochs", "--update-epochs", "--epochs"), "--num-epochs"),
+    **dict.fromkeys(("--target-kl", "--max-kl", "--delta"), "--radius"),
+    **dict.fromkeys(("--kl-coef", "--kl-weight"), "--beta"),
+    **dict.fromkeys(("--num-generations", "--group"), "--group-size"),
+    **dict.fromkeys(("--output", "--output-dir", "--logdir", "--log-dir"), "--out"),
+}
+"""What other libraries call a flag, and what it is called here."""
+
+
 def one_line(text: str) -> str:
     """`text` in one line, with nothing in it that a terminal would obey.
 
