@@ -255,6 +255,18 @@ def test_the_mean_return_is_that_of_enumeration():
     assert greedy.length.tolist() == [3] * 7
 
 
+def test_every_step_has_randomness_of_its_own():
+    """Two steps to the right: a quarter of the episodes, a half if both were drawn alike."""
+    found = po.evaluate_policy(chain(num_states=3, horizon=2), uniform, jax.random.key(0), episodes=2000)
+    assert abs(float(found.episode_return.mean()) - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 2000)
+
+
+def test_a_time_limit_ends_an_episode():
+    found = po.evaluate_policy(TimeLimit(limit=6), uniform, jax.random.key(0), episodes=4, max_steps=50)
+    assert found.length.tolist() == [6] * 4
+    assert found.ended.all()
+
+
 @dataclasses.dataclass(frozen=True)
 class Counter:
     """Pays 1 a step, ends after so many steps as the first observation says, and breaks there if that is odd."""
