@@ -180,6 +180,11 @@ def test_a_reset_that_is_not_pure():
         check_env(env)
 
 
+def test_nothing_is_asked_of_an_episode_that_ended():
+    """A time limit comes after six steps; what would break after the seventh is never met."""
+    check_env(Walk(change=lambda step, state: replace(step, reward=jnp.where(state["n"] > 6, jnp.nan, 0.0))))
+
+
 def test_it_looks_at_as_many_steps_as_it_is_told():
     breaks = Walk(change=lambda step, state: replace(step, reward=jnp.where(state["n"] > 3, jnp.nan, 0.0)))
     check_env(breaks, num_steps=3)

@@ -484,6 +484,17 @@ def test_the_directory_is_all_that_need_be_said(at_ten, finished, capsys):
     assert json.loads(capsys.readouterr().out)["results"][0]["updates"] == 12
 
 
+def test_the_directory_knows_what_was_not_default(tmp_path, capsys):
+    options = ["--episode-length", "500", "--learning-rate", "0.01", "--num-seeds", "2"]
+    assert run_small("--out", "run", *options) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    capsys.readouterr()
+    assert run_small(line="train --resume --out run --steps 416") == 0
+    after = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert {name for name in after if after[name] != config[name]} == {"steps", "updates"}
+    assert (after["episode_length"], after["hyperparameters"]["learning_rate"], after["num_seeds"]) == (500, 0.01, 2)
+
+
 def test_the_directory_and_more_steps(at_ten):
     assert run_small(line=f"train --resume --steps 448 --out {at_ten}") == 0
     assert json.loads((at_ten / "config.json").read_text())["steps"] == 448

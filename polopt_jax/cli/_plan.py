@@ -4,7 +4,7 @@ import importlib.metadata
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, NoReturn
 
 import polopt_jax
@@ -135,10 +135,9 @@ def plan_resume(options: Resume) -> tuple[Train, Plan]:
         sizes = {name: config[name] for name in ("env", "num_envs", "seed", "num_seeds", *own)}
         steps = options.steps or config["steps"]
         train = Train(**sizes, steps=steps, out=options.out, resume=True, json=options.json)
-        plan = plan_train(config["algorithm"], train, config["hyperparameters"])
+        return train, plan_train(config["algorithm"], train, config["hyperparameters"])
     except (KeyError, TypeError, AttributeError) as error:
         raise runs.RunError(f"{path} is damaged, or that of another version: {error!r}") from error
-    return replace(train, steps=options.steps), plan
 
 
 def plan_compare(options: Compare) -> list[Plan]:
