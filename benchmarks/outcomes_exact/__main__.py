@@ -1,7 +1,7 @@
 """Every figure of exact mode, into `benchmarks/results/outcomes/`, and from them the tables of `docs/findings.md`.
 
-python -m benchmarks.outcomes_exact [--only anchors odds tables neighbours building]     (ten minutes on two cores)
-python -m benchmarks.outcomes_exact --only                                    (the tables alone, from what is there)
+python -m benchmarks.outcomes_exact [--only anchors odds tables neighbours building]     (twelve minutes on two cores)
+python -m benchmarks.outcomes_exact --only                                               (the tables alone, from what is there)
 """
 
 import argparse
