@@ -6,11 +6,8 @@ python -m benchmarks.camera_dropbox --table     (the table alone, from what is k
 
 import argparse
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -18,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.outcomes_exact.findings import table
-from benchmarks.record import RESULTS, lines, rounded
+from benchmarks.record import RESULTS, reckoned
 from polopt_jax import algorithms, frontiers, suite
 from polopt_jax.driver import compiler_options
 from polopt_jax.frontiers import SampledProblem
@@ -90,15 +87,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="reckon nothing")
     if not parser.parse_args().table:
-        record = {
-            "benchmark": "camera_dropbox",
-            "command": "python -m benchmarks.camera_dropbox",
-            "date": date.today().isoformat(),
-            "python": platform.python_version(),
-            "versions": {package: version(package) for package in ("jax", "jaxlib", "optax", "numpy")},
-            "figures": {name: x.tolist() for name, x in runs().items()},
-        }
-        KEPT.write_text(lines(rounded(record)) + "\n")
+        figures = {name: x.tolist() for name, x in runs().items()}
+        KEPT.write_text(reckoned("camera_dropbox", figures))
     outcomes_sampled.rewrite()
 
 

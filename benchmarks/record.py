@@ -53,6 +53,20 @@ def lines(x: Any, depth: int = 0) -> str:
     return "{["[isinstance(x, list)] + "\n" + ",\n".join(rows) + "\n" + " " * depth + "}]"[isinstance(x, list)]
 
 
+def reckoned(benchmark: str, figures: Any, *, command: str | None = None, **more: Any) -> str:
+    """The text of a result file that no device decides: the figures to five digits, and what made them."""
+    record = {
+        "benchmark": benchmark,
+        "command": command or f"python -m benchmarks.{benchmark}",
+        "date": date.today().isoformat(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in ("jax", "jaxlib", "optax", "numpy")},
+        **more,
+        "figures": rounded(figures),
+    }
+    return lines(record) + "\n"
+
+
 def rounded(x: Any) -> Any:
     """Every number to five significant digits."""
     if isinstance(x, dict):

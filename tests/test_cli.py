@@ -1034,6 +1034,7 @@ def test_unscored_sequences_are_summed_and_shown_where_there_are_any():
         row["episode/unscored"] = [1.0, 2.0]
     assert result.summary["unscored"] == 3 * len(result.rows)
     assert names()[-2:] == ["unscored", "compile time"]
+    assert _report.COMPILE.cell({**result.summary, "compile_seconds": 83.4}) == "1m23s"
 
 
 def test_the_table_says_what_a_step_is_and_how_the_reward_of_dpo_is_measured(results, capsys):

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import brentq
-from scipy.stats import entropy, t
+from scipy.stats import entropy, norm, t
 
 from benchmarks import camera_dropbox
-from benchmarks.outcomes_exact import neighbours, tables
-from benchmarks.record import RESULTS
+from benchmarks.outcomes_exact import findings, neighbours, tables
+from benchmarks.record import RESULTS, reckoned
 from polopt_jax import frontiers, outcomes
 from polopt_jax import worlds as w
 
@@ -141,3 +141,58 @@ def test_myopic_training_delivers_without_a_hack():
     assert neither + intended + hacked == pytest.approx(1, abs=1e-5)
     assert intended > 0.9
     assert hacked < 1e-3
+
+
+# What is shown
+
+
+def cells(text, first):
+    row = next(line for line in text.splitlines() if line.startswith(f"| {first} |"))
+    return [cell.strip() for cell in row.strip("|").split("|")][1:]
+
+
+def method(rows, name):
+    return next(row for row in rows if row["method"] == name)
+
+
+def test_the_tables_show_the_figures_of_their_columns(kept):
+    clean = json.loads((RESULTS / "outcomes" / "exact-tables.json").read_text())["figures"]
+    results = {"neighbours": kept, "tables": clean}
+    trpo = cells(findings.contaminated(results), "trpo")
+    for i, name in enumerate(neighbours.CONTAMINATED):
+        assert float(trpo[2 * i]) == pytest.approx(method(clean[name][0]["rows"], "trpo")["side_effect"], rel=6e-3)
+        after = method(kept[f"contaminated {name}"][0]["rows"], "trpo")["side_effect"]
+        assert float(trpo[2 * i + 1]) == pytest.approx(after, rel=6e-3)
+    assert cells(findings.contaminated(results), "price, clean rates")[::2] == ["-"] * 4
+    shown = cells(findings.way_out(results), "kl to the reference")
+    ends = [method(kept[f"way out {pays}"][0]["rows"], "kl to the reference") for pays in neighbours.WAY_OUT]
+    wanted = [row[key] for row in ends for key in ("success_in_the_end", "left_alone_in_the_end")]
+    np.testing.assert_allclose([float(x) for x in shown], wanted, rtol=6e-3)
+    (rare,) = (row for row in kept["soft best of n"][0]["rows"] if row["table"] == "rare_hack")
+    assert cells(findings.soft_best(results), "rare_hack") == [str(rare["n"]), f"{rare['temperature']:.3g}"]
+
+
+def test_the_mistakes_are_shown_by_their_law(kept):
+    alone = cells(findings.TABLES["mistaken-alone"]({"neighbours": kept}), "4096")
+    wanted = [t.ppf(1 - 0.5 / 4096, 3), 0.209, norm.ppf(1 - 0.5 / 4096), 1.68]
+    np.testing.assert_allclose([float(x) for x in alone], wanted, rtol=6e-3)
+    tilt = cells(findings.TABLES["mistaken-tilt"]({"neighbours": kept}), "2")
+    wanted = [row[x] for row in kept["tilt"][0]["rows"] if row["kl"] == 2 for x in ("reward", "utility")]
+    np.testing.assert_allclose([float(x) for x in tilt], wanted, rtol=6e-3)
+
+
+def test_the_dropbox_shows_means_over_runs():
+    figures = json.loads(camera_dropbox.KEPT.read_text())["figures"]
+    assert {np.shape(x) for x in figures.values()} == {(3, 10, 3)}
+    laws = np.array(figures["ordinary"][2])
+    shown = cells(camera_dropbox.dropbox(None), "ordinary, rate 0.1")
+    np.testing.assert_allclose([float(x.split()[0]) for x in shown[:3]], laws.mean(0), atol=6e-4)
+    assert shown[3] == f"{sum(law[2] > 0.5 for law in laws)} of 10"
+    assert cells(camera_dropbox.dropbox(None), "myopic, published")[:3] == ["0.001", "0.999", "0"]
+
+
+def test_a_result_says_what_it_was_reckoned_with():
+    found = json.loads(reckoned("some benchmark", {"x": 0.123456789}, command="do it", precision="float64"))
+    assert found["figures"] == {"x": 0.12346}
+    assert (found["benchmark"], found["command"], found["precision"]) == ("some benchmark", "do it", "float64")
+    assert found["versions"]["jax"] == jax.__version__

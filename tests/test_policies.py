@@ -368,6 +368,11 @@ def test_evaluate_shows_a_table(run, capsys):
     lines = out.splitlines()
     assert "actor_critic on inverted_pendulum after 12 updates, 20 episodes of each seed" in err
     assert [line.split()[0] for line in lines[2:11]] == ["greedy:", "3", "4", "5", "all", "sampled,", "3", "4", "5"]
+    policy = po.load(run, seed=4)
+    for line, act in ((lines[4], po.greedy(policy)), (lines[9], policy)):
+        found = po.evaluate_policy(policy.env, act, jax.random.key(0), episodes=20)
+        assert line.split()[1] == f"{float(found.episode_return.mean()):.3f}"
+        assert float(line.split()[7]) == pytest.approx(float(found.length.mean()), rel=6e-3)
 
 
 def test_one_seed_has_no_line_for_all(run, capsys, monkeypatch):

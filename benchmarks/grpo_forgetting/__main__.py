@@ -5,16 +5,13 @@ python -m benchmarks.grpo_forgetting --tables       (the tables alone, from what
 """
 
 import argparse
-import platform
-from datetime import date
-from importlib.metadata import version
 
 import jax
 
 from benchmarks import outcomes_sampled
 from benchmarks.grpo_forgetting import figures
 from benchmarks.grpo_forgetting.findings import KEPT
-from benchmarks.record import lines, rounded
+from benchmarks.record import reckoned
 
 
 def main() -> None:
@@ -22,17 +19,10 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="reckon nothing")
     if not parser.parse_args().tables:
         with jax.enable_x64(True):
-            reckoned = {"exact": figures.exact(), "rests": figures.rests()}
+            exactly = {"exact": figures.exact(), "rests": figures.rests()}
         alone, warned = figures.one_by_one()
-        record = {
-            "benchmark": "grpo_forgetting",
-            "command": "python -m benchmarks.grpo_forgetting",
-            "date": date.today().isoformat(),
-            "python": platform.python_version(),
-            "versions": {package: version(package) for package in ("jax", "jaxlib", "optax", "numpy")},
-            "figures": {**reckoned, "together": figures.in_the_notebook(), "alone": alone, "warnings": warned},
-        }
-        KEPT.write_text(lines(rounded(record)) + "\n")
+        found = {**exactly, "together": figures.in_the_notebook(), "alone": alone, "warnings": warned}
+        KEPT.write_text(reckoned("grpo_forgetting", found))
     outcomes_sampled.rewrite()
 
 

@@ -1,13 +1,10 @@
 """Every figure of exact mode, into `benchmarks/results/outcomes/`, and from them the tables of `docs/findings.md`.
 
-python -m benchmarks.outcomes_exact [--only anchors odds tables neighbours building]     (twelve minutes on two cores)
-python -m benchmarks.outcomes_exact --only                                               (the tables alone, from what is there)
+python -m benchmarks.outcomes_exact [--only anchors odds tables neighbours building]    (twelve minutes on two cores)
+python -m benchmarks.outcomes_exact --only                                              (the tables of what is there)
 """
 
 import argparse
-import platform
-from datetime import date
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -16,24 +13,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 jax.config.update("jax_enable_x64", True)
 
 from benchmarks.outcomes_exact import anchors, building, findings, neighbours, odds, tables  # noqa: E402
-from benchmarks.record import RESULTS, lines, rounded  # noqa: E402
+from benchmarks.record import RESULTS, reckoned  # noqa: E402
 
 FOLDER = RESULTS / "outcomes"
 
 
 def save(name: str, figures: Any) -> None:
     """Writes `exact-<name>.json`, its numbers to five digits, with the versions that they were reckoned with."""
-    record = {
-        "benchmark": f"outcomes_exact {name}",
-        "command": f"python -m benchmarks.outcomes_exact --only {name}",
-        "date": date.today().isoformat(),
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in ("jax", "jaxlib", "optax", "numpy")},
-        "precision": "float64",
-        "figures": rounded(figures),
-    }
     FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"exact-{name}.json").write_text(lines(record) + "\n")
+    (FOLDER / f"exact-{name}.json").write_text(
+        reckoned(
+            f"outcomes_exact {name}",
+            figures,
+            command=f"python -m benchmarks.outcomes_exact --only {name}",
+            precision="float64",
+        )
+    )
 
 
 SECTIONS = {

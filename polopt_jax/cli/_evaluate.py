@@ -1,8 +1,6 @@
 """`polopt evaluate`: what a run has learnt is worth."""
 
 import math
-import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 from polopt_jax import checkpoint, report, runs
 from polopt_jax.cli._options import Evaluate
 from polopt_jax.cli._progress import counted, say
+from polopt_jax.cli._report import show_table
 from polopt_jax.cli._words import UsageError, flag
 from polopt_jax.evaluation import Evaluation, evaluate_policy
 from polopt_jax.language import greedy_network
@@ -148,21 +147,13 @@ def _over(rows: list[dict[str, Any]], what: Any, name: str) -> float | None:
 
 
 def _print(rows: list[dict[str, Any]], over: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-
-    width = max(40, shutil.get_terminal_size().columns if sys.stdout.isatty() else 120)
-    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
     groups = [
         Group(title, [row for row in (*rows, *over) if row["policy"] == kind])
         for kind, title in ((GREEDY, "greedy: the most probable action"), (SAMPLED, "sampled, as it was trained"))
     ]
     if len(rows) == len(over):  # one seed: what all seeds do is what it does
         groups = [group._replace(rows=group.rows[:1]) for group in groups]
-    columns = report.informative(columns_of(rows), groups)
-    console.print(report.terminal(columns, groups, width=width))
-    console.print()
-    for name, meaning in report.meanings(columns).items():
-        console.print(f"{name}: {meaning}", style="dim")
+    show_table(report.informative(columns_of(rows), groups), groups)
 
 
 def columns_of(rows: list[dict[str, Any]]) -> list[Column]:

@@ -162,12 +162,16 @@ def columns_of(rows: Sequence[Group]) -> list[Column]:
 
 def print_table(results: Sequence[Result]) -> None:
     """Prints the table to stdout, with what its columns mean beneath."""
+    rows = groups(results)
+    show_table(columns_of(rows), rows)
+
+
+def show_table(columns: Sequence[Column], rows: Sequence[Group]) -> None:
+    """Prints any table so."""
     from rich.console import Console
 
     width = max(40, shutil.get_terminal_size().columns if sys.stdout.isatty() else 120)
     console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
-    rows = groups(results)
-    columns = columns_of(rows)
     console.print(report.terminal(columns, rows, width=width))
     console.print()
     for name, meaning in report.meanings(columns).items():
