@@ -1,6 +1,12 @@
-"""Running statistics of observations and returns, as pytrees that `collect` carries; no part of the parameters."""
+"""What a control task makes of observations and rewards before anybody learns from them.
 
-from typing import Any
+Statistics are pytrees that `collect` carries, and no part of the parameters. A task is passed an `ObsTransform` and a
+`RewardTransform`, functions that belong together as in an optax transformation; `raw_observations()` and
+`raw_rewards()` are the way to learn from what the environment gives.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -128,3 +134,73 @@ def scale_reward(
     stats = update_stats(scale.stats, totals, mask)
     std = jnp.sqrt(stats.m2 / jnp.maximum(stats.count, 1))
     return ReturnScale(running=running, stats=stats), reward / jnp.where(std > 1e-6, std, 1)
+
+
+class ObsTransform(NamedTuple):
+    """What the policy reads of an observation, and what is remembered for it from rollout to rollout."""
+
+    init: Callable[[Any], Any]
+    """`one observation, or its shape and dtype -> state`"""
+    apply: Callable[[Any, Obs], Obs]
+    """`(state, obs [...]) -> obs [...]`; the state stands still within a rollout, so that the first ratio is 1."""
+    update: Callable[[Any, Obs, Array], Any]
+    """`(state, obs [T, B, ...] as the environment gave them, mask [T, B]) -> state`"""
+
+
+class RewardTransform(NamedTuple):
+    """What is learnt from of a reward, and what is remembered for it from rollout to rollout."""
+
+    init: Callable[[int], Any]
+    """`B -> state`"""
+    apply: Callable[[Any, Array, Array, Array, ArrayLike], tuple[Any, Array]]
+    """`(state, reward [T, B], done [T, B], mask [T, B], gamma) -> (state, reward [T, B])`"""
+
+
+def standardized_observations() -> ObsTransform:
+    """(obs - mean) / std by the statistics of all rollouts before, clipped to ±10 (`normalize`).
+
+    >>> transform = standardized_observations()
+    >>> state = transform.update(transform.init(jnp.zeros(1)), jnp.array([[[1.0]], [[3.0]]]), jnp.ones((2, 1), bool))
+    >>> transform.apply(state, jnp.array([[3.0]])).tolist()
+    [[1.0]]
+    """
+    return ObsTransform(init_stats, normalize, update_stats)
+
+
+def raw_observations() -> ObsTransform:
+    """Observations as the environment gives them.
+
+    >>> transform = raw_observations()
+    >>> transform.apply(transform.init(jnp.zeros(1)), jnp.array([[300.0]])).tolist()
+    [[300.0]]
+    """
+    return ObsTransform(lambda obs: (), lambda state, obs: obs, lambda state, obs, mask: state)
+
+
+def scaled_rewards(gamma: ArrayLike | None = None) -> RewardTransform:
+    """Rewards divided by the running spread of the discounted return (`scale_reward`).
+
+    Args:
+      gamma: discount of that return; the one that the recipe learns with, if None.
+
+    >>> transform, on = scaled_rewards(), jnp.ones((1, 2), bool)
+    >>> transform.apply(transform.init(2), jnp.array([[0.0, 4.0]]), ~on, on, 0.9)[1].tolist()
+    [[0.0, 2.0]]
+    """
+
+    def apply(
+        state: ReturnScale, reward: Array, done: Array, mask: Array, recipe_gamma: ArrayLike
+    ) -> tuple[ReturnScale, Array]:
+        return scale_reward(state, reward, done, mask, gamma=recipe_gamma if gamma is None else gamma)
+
+    return RewardTransform(init_return_scale, apply)
+
+
+def raw_rewards() -> RewardTransform:
+    """Rewards as the environment gives them.
+
+    >>> transform, on = raw_rewards(), jnp.ones((1, 2), bool)
+    >>> transform.apply(transform.init(2), jnp.array([[0.0, 4.0]]), ~on, on, 0.9)[1].tolist()
+    [[0.0, 4.0]]
+    """
+    return RewardTransform(lambda num_envs: (), lambda state, reward, done, mask, gamma: (state, reward))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeAlias
 import jax
 import jax.core
 import numpy as np
+import optax
 
 from polopt_jax.types import ArrayLike
 
@@ -37,6 +38,8 @@ Positive: TypeAlias = Annotated[ArrayLike, Interval(0, above=True)]
 Nonnegative: TypeAlias = Annotated[ArrayLike, Interval(0)]
 Unit: TypeAlias = Annotated[ArrayLike, Interval(0, 1)]
 Count: TypeAlias = Annotated[int, Interval(1)]
+Rate: TypeAlias = Annotated[ArrayLike | optax.Schedule, Interval(0, above=True)]
+"""A learning rate of a recipe: a number, or an optax schedule of the update's number, `update -> rate`."""
 
 
 def interval(kind: Any) -> Interval:

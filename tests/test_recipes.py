@@ -9,6 +9,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import polopt_jax as po
@@ -439,3 +440,111 @@ def test_the_reported_kl_and_entropy_are_those_of_the_update(recipe):
     np.testing.assert_allclose(metrics["kl_old_new"], forward, rtol=1e-4)
     np.testing.assert_allclose(metrics["entropy"], after, rtol=1e-5)
     assert metrics["asked"] == 1, "what the task reports is passed on"
+
+
+# --- what is passed --------------------------------------------------------------------------------------------------
+
+FEW_PARTS = {
+    **{name: {} for name in ("reinforce", "actor_critic")},
+    **{name: dict(value_minibatches=2) for name in ("npg", "trpo")},
+    "ppo": dict(num_minibatches=2),
+    "grpo": dict(num_minibatches=3),
+}
+"""Minibatches that divide the rows below; every recipe has its line."""
+
+
+def learner(recipe, **options):
+    """A recipe on a canned rollout of 6 rows, or 3 groups of 2."""
+    rows = (3, 2) if recipe == "grpo" else (6,)
+    rollout, params = made_up(rows)
+    reference = jax.tree.map(lambda x: 0.9 * x, params)
+    task = group_task(rollout, params, reference, rows) if recipe == "grpo" else canned(rollout, params, rows)
+    return getattr(algorithms, recipe)(task, **options)
+
+
+def distance(old, new, name=None):
+    pairs = (old, new) if name is None else (old[name], new[name])
+    return optax.tree.norm(jax.tree.map(jnp.subtract, *pairs))
+
+
+@pytest.mark.parametrize("recipe", ["reinforce", "actor_critic", "ppo", "grpo"])
+def test_an_optimizer_that_is_passed_takes_the_step(recipe):
+    """Plain descent at rate 2 moves by twice the gradient, whatever the learning rate and the clip say."""
+    one_step = dict(num_epochs=1, num_minibatches=1) if recipe in ("ppo", "grpo") else {}
+    own = learner(recipe, optimizer=optax.sgd(2.0), max_grad_norm=1e-3, **one_step)
+    start, _, params, metrics = update(own)
+    np.testing.assert_allclose(distance(start.params, params), 2 * metrics["grad_norm"], rtol=1e-5)
+    assert metrics["grad_norm"] > 0.01
+
+
+@pytest.mark.parametrize("recipe", ["npg", "trpo"])
+def test_a_value_optimizer_that_is_passed_trains_the_critic_and_not_the_policy(recipe):
+    sizes = dict(value_epochs=1, value_minibatches=1, value_learning_rate=1e3)
+    start, _, params, metrics = update(learner(recipe, value_optimizer=optax.sgd(2.0), **sizes))
+    moved = distance(start.params, params, "critic")
+    np.testing.assert_allclose(moved, 2 * metrics["critic/grad_norm"], rtol=1e-5)
+    _, _, usual, _ = update(learner(recipe, **sizes))
+    np.testing.assert_array_equal(params["policy"], usual["policy"])
+
+
+@pytest.mark.parametrize("recipe", FEW_PARTS)
+def test_an_estimate_that_is_passed_makes_the_batch(recipe):
+    asked = []
+
+    def estimate(rollout):
+        asked.append(rollout.reward.shape)
+        ones = jnp.ones_like(rollout.reward)
+        return po.to_batch(rollout, advantage=3 * ones, target=5 * ones)
+
+    options = FEW_PARTS[recipe] | ({} if recipe == "grpo" else {"gamma": 0.5})
+    _, batch, _, metrics = update(learner(recipe, estimate=estimate, **options))
+    assert asked
+    assert (batch.advantage == 3).all()
+    assert (batch.target == 5).all()
+    assert (batch.ref_log_prob is not None) == (recipe == "grpo")
+    assert np.isfinite(metrics["entropy"])
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "grpo"])
+def test_an_estimate_that_makes_no_batch_is_named(recipe):
+    wrong = learner(recipe, estimate=lambda rollout: (rollout.reward, rollout.reward), **FEW_PARTS[recipe])
+    with pytest.raises(TypeError, match="an estimate must return a Batch, as to_batch makes it; it returned a tuple"):
+        update(wrong)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rate", "moving"),
+    [
+        *((recipe, "learning_rate", None) for recipe in ("reinforce", "actor_critic", "ppo", "grpo")),
+        ("npg", "learning_rate", "policy"),
+        ("npg", "value_learning_rate", "critic"),
+        ("trpo", "value_learning_rate", "critic"),
+    ],
+)
+def test_a_schedule_counts_updates(recipe, rate, moving):
+    """At a rate for update 0 and none after, the first moves as at a constant rate, in all its steps, and no other."""
+
+    def after(updates, rate_of):
+        algorithm = learner(recipe, **{rate: rate_of}, **FEW_PARTS[recipe])
+        state = algorithm.init(jax.random.key(0))
+        return state.params, po.train(algorithm.collect, algorithm.step, state, updates=updates)[0].params
+
+    start, constant = after(1, 0.02)
+    _, first = after(1, lambda update: jnp.where(update == 0, 0.02, 0.0))
+    _, third = after(3, lambda update: jnp.where(update == 0, 0.02, 0.0))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), first, constant)
+    assert distance(start, first, moving) > 0.01
+    assert distance(first, third, moving) == 0
+
+
+def test_a_recipe_of_ones_own():
+    """Terms, an estimate and an optimizer, put together by `assemble`, are what the recipe of that name does."""
+    rollout, params = made_up((6,))
+    task = canned(rollout, params, (6,))
+    term = po.actor_critic(value_weight=0.5, entropy_weight=0.0)
+    step = po.make_step((po.objective(model, term), algorithms.adam(3e-3, 0.5)))
+    own = algorithms.assemble(task, step, algorithms.gae_estimate(0.99, 0.95), gamma=0.99)
+    *_, ours, metrics = update(own)
+    *_, theirs, expected = update(algorithms.actor_critic(task, value_weight=0.5))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), (ours, metrics), (theirs, expected))
+    assert set(metrics) >= {"kl_old_new", "entropy", "asked", "loss"}

@@ -1,6 +1,6 @@
 """Tasks: any world is a token task, its reward comes with the last token; control scales rewards as recipes ask."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import polopt_jax as po
-from polopt_jax import advantages, algorithms, driver, tasks
+from polopt_jax import advantages, algorithms, driver, normalization, tasks
 from polopt_jax.envs import TimeLimit
 from polopt_jax.language import imitate, transformer
 from polopt_jax.networks import mlp_actor_critic
@@ -289,7 +289,11 @@ def test_rewards_are_scaled_with_the_recipes_discount_unless_another_is_given(re
     """Reward 1 in every step: after n steps the running discounted sum is (1 - γⁿ) / (1 - γ)."""
     env = TimeLimit(limit=50)
     task = tasks.control_task(
-        env, mlp_actor_critic(env.obs_shape, env.action_space, hidden=(4,)), num_envs=8, num_steps=4, reward_gamma=given
+        env,
+        mlp_actor_critic(env.obs_shape, env.action_space, hidden=(4,)),
+        num_envs=8,
+        num_steps=4,
+        rewards=normalization.scaled_rewards(given),
     )
     algorithm = getattr(algorithms, recipe)(task, gamma=0.5)
     state = algorithm.init(jax.random.key(0))
@@ -352,3 +356,30 @@ def test_the_running_mean_baseline_is_of_earlier_batches():
         state, found = baseline.apply(state, jnp.full((5, 3), mean), rollout)
         seen.append(float(found[0, 0]))
     np.testing.assert_allclose(seen, [0, 1, (0.2 * 2 + 0.16 * 1) / 0.36], rtol=1e-6)
+
+
+class Far(TimeLimit):
+    """Observations that no network should read as they are, and rewards of 7."""
+
+    def step(self, state, action, key):
+        step = super().step(state, action, key)
+        return replace(step, obs=1000 * step.obs + 500, reward=7 * step.reward)
+
+
+@pytest.mark.parametrize("raw", ["observations", "rewards"])
+def test_a_task_may_leave_observations_or_rewards_alone(raw):
+    env = Far(limit=50)
+    network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(4,))
+    passed = {raw: getattr(normalization, f"raw_{raw}")()}
+    task = tasks.control_task(env, network, num_envs=3, num_steps=6, **passed)
+    state, rollouts = task.init(jax.random.key(0)), []
+    for key in jax.random.split(jax.random.key(1), 3):
+        state, rollout, _ = jax.jit(task.rollout)(network.init(key), state, key, 0.9)
+        rollouts.append(rollout)
+    last = rollouts[-1]
+    largest = float(jnp.abs(last.obs[1:]).max())
+    assert (largest >= 500) == (raw == "observations")
+    assert (largest <= 10) == (raw == "rewards")
+    np.testing.assert_array_equal(last.obs[1:], last.next_obs[:-1])
+    assert bool((last.reward == 7).all()) == (raw == "rewards")
+    assert (jax.tree.leaves(state.normalizer) == []) == (raw == "observations")

@@ -9,10 +9,21 @@ and seeds and hyperparameters vmap:
         return train(algorithm.collect, algorithm.step, algorithm.init(key), updates=100)
 
     jax.jit(jax.vmap(run))(keys, learning_rates)
+
+What a recipe is made of can be passed: further `terms=`, another `optimizer=`, another `estimate=` of the advantage
+(`rollout -> batch`), a schedule as `learning_rate=`. Beyond that, `assemble` makes a recipe of a task, an estimate and
+a step; a task learns from raw observations or rewards where it is told to (`polopt_jax.normalization`).
 """
 
 from polopt_jax.algorithms._actor_critic import actor_critic
-from polopt_jax.algorithms._algorithm import Algorithm, Estimate, adam, assemble
+from polopt_jax.algorithms._algorithm import (
+    Algorithm,
+    Estimate,
+    RememberingEstimate,
+    adam,
+    assemble,
+    gae_estimate,
+)
 from polopt_jax.algorithms._dpo import dpo
 from polopt_jax.algorithms._grpo import grpo
 from polopt_jax.algorithms._npg import npg
@@ -24,10 +35,12 @@ from polopt_jax.algorithms._trpo import trpo
 __all__ = [
     "Algorithm",
     "Estimate",
+    "RememberingEstimate",
+    "actor_critic",
     "adam",
     "assemble",
-    "actor_critic",
     "dpo",
+    "gae_estimate",
     "grpo",
     "npg",
     "ppo",

@@ -8,12 +8,14 @@ import jax
 import optax
 
 from polopt_jax.advantages import gae
+from polopt_jax.boundaries import described
 from polopt_jax.combinators import objective, weighted_sum
 from polopt_jax.divergences import action_kl
 from polopt_jax.episodes import to_batch
 from polopt_jax.guards import clip_by_global_norm
 from polopt_jax.masking import standardize
 from polopt_jax.objectives import surrogate, value_loss
+from polopt_jax.ranges import Rate
 from polopt_jax.tasks import Task
 from polopt_jax.training import Collect, Step, TrainState, epochs, init_state, make_step, monitored, sequential
 from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Outputs, Params, Rollout, Term
@@ -37,14 +39,42 @@ class Algorithm(NamedTuple):
 Terms: TypeAlias = Mapping[str, tuple[ArrayLike, Term]]
 """Further terms of a recipe's loss, by name, each with its weight, as `weighted_sum` takes them."""
 
-Estimate: TypeAlias = Callable[[Any, Rollout], tuple[Any, Batch]]
-"""`(state, rollout) -> (state, batch)`: what an algorithm makes of a rollout."""
+Estimate: TypeAlias = Callable[[Rollout], Batch]
+"""`rollout -> batch`: what an algorithm makes of a rollout. A recipe that is passed one trains on what it returns."""
 
 
-def assemble(
-    task: Task, step: Step, estimate: Estimate, *, gamma: ArrayLike, init_estimate: Callable[[], Any] = tuple
-) -> Algorithm:
-    """Task + estimator + step; `gamma` is the discount that the estimator uses."""
+class RememberingEstimate(NamedTuple):
+    """An estimate that carries something from rollout to rollout, as a running baseline does."""
+
+    init: Callable[[], Any]
+    """`() -> state`"""
+    apply: Callable[[Any, Rollout], tuple[Any, Batch]]
+    """`(state, rollout) -> (state, batch)`"""
+
+
+def assemble(task: Task, step: Step, estimate: Estimate | RememberingEstimate, *, gamma: ArrayLike) -> Algorithm:
+    """A recipe: what is learnt, what is made of a rollout, and what step is taken.
+
+    Every recipe of this package ends with it, and so does one of your own: a term and an optimizer make the step, and
+    the loop, the metrics and the command's way of running stay as they are. The step also reports `kl_old_new` and
+    `entropy` on about 256 rows.
+
+    Args:
+      task: of `polopt_jax.tasks`.
+      step: of `make_step`, `epochs`, `sequential`.
+      estimate: `gae_estimate(gamma, lambda_)`, or any function `rollout -> batch`.
+      gamma: the discount that the estimate uses; the task scales its rewards by the return discounted with it.
+
+    >>> import polopt_jax as po
+    >>> def recipe(task):
+    ...     term = po.weighted_sum(policy=(1.0, po.ppo()), value=(0.5, po.value_loss()))
+    ...     step = po.make_step((po.objective(task.model, term), optax.lion(1e-4)))
+    ...     return assemble(task, po.epochs(step, 4, 8), gae_estimate(0.99, 0.95), gamma=0.99)
+    """
+    if not isinstance(estimate, RememberingEstimate):
+        forgetful = estimate
+        estimate = RememberingEstimate(tuple, lambda state, rollout: (state, estimated(forgetful, rollout)))
+    init_estimate, apply_estimate = estimate
     first_axis = task.row_shape[0]
     rows = min(first_axis, max(1, MONITORED_ROWS * first_axis // task.num_rows))
     step = monitored(step, task.model, rows=rows, kl_old_new=action_kl)
@@ -57,12 +87,20 @@ def assemble(
     def collect(params: Params, state: Any, key: Array) -> tuple[Any, Batch, Metrics]:
         task_state, estimate_state = state
         task_state, rollout, metrics = task.rollout(params, task_state, key, gamma)
-        estimate_state, batch = estimate(estimate_state, rollout)
+        estimate_state, batch = apply_estimate(estimate_state, rollout)
         if task.outcome is not None:
             batch = replace(batch, outcome=task.outcome(rollout))
         return (task_state, estimate_state), batch, metrics
 
     return Algorithm(init, collect, step)
+
+
+def estimated(estimate: Estimate, rollout: Rollout) -> Batch:
+    """What an estimate makes of a rollout; TypeError if that is no `Batch`."""
+    batch = estimate(rollout)
+    if not isinstance(batch, Batch):
+        raise TypeError(f"an estimate must return a Batch, as to_batch makes it; it returned {described(batch)}")
+    return batch
 
 
 def standardized_batch(rollout: Rollout, advantage: Array, target: Array) -> Batch:
@@ -79,11 +117,18 @@ def advantage_of(batch: Batch) -> Array:
 
 
 def gae_estimate(gamma: ArrayLike, lambda_: ArrayLike) -> Estimate:
-    """Advantages and targets by GAE, the advantages standardised; needs a critic."""
+    """Advantages and targets by GAE, the advantages standardised over the batch; needs a critic.
 
-    def estimate(state: Any, rollout: Rollout) -> tuple[Any, Batch]:
+    What the recipes with a critic take for `estimate=None`. Without the standardisation it is
+
+        def estimate(rollout):
+            advantage, target = po.gae(rollout, gamma=0.99, lambda_=0.95)
+            return po.to_batch(rollout, advantage=advantage, target=target)
+    """
+
+    def estimate(rollout: Rollout) -> Batch:
         advantage, target = gae(rollout, gamma=gamma, lambda_=lambda_)
-        return state, standardized_batch(rollout, advantage, target)
+        return standardized_batch(rollout, advantage, target)
 
     return estimate
 
@@ -102,9 +147,27 @@ def with_terms(term: Term, terms: Terms | None) -> Term:
     return extended
 
 
-def adam(learning_rate: ArrayLike, max_grad_norm: ArrayLike) -> optax.GradientTransformation:
-    """Global-norm clip, then Adam with ε = 1e-5, as PPO's code has it."""
-    return optax.chain(clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=1e-5))
+def adam(learning_rate: Rate, max_grad_norm: ArrayLike, *, steps_per_update: int = 1) -> optax.GradientTransformation:
+    """Global-norm clip, then Adam with ε = 1e-5, as PPO's code has it.
+
+    Args:
+      learning_rate: a number, or a schedule of the update's number, from 0 on.
+      max_grad_norm: norm to which the gradient is clipped.
+      steps_per_update: the optimizer's steps within an update, at all of which the schedule has one value.
+    """
+    rate = by_update(learning_rate, steps_per_update)
+    return optax.chain(clip_by_global_norm(max_grad_norm), optax.adam(rate, eps=1e-5))
+
+
+def by_update(learning_rate: Rate, steps_per_update: int) -> Any:
+    """A schedule of the update's number as optax wants it, of the optimizer's; a number as it is.
+
+    >>> by_update(0.1, 4), by_update(lambda update: update, 4)(11)
+    (0.1, 2)
+    """
+    if not callable(learning_rate):
+        return learning_rate
+    return lambda count: learning_rate(count // steps_per_update)
 
 
 def policy_then_critic(
@@ -112,11 +175,14 @@ def policy_then_critic(
     optimizer: optax.GradientTransformationExtraArgs,
     *,
     terms: Terms | None,
-    value_learning_rate: ArrayLike,
+    value_optimizer: optax.GradientTransformation | None,
+    value_learning_rate: Rate,
     value_epochs: int,
     value_minibatches: int,
 ) -> Step:
-    """A natural-gradient phase on the surrogate, then passes of Adam on the critic alone."""
+    """A natural-gradient phase on the surrogate, then passes of Adam, or another, on the critic alone."""
     policy = make_step((objective(task.model, with_terms(surrogate(), terms)), optimizer))
-    critic = make_step((objective(task.model, value_loss()), optax.adam(value_learning_rate)))
+    if value_optimizer is None:
+        value_optimizer = optax.adam(by_update(value_learning_rate, value_epochs * value_minibatches))
+    critic = make_step((objective(task.model, value_loss()), value_optimizer))
     return sequential(policy=policy, critic=epochs(critic, value_epochs, value_minibatches))

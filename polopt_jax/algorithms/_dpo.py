@@ -1,12 +1,13 @@
 """Direct preference optimization, on preferences of a reference."""
 
 import jax
+import optax
 
 from polopt_jax import objectives
 from polopt_jax.algorithms._algorithm import Algorithm, Terms, adam, with_terms
 from polopt_jax.combinators import objective
 from polopt_jax.divergences import action_kl
-from polopt_jax.ranges import Count, Nonnegative, Positive
+from polopt_jax.ranges import Count, Nonnegative, Positive, Rate
 from polopt_jax.rows import take_rows
 from polopt_jax.tasks import GroupTask, Preferences, draw_preferences
 from polopt_jax.training import TrainState, init_state, make_step, monitored
@@ -16,12 +17,13 @@ from polopt_jax.types import Array, Batch, Metrics, Params
 def dpo(
     group: GroupTask,
     *,
-    learning_rate: Positive = 1e-3,
+    learning_rate: Rate = 1e-3,
     beta: Nonnegative = 0.1,
     num_pairs: Count = 1024,
     max_redraws: Count = 64,
     max_grad_norm: Positive = 1.0,
     terms: Terms | None = None,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Algorithm:
     """Direct preference optimization on pairs drawn once from the reference: offline, no reward and no critic after.
 
@@ -30,12 +32,13 @@ def dpo(
     rollouts of the task that no update sees (`Algorithm.measure`).
 
     Args:
-      learning_rate: step size of Adam.
+      learning_rate: step size of Adam; in Python also a schedule of the update's number.
       beta: strength of the implicit KL to the reference.
       num_pairs: preference pairs, drawn once.
       max_redraws: most draws of a pair until its rewards differ.
       max_grad_norm: norm to which the gradient is clipped.
       terms: further terms of the loss, by name with their weights, as `weighted_sum` takes them.
+      optimizer: what steps in place of Adam with its clip, whose two numbers then say nothing.
 
     Raises ValueError if the task has an odd number of rows, or more pairs of rows than there are preference pairs.
 
@@ -50,7 +53,8 @@ def dpo(
             f"than num_pairs = {num_pairs} pairs"
         )
     term = with_terms(objectives.dpo(beta=beta), terms)
-    step = make_step((objective(task.model, term), adam(learning_rate, max_grad_norm)))
+    optimizer = optimizer or adam(learning_rate, max_grad_norm)
+    step = make_step((objective(task.model, term), optimizer))
     step = monitored(step, task.model, kl_old_new=action_kl)
 
     def init(key: Array) -> TrainState:

@@ -1,9 +1,11 @@
 """Proximal policy optimization."""
 
+import optax
+
 from polopt_jax import objectives
-from polopt_jax.algorithms._algorithm import Algorithm, Terms, adam, assemble, gae_estimate, with_terms
+from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, adam, assemble, gae_estimate, with_terms
 from polopt_jax.combinators import objective, weighted_sum
-from polopt_jax.ranges import Count, Nonnegative, Positive, Unit
+from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, Unit
 from polopt_jax.tasks import Task
 from polopt_jax.training import epochs, make_step
 
@@ -11,7 +13,7 @@ from polopt_jax.training import epochs, make_step
 def ppo(
     task: Task,
     *,
-    learning_rate: Positive = 3e-4,
+    learning_rate: Rate = 3e-4,
     clip_eps: Positive = 0.2,
     num_epochs: Count = 4,
     num_minibatches: Count = 8,
@@ -21,11 +23,13 @@ def ppo(
     entropy_weight: Nonnegative = 0.0,
     max_grad_norm: Positive = 0.5,
     terms: Terms | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    estimate: Estimate | None = None,
 ) -> Algorithm:
     """Proximal policy optimization: several epochs of minibatch Adam on the clipped surrogate, the critic beside it.
 
     Args:
-      learning_rate: step size of Adam.
+      learning_rate: step size of Adam; in Python also a schedule of the update's number.
       clip_eps: the ratio is clipped to 1 ± this; in Python also a pair (ε_low, ε_high).
       num_epochs: passes over each batch.
       num_minibatches: minibatches of each pass.
@@ -35,6 +39,8 @@ def ppo(
       entropy_weight: weight of the entropy bonus.
       max_grad_norm: norm to which the gradient is clipped.
       terms: further terms of the loss, by name with their weights, as `weighted_sum` takes them.
+      optimizer: what steps in place of Adam with its clip, whose two numbers then say nothing.
+      estimate: `rollout -> batch`, in place of standardised GAE; gamma then scales rewards and nothing else.
 
     Differs from the common code: advantages are standardised over the batch, not per minibatch; rows (environments)
     are shuffled, not decisions; values are not clipped. Source: Schulman et al. 2017.
@@ -44,5 +50,7 @@ def ppo(
         value=(value_weight, objectives.value_loss()),
         entropy=(entropy_weight, objectives.entropy_bonus()),
     )
-    step = make_step((objective(task.model, with_terms(term, terms)), adam(learning_rate, max_grad_norm)))
-    return assemble(task, epochs(step, num_epochs, num_minibatches), gae_estimate(gamma, lambda_), gamma=gamma)
+    optimizer = optimizer or adam(learning_rate, max_grad_norm, steps_per_update=num_epochs * num_minibatches)
+    step = make_step((objective(task.model, with_terms(term, terms)), optimizer))
+    step = epochs(step, num_epochs, num_minibatches)
+    return assemble(task, step, estimate or gae_estimate(gamma, lambda_), gamma=gamma)

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import optax
+
 from polopt_jax import solvers
-from polopt_jax.algorithms._algorithm import Algorithm, Terms, assemble, gae_estimate, policy_then_critic
+from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, assemble, gae_estimate, policy_then_critic
 from polopt_jax.divergences import action_kl
-from polopt_jax.ranges import Count, Nonnegative, Positive, Unit
+from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, Unit
 from polopt_jax.solvers import DAMPING, Constraint
 from polopt_jax.tasks import Task
 from polopt_jax.types import Divergence
@@ -20,12 +22,14 @@ def trpo(
     fisher_every: Count = 1,
     gamma: Unit = 0.99,
     lambda_: Unit = 0.95,
-    value_learning_rate: Positive = 1e-3,
+    value_learning_rate: Rate = 1e-3,
     value_epochs: Count = 4,
     value_minibatches: Count = 8,
     divergence: Divergence = action_kl,
     constraints: Sequence[Constraint] = (),
     terms: Terms | None = None,
+    value_optimizer: optax.GradientTransformation | None = None,
+    estimate: Estimate | None = None,
 ) -> Algorithm:
     """Trust region policy optimization with a critic: as `npg`, at a KL radius and behind a line search.
 
@@ -38,12 +42,14 @@ def trpo(
       fisher_every: the Fisher matrix is estimated on every so many-th row, while gradient and line search stay on all.
       gamma: discount.
       lambda_: λ of generalised advantage estimation.
-      value_learning_rate: step size of the critic's Adam.
+      value_learning_rate: step size of the critic's Adam; in Python also a schedule of the update's number.
       value_epochs: passes of the critic over each batch.
       value_minibatches: minibatches of each such pass.
       divergence: what is bounded, in whose nats the radius then is.
       constraints: further pairs (divergence, radius) that the line search keeps.
       terms: further terms of the loss, by name with their weights, as `weighted_sum` takes them.
+      value_optimizer: what steps in place of the critic's Adam, whose learning rate then says nothing.
+      estimate: `rollout -> batch`, in place of standardised GAE; gamma then scales rewards and nothing else.
 
     Source: Schulman et al. 2015.
     """
@@ -60,8 +66,9 @@ def trpo(
         task,
         optimizer,
         terms=terms,
+        value_optimizer=value_optimizer,
         value_learning_rate=value_learning_rate,
         value_epochs=value_epochs,
         value_minibatches=value_minibatches,
     )
-    return assemble(task, step, gae_estimate(gamma, lambda_), gamma=gamma)
+    return assemble(task, step, estimate or gae_estimate(gamma, lambda_), gamma=gamma)

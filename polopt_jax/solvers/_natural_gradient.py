@@ -136,7 +136,7 @@ def npg(
     model: Model,
     *,
     divergence: Divergence = action_kl,
-    learning_rate: ArrayLike = 0.1,
+    learning_rate: ArrayLike | optax.Schedule = 0.1,
     damping: Nonnegative = DAMPING,
     cg_iters: ArrayLike = 10,
     fisher_batch: Subsample = whole,
@@ -159,5 +159,5 @@ def npg(
     """
     return optax.chain(
         natural_gradient(model, divergence, damping=damping, cg_iters=cg_iters, fisher_batch=fisher_batch),
-        optax.scale(-learning_rate),
+        optax.scale_by_learning_rate(learning_rate),
     )

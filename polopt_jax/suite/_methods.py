@@ -39,9 +39,9 @@ def _imitation(problem: SampledProblem, learning_rate: ArrayLike) -> Algorithm:
     def from_reference(params: Params, state: Any, key: Array, gamma: ArrayLike) -> Any:
         return task.rollout(problem.group.reference, state, key, gamma)
 
-    def estimate(state: Any, rollout: Rollout) -> tuple[Any, Batch]:
+    def estimate(rollout: Rollout) -> Batch:
         kept = problem.outcome(rollout)["success"]
-        return state, po.to_batch(rollout, advantage=jnp.broadcast_to(kept, rollout.reward.shape).astype(jnp.float32))
+        return po.to_batch(rollout, advantage=jnp.broadcast_to(kept, rollout.reward.shape).astype(jnp.float32))
 
     step = po.make_step((po.objective(task.model, po.reinforce()), algorithms.adam(learning_rate, 1.0)))
     return algorithms.assemble(task._replace(rollout=from_reference), step, estimate, gamma=1.0)

@@ -1,21 +1,14 @@
 """A control task: environments side by side, observations and rewards normalised."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from polopt_jax.envs import Environment
 from polopt_jax.networks import Network
-from polopt_jax.normalization import (
-    ReturnScale,
-    RunningStats,
-    init_return_scale,
-    init_stats,
-    normalize,
-    scale_reward,
-    update_stats,
-)
+from polopt_jax.normalization import ObsTransform, RewardTransform, scaled_rewards, standardized_observations
 from polopt_jax.rollout import LoopState, start, unroll
 from polopt_jax.tasks._task import Task, episode_metrics
 from polopt_jax.types import Array, ArrayLike, Metrics, Obs, Outputs, Params, Rollout, record
@@ -23,34 +16,45 @@ from polopt_jax.types import Array, ArrayLike, Metrics, Obs, Outputs, Params, Ro
 
 @record
 class ControlState:
-    """Environments in mid-course and the statistics that their observations are normalised by."""
+    """Environments in mid-course, and what is remembered of their observations and rewards."""
 
     loop: LoopState
-    normalizer: RunningStats
-    return_scale: ReturnScale
+    normalizer: Any
+    """Of the observations: `normalization.RunningStats` where they are standardised."""
+    return_scale: Any
+    """Of the rewards: `normalization.ReturnScale` where they are scaled."""
 
 
 def control_task(
-    env: Environment, network: Network, *, num_envs: int, num_steps: int, reward_gamma: ArrayLike | None = None
+    env: Environment,
+    network: Network,
+    *,
+    num_envs: int,
+    num_steps: int,
+    observations: ObsTransform | None = None,
+    rewards: RewardTransform | None = None,
 ) -> Task:
     """B = `num_envs` environments, T = `num_steps` steps a rollout, with observations and rewards normalised.
 
     Observations are standardised by running statistics that are frozen within an update and move between updates, so
     the first ratio of an update is 1: what the policy acted on is what it is trained on, and the rollout holds the
-    already normalised `obs` and `next_obs`. Rewards are divided by the running spread of the discounted return
-    (`normalization.scale_reward`); the metrics report them as the environment gave them.
+    already normalised `obs` and `next_obs`. Rewards are divided by the running spread of the discounted return; the
+    metrics report them as the environment gave them.
 
     Args:
       env: unbatched. network: as of `polopt_jax.networks`, for its observations and actions.
       num_envs, num_steps: B and T.
-      reward_gamma: discount of the return whose spread divides the rewards; that of the recipe, if None.
+      observations: `normalization.standardized_observations()`, if None; `raw_observations()` leaves them alone.
+      rewards: `normalization.scaled_rewards()`, if None; `raw_rewards()` leaves them alone.
     """
+    observations = standardized_observations() if observations is None else observations
+    rewards = scaled_rewards() if rewards is None else rewards
 
     def init(key: Array) -> ControlState:
         return ControlState(
             loop=start(env, key, num_envs=num_envs),
-            normalizer=init_stats(jax.ShapeDtypeStruct(env.obs_shape, jnp.float32)),
-            return_scale=init_return_scale(num_envs),
+            normalizer=observations.init(jax.ShapeDtypeStruct(env.obs_shape, jnp.float32)),
+            return_scale=rewards.init(num_envs),
         )
 
     def rollout(
@@ -59,15 +63,14 @@ def control_task(
         frozen = state.normalizer
 
         def act(obs: Obs) -> Outputs:
-            return network.apply(params, normalize(frozen, obs))
+            return network.apply(params, observations.apply(frozen, obs))
 
         loop, raw = unroll(env, act, state.loop, key, num_steps=num_steps)
         done = raw.terminated | raw.truncated
-        spread_gamma = gamma if reward_gamma is None else reward_gamma
-        scale, reward = scale_reward(state.return_scale, raw.reward, done, raw.mask, gamma=spread_gamma)
-        obs, next_obs = normalize(frozen, raw.obs), normalize(frozen, raw.next_obs)
+        scale, reward = rewards.apply(state.return_scale, raw.reward, done, raw.mask, gamma)
+        obs, next_obs = observations.apply(frozen, raw.obs), observations.apply(frozen, raw.next_obs)
         seen = replace(raw, obs=obs, next_obs=next_obs, reward=reward)
-        normalizer = update_stats(frozen, raw.obs, raw.mask)
+        normalizer = observations.update(frozen, raw.obs, raw.mask)
         state = ControlState(loop=loop, normalizer=normalizer, return_scale=scale)
         return state, seen, episode_metrics(loop.stats)
 
