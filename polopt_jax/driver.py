@@ -42,6 +42,10 @@ class Run(NamedTuple):
     """The compiled chunk."""
     chunk_updates: int
     compile_seconds: float
+    evaluate: Callable[[TrainState], dict[str, Array]] | None = None
+    """`Algorithm.evaluate`, compiled: every metric `[seeds]`."""
+    evaluated: tuple[str, ...] = ()
+    """The names of those metrics."""
 
 
 def compiler_options() -> dict[str, str] | None:
@@ -90,8 +94,12 @@ def prepare(algorithm: Algorithm, keys: Array, *, chunk_updates: int, state: Tra
     init = jax.jit(over_seeds(algorithm.init), compiler_options=options)
     first: TrainState = init(keys) if state is None else state
     advance = jax.jit(over_seeds(chunk), donate_argnums=0, compiler_options=options).lower(first).compile()
+    run = Run(first, advance, chunk_updates, 0.0)
+    if algorithm.evaluate is not None:
+        evaluate = jax.jit(over_seeds(algorithm.evaluate), compiler_options=options).lower(first)
+        run = run._replace(evaluate=evaluate.compile(), evaluated=tuple(evaluate.out_info))
     jax.block_until_ready(first)
-    return Run(first, advance, chunk_updates, time.perf_counter() - began)
+    return run._replace(compile_seconds=time.perf_counter() - began)
 
 
 def chunks(run: Run, num_chunks: int) -> Iterator[Chunk]:

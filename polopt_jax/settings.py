@@ -1,14 +1,27 @@
 """What a run acts in and what acts: the environment or token world and the network, from the run's config."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from flax import linen as nn
 
-from polopt_jax.envs import Environment, brax_env
+from polopt_jax.envs import Environment, brax_env, import_env
 from polopt_jax.language import TokenNetwork, transformer
 from polopt_jax.networks import Network, mlp_actor_critic
+from polopt_jax.types import Array
 from polopt_jax.worlds import SkipTheTest, skip_the_test
+
+HIDDEN = (64, 64)
+"""Units of each hidden layer, where nothing is said."""
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": nn.tanh,
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "gelu": nn.gelu,
+    "elu": nn.elu,
+}
+"""By name; the first where nothing is said."""
 
 
 class Control(NamedTuple):
@@ -28,18 +41,33 @@ class Tokens(NamedTuple):
 def setting(config: Mapping[str, Any]) -> Control | Tokens:
     """That of a config.json: the token world if it says what that is made of (`world`), else an environment.
 
-    Raises KeyError for what the config lacks, and what `brax_env` raises.
+    Raises KeyError for what the config lacks, and what `brax_env` and `import_env` raise.
     """
     world = config["world"]
     if world is None:
-        return control(config["env"], backend=config["backend"], episode_length=config["episode_length"])
+        names = ("backend", "episode_length", "hidden", "activation")
+        return control(config["env"], **{name: config[name] for name in names})
     return tokens(world)
 
 
-def control(env: str, *, backend: str, episode_length: int) -> Control:
-    """A Brax environment and the MLPs that the command trains."""
-    made = brax_env(env, backend=backend, episode_length=episode_length)
-    return Control(made, mlp_actor_critic(made.obs_shape, made.action_space))
+def is_own(env: str) -> bool:
+    """Whether an environment is one's own, `package.module:factory`, rather than Brax's."""
+    return ":" in env
+
+
+def control(
+    env: str, *, backend: str | None, episode_length: int | None, hidden: Sequence[int], activation: str
+) -> Control:
+    """A Brax environment, or one's own (which has neither backend nor episode length), and the MLPs for it."""
+    made: Environment
+    if is_own(env):
+        made = import_env(env)
+    else:
+        made = brax_env(env, backend=backend or "spring", episode_length=episode_length or 1000)
+    network = mlp_actor_critic(
+        made.obs_shape, made.action_space, hidden=tuple(hidden), activation=ACTIVATIONS[activation]
+    )
+    return Control(made, network)
 
 
 def tokens(world: Mapping[str, Any]) -> Tokens:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from unittest import mock
 
-from polopt_jax.cli import _recipes, _train, main
+from polopt_jax.cli import _build, _recipes, _train, main
 from polopt_jax.envs import chain
 from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.runs import _loop
@@ -25,7 +25,7 @@ def build(plan, reference=None):
     env = chain(num_states=4, horizon=6)
     network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(8,))
     task = control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps)
-    return _recipes.make(plan.algorithm, task, plan.hyperparameters)
+    return _build.evaluated(plan, _recipes.make(plan.algorithm, task, plan.arguments), env, network)
 
 
 def run_small(*words, line=RUN):

@@ -31,6 +31,7 @@ from polopt_jax.cli import (
     _progress,
     _recipes,
     _report,
+    _result,
     _token_worlds,
     _train,
     _worlds,
@@ -885,7 +886,7 @@ def fake_result(algorithm="ppo", env="inverted_pendulum", seeds=2, unfinished=0)
             }
         chunk = Chunk(i * plan.schedule.chunk_updates, metrics, 0.5, None)
         rows.append(_log.chunk_row(plan.schedule, chunk, seconds=0.5 * i, compile_seconds=3.0))
-    return _plan.Result(plan, rows)
+    return _result.Result(plan, rows)
 
 
 @pytest.mark.parametrize("terminal", [False, True])

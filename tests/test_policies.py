@@ -19,8 +19,9 @@ from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.settings import Control
 
 
-def small_setting(env, *, backend, episode_length):
+def small_setting(env, **sizes):
     """That of `small_run`, whatever the config says."""
+    assert set(sizes) == {"backend", "episode_length", "hidden", "activation"}
     made = chain(num_states=4, horizon=6)
     return Control(made, mlp_actor_critic(made.obs_shape, made.action_space, hidden=(8,)))
 
@@ -172,10 +173,17 @@ def test_parts_of_any_state_are_restored(tmp_path):
 
 def test_the_settings_are_those_that_the_command_trains():
     env, network = settings.setting(
-        {"world": None, "env": "inverted_pendulum", "backend": "generalized", "episode_length": 7}
+        {
+            "world": None,
+            "env": "inverted_pendulum",
+            "backend": "generalized",
+            "episode_length": 7,
+            "hidden": [8, 8],
+            "activation": "relu",
+        }
     )
     assert (env.name, env.backend, env.episode_length) == ("inverted_pendulum", "generalized", 7)
-    assert jax.eval_shape(network.init, jax.random.key(0))["actor_1"]["kernel"].shape == (64, 64)
+    assert jax.eval_shape(network.init, jax.random.key(0))["actor_1"]["kernel"].shape == (8, 8)
     world = {"num_worlds": 3, "world_seed": 1, "network_width": 16, "network_depth": 2}
     worlds, tokens = settings.setting({"world": world})
     assert worlds.p_skip.shape == (3,)

@@ -34,6 +34,9 @@ class Algorithm(NamedTuple):
     measure: Callable[[Params, Array], Metrics] | None = None
     """`(params, key) -> metrics` of a rollout that no update uses; None where `collect` makes rollouts anyway. The
     driver asks once per chunk, with randomness of its own, so that asking changes nothing."""
+    evaluate: Callable[[TrainState], Metrics] | None = None
+    """`state -> metrics` of whole episodes that nothing is learnt from; None where nobody asks. The host asks between
+    chunks, as often as it was told to."""
 
 
 Terms: TypeAlias = Mapping[str, tuple[ArrayLike, Term]]

@@ -9,14 +9,22 @@ from polopt_jax import checkpoint, outcomes, report, settings
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._envs import TOKEN_WORLD
+from polopt_jax.cli._evaluate import answers
 from polopt_jax.cli._plan import Plan
 from polopt_jax.driver import compiler_options
-from polopt_jax.language import TokenNetwork, imitate
+from polopt_jax.envs import Environment
+from polopt_jax.evaluation import Evaluation, evaluate_policy
+from polopt_jax.language import TokenNetwork, greedy_network, imitate
+from polopt_jax.networks import Network
+from polopt_jax.policies import Policy, greedy
 from polopt_jax.runs import Progress
-from polopt_jax.tasks import GroupTask, Task, control_task, token_task
+from polopt_jax.tasks import GroupTask, control_task, token_task
+from polopt_jax.training import TrainState
 from polopt_jax.types import Metrics, Params
 from polopt_jax.worlds import SkipTheTest
 
+EVALUATION = 0x6576616C
+"""The seed of every evaluation."""
 REFERENCE_ATTEMPTS, ATTEMPTS = 512, 128
 """Attempts at each token world that outcomes are compared by: of the reference, once, and of a policy, once a chunk."""
 
@@ -72,25 +80,63 @@ def restore_reference(directory: Any) -> Reference:
 def build(plan: Plan, reference: Reference | None = None) -> Algorithm:
     """The algorithm of a plan. A token world needs the reference, and measures its outcomes against it."""
     if reference is None:
-        return _recipes.make(plan.algorithm, _control(plan), plan.hyperparameters)
-    group = plan.group_size or 1
-    answers = _answers(reference.params, plan.num_envs // group, group)
-    task = answers if _recipes.takes_groups(plan.algorithm) else answers.task
-    algorithm = _recipes.make(plan.algorithm, task, plan.hyperparameters)
+        return _control(plan)
+    size = plan.group_size or 1
+    group = _answers(reference.params, plan.num_envs // size, size)
+    task = group if _recipes.takes_groups(plan.algorithm) else group.task
+    algorithm = _recipes.make(plan.algorithm, task, plan.arguments)
 
     def measure(params: Params, key: jax.Array) -> Metrics:
         own_key, key = jax.random.split(key)
         own = {} if algorithm.measure is None else algorithm.measure(params, own_key)
-        moved = outcomes.sample_estimate(_skips(answers, params, key, ATTEMPTS), reference.skip, 2)
+        moved = outcomes.sample_estimate(_skips(group, params, key, ATTEMPTS), reference.skip, 2)
         return {**own, "outcome/skip_kl": moved.value}
 
-    return algorithm._replace(measure=measure)
+    network, worlds = token_world()
+
+    def evaluate(state: TrainState) -> Metrics:
+        policy = Policy(params=state.params, network=greedy_network(network), env=worlds, config=plan.config())
+        return _evaluated(answers(policy, jax.random.key(EVALUATION), episodes=plan.eval_episodes or 1))
+
+    return algorithm._replace(measure=measure, evaluate=evaluate if plan.eval_every else None)
 
 
-def _control(plan: Plan) -> Task:
-    backend, episode_length = plan.backend or "spring", plan.episode_length or 1000
-    env, network = settings.control(plan.env, backend=backend, episode_length=episode_length)
-    return control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps)
+def _control(plan: Plan) -> Algorithm:
+    env, network = settings.control(
+        plan.env,
+        backend=plan.backend,
+        episode_length=plan.episode_length,
+        hidden=plan.hidden or settings.HIDDEN,
+        activation=plan.activation or next(iter(settings.ACTIVATIONS)),
+    )
+    task = control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps)
+    return evaluated(plan, _recipes.make(plan.algorithm, task, plan.arguments), env, network)
+
+
+def evaluated(plan: Plan, algorithm: Algorithm, env: Environment, network: Network) -> Algorithm:
+    """The algorithm, evaluated on whole episodes of its environment if the plan says so.
+
+    Every evaluation begins at the same first states, so that what differs between two is the policy.
+    """
+
+    def evaluate(state: TrainState) -> Metrics:
+        normalizer = state.collect_state[0].normalizer
+        policy = Policy(params=state.params, network=network, normalizer=normalizer, env=env, config=plan.config())
+        key = jax.random.key(EVALUATION)
+        return _evaluated(evaluate_policy(env, greedy(policy), key, episodes=plan.eval_episodes or 1))
+
+    return algorithm._replace(evaluate=evaluate) if plan.eval_every else algorithm
+
+
+def _evaluated(found: Evaluation) -> Metrics:
+    """Means over the episodes that ended."""
+    ended = found.ended.sum()
+    mean = lambda x: jnp.where(found.ended, x, 0).sum() / ended  # noqa: E731
+    return {
+        "eval/return": mean(found.episode_return),
+        "eval/length": mean(found.length),
+        "eval/ended": found.ended.mean(),
+    }
 
 
 def _answers(reference: Params, num_prompts: int, group_size: int) -> GroupTask:

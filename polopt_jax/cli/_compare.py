@@ -7,9 +7,10 @@ from pathlib import Path
 from polopt_jax import runs
 from polopt_jax.cli._build import Reference, about_reference, build, imitate_reference
 from polopt_jax.cli._options import Compare
-from polopt_jax.cli._plan import Plan, Result
+from polopt_jax.cli._plan import Plan
 from polopt_jax.cli._progress import progress, say
 from polopt_jax.cli._report import group_title, print_result, write_files
+from polopt_jax.cli._result import Result
 from polopt_jax.cli._words import BROKEN_DOWN, CommandError
 
 

@@ -10,7 +10,8 @@ from polopt_jax.cli import _worlds
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._recipes import takes_groups
 from polopt_jax.cli._words import UsageError, choose
-from polopt_jax.envs import brax_backends, brax_names
+from polopt_jax.envs import brax_backends, brax_names, import_env
+from polopt_jax.settings import is_own
 
 TOKEN_ENV = "skip_the_test"
 
@@ -61,7 +62,7 @@ def environments() -> tuple[str, ...]:
 
 def backends(env: str) -> tuple[str, ...]:
     """The physics backends of an environment; none for the token world."""
-    return () if env == TOKEN_ENV else brax_backends(env)
+    return () if env == TOKEN_ENV or is_own(env) else brax_backends(env)
 
 
 def algorithms(env: str) -> tuple[str, ...]:
@@ -70,7 +71,16 @@ def algorithms(env: str) -> tuple[str, ...]:
 
 
 def check_environment(name: str) -> str:
-    """The environment called `name`; raises UsageError with the nearest name if there is none."""
+    """The environment called `name`; raises UsageError with the nearest name if there is none.
+
+    One's own, `package.module:factory`, is imported, made and looked at.
+    """
+    if is_own(name):
+        try:
+            import_env(name)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--env {name}: {error}") from error
+        return name
     if gymnasium := re.fullmatch(r"(?:\w+/)?([A-Za-z0-9]+)-v\d+", name):
         snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", gymnasium[1]).lower()
         here = [known for known in (snake, snake.replace("_", "")) if known in environments()]

@@ -9,6 +9,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -18,11 +19,13 @@ from polopt_jax.checkpoint import CheckpointError
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._cache import SWITCH, use_cache
 from polopt_jax.cli._compare import compare
+from polopt_jax.cli._config import options_of, read_options
 from polopt_jax.cli._envs import check_algorithm, show
 from polopt_jax.cli._evaluate import evaluate
-from polopt_jax.cli._options import Compare, Envs, Evaluate, Outcomes, Resume, Study, Train, given, train_options
+from polopt_jax.cli._hyperparameters import given, train_options
+from polopt_jax.cli._options import Compare, Envs, Evaluate, Outcomes, Resume, Study, Train
 from polopt_jax.cli._outcomes import outcomes
-from polopt_jax.cli._plan import plan_compare, plan_resume, plan_train
+from polopt_jax.cli._plan import plan_compare, plan_train
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._progress import open_streams, say, silence
 from polopt_jax.cli._study import study
@@ -79,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command `polopt`; returns its exit code. `argv` is the command line without the program's name."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     open_streams()
+    if "" not in sys.path:
+        sys.path.append("")  # the working directory, as `python -m` has it: an environment of one's own may be there
     try:
         return _run(arguments)
     except CommandError as error:
@@ -122,22 +127,47 @@ def _train(words: list[str], arguments: list[str]) -> int:
     if "--resume" in words and words[0].startswith("-"):
         if (resumed := _read(Resume, "train --resume", words)) is None:
             return 0
-        options, plan = plan_resume(resumed)
-        use_cache(arguments)
-        return train(options, plan, arguments)
-    if not words:
-        raise UsageError("missing: ALGORITHM, --env NAME (polopt train --help)")
-    if words[0].startswith("-"):
-        raise UsageError("the algorithm comes first: polopt train ALGORITHM --env NAME (polopt train --help)")
-    algorithm = check_algorithm(words[0])
-    _check_flags(algorithm, words[1:])
+        config = runs.read_config(runs.check_path(resumed.out))
+        algorithm, said = options_of(config, resumed.out / runs.CONFIG)
+        words = [*said, *words]
+    else:
+        algorithm, words = _with_config(words)
+    algorithm = check_algorithm(algorithm or "")
+    _check_flags(algorithm, words)
     description = "\n\n".join(_recipes.about(algorithm)).replace("`", "")
-    options = _read(train_options(algorithm), f"train {algorithm}", words[1:], description)
+    options = _read(train_options(algorithm), f"train {algorithm}", words, description)
     if options is None:
         return 0
     plan = plan_train(algorithm, options.run, given(algorithm, options.hyperparameters))
     use_cache(arguments)
     return train(options.run, plan, arguments)
+
+
+def _with_config(words: list[str]) -> tuple[str, list[str]]:
+    """The algorithm, and the options of the file that `--config` names before those that were said. Raises UsageError.
+
+    The command line comes later, and so it is what counts.
+    """
+    algorithm = words.pop(0) if words and not words[0].startswith("-") else None
+    path = _value_of("--config", words)
+    named, said = (None, []) if path is None else read_options(Path(path))
+    if algorithm is None and named is None:
+        if words:
+            raise UsageError("the algorithm comes first: polopt train ALGORITHM --env NAME (polopt train --help)")
+        raise UsageError("missing: ALGORITHM, --env NAME (polopt train --help)")
+    if None not in (algorithm, named) and check_algorithm(algorithm or "") != named:
+        raise UsageError(f"{path} is of {named}; leave {algorithm} out, or name another file")
+    return algorithm or named or "", [*said, *words]
+
+
+def _value_of(name: str, words: list[str]) -> str | None:
+    """What follows a flag, or stands behind its equals sign; None where it is not there."""
+    for place, word in enumerate(words):
+        if word == name and place + 1 < len(words):
+            return words[place + 1]
+        if word.startswith(f"{name}="):
+            return word.removeprefix(f"{name}=")
+    return None
 
 
 def _compare(words: list[str], arguments: list[str]) -> int:

@@ -1,24 +1,11 @@
-"""The flags of each command, as frozen dataclasses that tyro reads. What they mean is checked in `_plan`.
+"""The flags of each command, as frozen dataclasses that tyro reads. What they mean is checked in `_plan`."""
 
-The flags of an algorithm's hyperparameters are made from its recipe's signature.
-"""
-
-import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
-
-from polopt_jax.cli import _recipes
-from polopt_jax.cli._words import UsageError, choose, flag
-from polopt_jax.ranges import Interval
-
-MOST = 10**6
-"""The largest whole number that a hyperparameter may be."""
 
 
 def _word(parse: Callable[[str], Any], kind: str) -> Any:
@@ -49,9 +36,11 @@ def _parse_whole(text: str) -> int:
         return int(float(text))
 
 
-_WHOLE = _word(_parse_whole, "a whole number")
-_NUMBER = _word(float, "a number")
-_NAME = _word(str, "a name")
+WHOLE = _word(_parse_whole, "a whole number")
+NUMBER = _word(float, "a number")
+NAME = _word(str, "a name")
+_NAMES = _word(lambda text: tuple(text.split(",")), "names with commas between them")
+_SIZES = _word(lambda text: tuple(_parse_whole(size) for size in text.split(",")), "whole numbers with commas between")
 
 
 def _shown(metavar: str, default: str) -> Any:
@@ -71,25 +60,39 @@ class Train:
     """
 
     env: Annotated[str, tyro.conf.arg(metavar="NAME")]
-    """A Brax environment, or the token world skip_the_test."""
-    backend: Annotated[str | None, _NAME, _shown("NAME", "spring, where there is a choice")] = None
+    """A Brax environment, the token world skip_the_test, or package.module:factory, which makes one of your own."""
+    backend: Annotated[str | None, NAME, _shown("NAME", "spring, where there is a choice")] = None
     """Physics of a Brax environment: generalized, spring, positional or mjx."""
-    steps: Annotated[int | None, _WHOLE, _shown("N", "by environment")] = None
+    steps: Annotated[int | None, WHOLE, _shown("N", "by environment")] = None
     """Decisions that each seed learns from, rounded up to whole updates."""
-    num_envs: Annotated[int | None, _WHOLE, _shown("N", "the preset's")] = None
+    num_envs: Annotated[int | None, WHOLE, _shown("N", "the preset's")] = None
     """Environments side by side; for the token world, sequences per update."""
-    rollout_steps: Annotated[int | None, _WHOLE, _shown("N", "the preset's")] = None
+    rollout_steps: Annotated[int | None, WHOLE, _shown("N", "the preset's")] = None
     """Steps of each environment between updates."""
-    episode_length: Annotated[int | None, _WHOLE, _shown("N", "1000")] = None
+    episode_length: Annotated[int | None, WHOLE, _shown("N", "1000")] = None
     """Time limit of a Brax episode."""
-    group_size: Annotated[int | None, _WHOLE, _shown("N", "8")] = None
+    group_size: Annotated[int | None, WHOLE, _shown("N", "8")] = None
     """Attempts at each prompt of the token world."""
-    seed: Annotated[int, _WHOLE, _shown("N", "0")] = 0
+    hidden: Annotated[tuple[int, ...] | None, _SIZES, _shown("N,N,...", "64,64")] = None
+    """Units of each hidden layer, of the policy's network and of the critic's."""
+    activation: Annotated[str | None, NAME, _shown("NAME", "tanh")] = None
+    """What follows each hidden layer: tanh, relu, silu, gelu or elu."""
+    schedule: Annotated[str | None, NAME, _shown("NAME", "constant")] = None
+    """What becomes of the learning rate until the last update: constant, or linear or cosine down to 0."""
+    eval_every: Annotated[int | None, WHOLE, _shown("N", "never")] = None
+    """Steps of each seed between two evaluations: whole episodes, the most probable action, nothing learnt."""
+    eval_episodes: Annotated[int | None, WHOLE, _shown("N", "16")] = None
+    """Episodes of an evaluation."""
+    seed: Annotated[int, WHOLE, _shown("N", "0")] = 0
     """The first seed."""
-    num_seeds: Annotated[int, _WHOLE, _shown("N", "1")] = 1
+    num_seeds: Annotated[int, WHOLE, _shown("N", "1")] = 1
     """Seeds trained side by side: seed, seed + 1, ..."""
     out: Annotated[Path | None, _shown("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty, unless --resume is given."""
+    config: Annotated[Path | None, _shown("FILE", "none")] = None
+    """Options from a JSON file, such as the config.json of a run; those on the command line come first."""
+    log_to: Annotated[tuple[str, ...], _NAMES, _shown("NAME,...", "none")] = ()
+    """Where the numbers go besides metrics.jsonl: csv, tensorboard, wandb."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
     """Go on with the run in --out, which is all that need be said; --steps may be larger."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
@@ -104,7 +107,7 @@ class Resume:
     """The run directory."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
     """Go on."""
-    steps: Annotated[int | None, _WHOLE, _shown("N", "those that it was started for")] = None
+    steps: Annotated[int | None, WHOLE, _shown("N", "those that it was started for")] = None
     """Decisions that each seed learns from, in all; more than it was started for."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
     """Print the result as JSON."""
@@ -120,9 +123,9 @@ class Evaluate:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The directory of a run of polopt train."""
-    episodes: Annotated[int, _WHOLE, _shown("N", "100")] = 100
+    episodes: Annotated[int, WHOLE, _shown("N", "100")] = 100
     """Episodes of each seed, each from a first state of its own."""
-    key: Annotated[int, _WHOLE, _shown("N", "0")] = 0
+    key: Annotated[int, WHOLE, _shown("N", "0")] = 0
     """Randomness of first states, actions and dynamics, the same for every seed of the run."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
     """Print the result as JSON."""
@@ -143,19 +146,19 @@ class Compare:
         "skip_the_test",
     )
     """On which environments."""
-    budget: Annotated[float, _NUMBER, _shown("FLOAT", "1")] = 1.0
+    budget: Annotated[float, NUMBER, _shown("FLOAT", "1")] = 1.0
     """Multiplies the steps: 0.1 for a first look, 10 for an evening."""
-    steps: Annotated[int | None, _WHOLE, _shown("N", "by environment")] = None
+    steps: Annotated[int | None, WHOLE, _shown("N", "by environment")] = None
     """Decisions that each seed learns from at budget 1."""
-    backend: Annotated[str | None, _NAME, _shown("NAME", "spring, where there is a choice")] = None
+    backend: Annotated[str | None, NAME, _shown("NAME", "spring, where there is a choice")] = None
     """Physics of the Brax environments."""
-    num_envs: Annotated[int | None, _WHOLE, _shown("N", "each preset's")] = None
+    num_envs: Annotated[int | None, WHOLE, _shown("N", "each preset's")] = None
     """Environments (or sequences) side by side, for all algorithms."""
-    episode_length: Annotated[int | None, _WHOLE, _shown("N", "1000")] = None
+    episode_length: Annotated[int | None, WHOLE, _shown("N", "1000")] = None
     """Time limit of a Brax episode."""
-    seed: Annotated[int, _WHOLE, _shown("N", "0")] = 0
+    seed: Annotated[int, WHOLE, _shown("N", "0")] = 0
     """The first seed."""
-    num_seeds: Annotated[int, _WHOLE, _shown("N", "3")] = 3
+    num_seeds: Annotated[int, WHOLE, _shown("N", "3")] = 3
     """Seeds trained side by side: seed, seed + 1, ..."""
     out: Annotated[Path | None, _shown("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty."""
@@ -175,7 +178,7 @@ class Outcomes:
     """Which worlds."""
     methods: Annotated[tuple[str, ...], _shown("NAME ...", "all")] = ()
     """Which methods."""
-    seeds: Annotated[int, _WHOLE, _shown("N", "5")] = 5
+    seeds: Annotated[int, WHOLE, _shown("N", "5")] = 5
     """Runs of each setting; of worlds that come in many, one run of each is the least."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
     """Three worlds, seven methods, one setting each, three seeds: under five minutes on two cores."""
@@ -203,7 +206,7 @@ class Study:
     """Which objectives."""
     scales: Annotated[tuple[str, ...], _shown("SCALE ...", "all")] = ()
     """Widths of the networks, or table; those that a world has."""
-    seeds: Annotated[int, _WHOLE, _shown("N", "10")] = 10
+    seeds: Annotated[int, WHOLE, _shown("N", "10")] = 10
     """Runs of each combination."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
     """Both buildings, two scales, three objectives, three seeds, half the updates: under five minutes on two cores."""
@@ -222,68 +225,7 @@ class Envs:
     Of a world everything is known exactly: how it looks, what the best policies earn, and what they bring about.
     """
 
-    name: Annotated[tyro.conf.Positional[str | None], _NAME, _shown("[NAME]", "all")] = None
+    name: Annotated[tyro.conf.Positional[str | None], NAME, _shown("[NAME]", "all")] = None
     """One environment or world."""
     html: Annotated[Path | None, _shown("FILE", "none")] = None
     """Write a page with all worlds, or with the one that is named, to a new file."""
-
-
-# The hyperparameters of one algorithm
-
-
-def train_options(algorithm: str) -> Any:
-    """A dataclass of what `polopt train ALGORITHM` takes: `run`, a `Train`, and `hyperparameters`."""
-    flags = [_field(algorithm, parameter) for parameter in _recipes.parameters(algorithm).values()]
-    hyperparameters = dataclasses.make_dataclass("Hyperparameters", flags, frozen=True)
-    hyperparameters.__doc__ = ""  # or the help would show the signature
-    run = Annotated[Train, tyro.conf.arg(name="")]
-    own = Annotated[hyperparameters, tyro.conf.arg(name=algorithm)]
-    return dataclasses.make_dataclass("Options", [("run", run), ("hyperparameters", own)], frozen=True)
-
-
-def _field(algorithm: str, parameter: _recipes.Parameter) -> tuple[str, Any, Any]:
-    """A field for `make_dataclass`: what is not given is None."""
-    kind, metavar = (_WHOLE, "N") if parameter.whole else (_NAME, "NAME") if parameter.choices else (_NUMBER, "FLOAT")
-    text, allowed = parameter.text, ", ".join(parameter.choices) or str(parameter.range)
-    shown = tyro.conf.arg(
-        name=parameter.name.strip("_"),
-        metavar=metavar,
-        help=text[:1].upper() + text[1:] if text[:1].isascii() else text,
-        help_behavior_hint=f"({allowed}; default: {_default(algorithm, parameter.name)})",
-    )
-    return parameter.name, Annotated[Any, kind, shown], None
-
-
-def _default(algorithm: str, name: str) -> str:
-    """What holds where nothing is said, on environments and on token worlds where the two differ."""
-    kinds = (True,) if _recipes.takes_groups(algorithm) else (False, True)
-    values = [_recipes.defaults(algorithm, is_token=is_token)[name] for is_token in kinds]
-    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
-    return texts[0] if len(set(texts)) == 1 else f"{texts[0]}; on token worlds {texts[1]}"
-
-
-def given(algorithm: str, options: Any) -> dict[str, Any]:
-    """The hyperparameters that the command line set, each checked for what it may be. Raises UsageError."""
-    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    values = {name: value for name, value in values.items() if value is not None}
-    for name, parameter in _recipes.parameters(algorithm).items():
-        if name in values and parameter.choices:
-            values[name] = choose(f"value of {flag(name)}", values[name], tuple(parameter.choices))
-        elif name in values and parameter.range is not None:
-            _check_number(flag(name), values[name], parameter.range, whole=parameter.whole)
-    return values
-
-
-def _check_number(name: str, value: float, allowed: Interval, *, whole: bool) -> None:
-    """Raises UsageError unless a number is finite, allowed, and neither 0 nor infinite once it is a float32.
-
-    What float32 holds only as a subnormal number counts as 0, which is what XLA makes of it. Whole numbers end at MOST.
-    """
-    if whole and not allowed.low <= value <= MOST:
-        raise UsageError(f"{name} must be a whole number from {allowed.low:g} to {MOST:,}; it is {value!r}")
-    if not math.isfinite(value) or value not in allowed:
-        raise UsageError(f"{name} must be finite and {allowed}; it is {value!r}")
-    smallest, largest = (float(x) for x in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
-    if value and not smallest <= abs(value) <= largest:
-        extent = "small" if abs(value) < smallest else "large"
-        raise UsageError(f"{name} must be a number that float32 can hold; {value!r} is too {extent}")

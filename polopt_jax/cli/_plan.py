@@ -1,18 +1,20 @@
-"""From options to a plan, everything checked and decided before anything is built; and what came of it."""
+"""From options to a plan, everything checked and decided before anything is built."""
 
 import importlib.metadata
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
+
+import optax
 
 import polopt_jax
-from polopt_jax import runs
+from polopt_jax import runs, settings
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import _envs, _recipes
-from polopt_jax.cli._options import Compare, Resume, Train
-from polopt_jax.cli._words import UsageError, flag
+from polopt_jax.cli._options import Compare, Train
+from polopt_jax.cli._words import UsageError, choose, flag
 from polopt_jax.tasks import GroupTask, Task
 
 DEFAULT_STEPS = {"inverted_pendulum": 400_000, _envs.TOKEN_ENV: 200_000}
@@ -26,10 +28,27 @@ SIZES = {
     "num_seeds": (1, 4096),
     "rollout_steps": (1, 10**5),
     "group_size": (1, 2**20),
+    "eval_every": (1, 10**12),
+    "eval_episodes": (1, 2**16),
+    "hidden": (1, 2**16),
 }
 """From what to what each may be."""
 GROUP_SIZE = 8
 EPISODE_LENGTH = 1000
+EVAL_EPISODES = 16
+RATES: dict[str, Callable[[float, int], Any]] = {
+    "constant": lambda rate, updates: rate,
+    "linear": lambda rate, updates: optax.linear_schedule(rate, 0.0, updates),
+    "cosine": lambda rate, updates: optax.cosine_decay_schedule(rate, updates),
+}
+"""By its name, what becomes of a learning rate in so many updates: a number, or a schedule of the update's number."""
+LOGGERS = ("csv", "tensorboard", "wandb")
+APPLY = {
+    "the token world": ("group_size",),
+    "an environment of one's own": ("rollout_steps", "hidden", "activation"),
+    "a Brax environment": ("rollout_steps", "hidden", "activation", "episode_length", "backend"),
+}
+"""By kind of environment, the options that mean something there and not everywhere."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
 """What, besides this package, decides the numbers of any run."""
 
@@ -45,6 +64,15 @@ class Plan:
     num_envs: int
     rollout_steps: int
     group_size: int | None
+    hidden: tuple[int, ...] | None
+    """None of the token world, as `activation`."""
+    activation: str | None
+    rate: str
+    """What becomes of the learning rate, of `RATES`."""
+    eval_every: int | None
+    """Updates between two evaluations; None for none."""
+    eval_episodes: int | None
+    log_to: tuple[str, ...]
     hyperparameters: dict[str, Any]
     """Every one: as given, else the preset's, else the recipe's default. What is a function has a name
     (`_recipes.NAMED`)."""
@@ -60,47 +88,27 @@ class Plan:
         """Whether the environment is the token world."""
         return self.env == _envs.TOKEN_ENV
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The hyperparameters, the learning rate as the schedule that it follows."""
+        if self.rate not in RATES or "learning_rate" not in self.hyperparameters:
+            return self.hyperparameters
+        rate = RATES[self.rate](self.hyperparameters["learning_rate"], self.schedule.updates)
+        return {**self.hyperparameters, "learning_rate": rate}
+
     def config(self) -> dict[str, Any]:
         """The plan as JSON, with every default, constant and version written out: equal configs are equal runs."""
-        sizes = {name: x for name, x in asdict(self).items() if name not in ("hyperparameters", "schedule")}
+        apart = ("hyperparameters", "schedule", "rate", "eval_every")
+        sizes = {name: x for name, x in asdict(self).items() if name not in apart}
         return {
             **sizes,
             **self.schedule.config(),
+            "schedule": self.rate,
+            "eval_every": self.eval_every and self.eval_every * self.schedule.decisions,
             "hyperparameters": self.hyperparameters,
             "world": _envs.TOKEN_WORLD._asdict() if self.is_token else None,
-            "versions": versions(*PACKAGES, *(() if self.is_token else ("brax",))),
+            "versions": versions(*PACKAGES, *(() if self.backend is None else ("brax",))),
         }
-
-
-Summary = dict[str, Any]
-"""A run in numbers: a line of the table."""
-
-
-class Result(NamedTuple):
-    """A run as far as it went."""
-
-    plan: Plan
-    rows: Sequence[runs.Row]
-    complaint: str | None = None
-    """Why it was given up."""
-
-    @property
-    def status(self) -> str:
-        """`finished`, `interrupted` or `non-finite`."""
-        if self.complaint is not None:
-            return "non-finite"
-        return "finished" if self.rows and self.rows[-1]["update"] >= self.plan.schedule.updates else "interrupted"
-
-    @property
-    def failure(self) -> str | None:
-        """What was given up, and why."""
-        return self.complaint and f"{self.plan.title}: {self.complaint}"
-
-    @property
-    def summary(self) -> Summary:
-        """Its line of the table. The reward of what learns from no rollouts of its own is measured apart, on others."""
-        named = {"algorithm": self.plan.algorithm, "env": self.plan.env, "status": self.status}
-        return {**named, "measured_apart": _put_together(self.plan).measure is not None, **runs.summarise(self.rows)}
 
 
 def versions(*packages: str) -> dict[str, str | None]:
@@ -125,21 +133,6 @@ def plan_train(algorithm: str, options: Train, hyperparameters: Mapping[str, Any
     return _plan(algorithm, env, options, hyperparameters or {}, steps=options.steps or default_steps(env))
 
 
-def plan_resume(options: Resume) -> tuple[Train, Plan]:
-    """The options and the plan of the run in a directory, from its config; raises UsageError and RunError."""
-    path = runs.check_path(options.out) / runs.CONFIG
-    config = runs.read_config(options.out)
-    try:
-        is_token = config["world"] is not None
-        own = ("group_size",) if is_token else ("rollout_steps", "episode_length", "backend")
-        sizes = {name: config[name] for name in ("env", "num_envs", "seed", "num_seeds", *own)}
-        steps = options.steps or config["steps"]
-        train = Train(**sizes, steps=steps, out=options.out, resume=True, json=options.json)
-        return train, plan_train(config["algorithm"], train, config["hyperparameters"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise runs.RunError(f"{path} is damaged, or that of another version: {error!r}") from error
-
-
 def plan_compare(options: Compare) -> list[Plan]:
     """The plans of `polopt compare`, environment by environment; raises UsageError."""
     _check_sizes(options)
@@ -154,8 +147,8 @@ def plan_compare(options: Compare) -> list[Plan]:
     for env in envs:
         if not any(env == paired for _, paired in pairs):
             _envs.check_pair(wanted[0], env)
-    if all(env == _envs.TOKEN_ENV for env in envs):
-        _check_applicable(options, envs[0], is_token=True)
+    if len({_kind(env) for env in envs}) == 1:
+        _check_applicable(options, envs[0])
 
     def steps(env: str) -> int:
         return max(1, round(min((options.steps or default_steps(env)) * options.budget, 10**12)))
@@ -173,26 +166,56 @@ def _plan(algorithm: str, env: str, options: Train | Compare, overrides: Mapping
     is_token = env == _envs.TOKEN_ENV
     preset = _recipes.preset(algorithm, is_token=is_token)
     if isinstance(options, Train):
-        _check_applicable(options, env, is_token=is_token)
-    backend = None if is_token else _backend(options.backend, env)
-    rollout_steps = getattr(options, "rollout_steps", None) or preset.num_steps
+        _check_applicable(options, env)
+    is_brax = not (is_token or settings.is_own(env))
+    rollout_steps = _option(options, "rollout_steps") or preset.num_steps
     num_envs = options.num_envs or preset.num_rows
+    decisions = num_envs * rollout_steps
+    eval_every = _option(options, "eval_every")
+    evaluated = eval_every and max(1, round(eval_every / decisions))
     plan = Plan(
         algorithm=algorithm,
         env=env,
-        backend=backend,
-        episode_length=None if is_token else options.episode_length or EPISODE_LENGTH,
+        backend=_backend(options.backend, env) if is_brax else None,
+        episode_length=(options.episode_length or EPISODE_LENGTH) if is_brax else None,
         num_envs=num_envs,
         rollout_steps=rollout_steps,
-        group_size=(getattr(options, "group_size", None) or GROUP_SIZE) if is_token else None,
+        group_size=(_option(options, "group_size") or GROUP_SIZE) if is_token else None,
+        hidden=None if is_token else _option(options, "hidden") or settings.HIDDEN,
+        activation=None if is_token else _activation(_option(options, "activation")),
+        rate=_rate(algorithm, _option(options, "schedule")),
+        eval_every=evaluated,
+        eval_episodes=evaluated and (_option(options, "eval_episodes") or EVAL_EPISODES),
+        log_to=_loggers(_option(options, "log_to") or ()),
         hyperparameters={**_recipes.defaults(algorithm, is_token=is_token), **overrides},
         schedule=runs.schedule(
-            steps=steps, decisions=num_envs * rollout_steps, seed=options.seed, num_seeds=options.num_seeds
+            steps=steps, decisions=decisions, seed=options.seed, num_seeds=options.num_seeds, within=evaluated
         ),
     )
     _check_division(plan)
     _check_recipe(plan)
     return plan
+
+
+def _option(options: Train | Compare, name: str) -> Any:
+    """What was said; None where nothing was, or where the command has no such option."""
+    return getattr(options, name, None)
+
+
+def _activation(name: str | None) -> str:
+    known = tuple(settings.ACTIVATIONS)
+    return known[0] if name is None else choose("activation", name, known)
+
+
+def _rate(algorithm: str, name: str | None) -> str:
+    rate = next(iter(RATES)) if name is None else choose("schedule", name, tuple(RATES))
+    if name is not None and "learning_rate" not in _recipes.parameters(algorithm):
+        raise UsageError(f"--schedule is what becomes of --learning-rate, and {algorithm} has none")
+    return rate
+
+
+def _loggers(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_unique([choose("logger", name, LOGGERS) for name in names], "--log-to"))
 
 
 def _backend(name: str | None, env: str) -> str:
@@ -211,17 +234,26 @@ def _unique(names: list[str], flag_name: str) -> list[str]:
 
 def _check_sizes(options: Train | Compare) -> None:
     for name, (least, most) in SIZES.items():
-        value = getattr(options, name, None)
-        if value is not None and not least <= value <= most:
-            raise UsageError(f"{flag(name)} must be from {least} to {most:,}; it is {value}")
+        value = _option(options, name)
+        for size in value if isinstance(value, tuple) else [] if value is None else [value]:
+            if not least <= size <= most:
+                raise UsageError(f"{flag(name)} must be from {least} to {most:,}; it is {size}")
 
 
-def _check_applicable(options: Train | Compare, env: str, *, is_token: bool) -> None:
+def _kind(env: str) -> str:
+    """What kind of environment it is, of `APPLY`."""
+    token, own, brax = APPLY
+    return token if env == _envs.TOKEN_ENV else own if settings.is_own(env) else brax
+
+
+def _check_applicable(options: Train | Compare, env: str) -> None:
     """Raises UsageError if an option is given that means nothing for the environment."""
-    kind = "the token world" if is_token else "a Brax environment"
-    for name in ("rollout_steps", "episode_length", "backend") if is_token else ("group_size",):
-        if getattr(options, name, None) is not None:
-            raise UsageError(f"{flag(name)} does not apply to {kind} {env}")
+    kind = _kind(env)
+    for name in dict.fromkeys(name for names in APPLY.values() for name in names):
+        if name not in APPLY[kind] and _option(options, name) is not None:
+            raise UsageError(f"{flag(name)} does not apply to {kind}{' ' + env if ':' not in env else ''}")
+    if _option(options, "eval_episodes") is not None and _option(options, "eval_every") is None:
+        raise UsageError("--eval-episodes says how long an evaluation is; --eval-every N asks for them")
 
 
 def _check_division(plan: Plan) -> None:
@@ -250,14 +282,14 @@ def _check_division(plan: Plan) -> None:
 def _check_recipe(plan: Plan) -> None:
     """Raises UsageError if the recipe refuses the sizes and hyperparameters. It names parameters; they become flags."""
     try:
-        _put_together(plan)
+        put_together(plan)
     except ValueError as error:
         names = {*_recipes.parameters(plan.algorithm), "num_envs", "group_size"}
         said = re.sub(r"\b[a-z]+(_[a-z]*)+\b", lambda m: flag(m[0]) if m[0] in names else m[0], str(error))
         raise UsageError(f"--num-envs {plan.num_envs}: {said}") from None
 
 
-def _put_together(plan: Plan) -> Algorithm:
+def put_together(plan: Plan) -> Algorithm:
     """The algorithm of a plan on a task that has sizes and nothing else, so that it cannot be run."""
 
     def unused(*_: Any) -> NoReturn:
@@ -268,4 +300,4 @@ def _put_together(plan: Plan) -> Algorithm:
     task: Any = Task(unused, unused, unused, unused, rows, plan.rollout_steps)
     if _recipes.takes_groups(plan.algorithm):
         task = GroupTask(task, reference=None, prompts=unused, attempt=unused)
-    return _recipes.make(plan.algorithm, task, plan.hyperparameters)
+    return _recipes.make(plan.algorithm, task, plan.arguments)

@@ -15,8 +15,9 @@ import numpy as np
 
 from polopt_jax import report, runs
 from polopt_jax.cli import _recipes
-from polopt_jax.cli._plan import PACKAGES, Plan, Result, Summary, versions
+from polopt_jax.cli._plan import PACKAGES, Plan, versions
 from polopt_jax.cli._presets import PRESETS
+from polopt_jax.cli._result import Result, Summary
 from polopt_jax.cli._words import flag
 from polopt_jax.report import Column, Curve, Group, Panel, Section, Strip
 
@@ -93,6 +94,11 @@ ALWAYS = (
 )
 COMPILE = Column(("compile", "time"), lambda s: report.seconds(s.get("compile_seconds")), "Is part of the wall time.")
 SOMETIMES = (
+    Column(
+        ("eval", "return"),
+        lambda s: report.estimate(s.get("eval_return"), s.get("eval_return_interval")),
+        "Mean return of the last evaluation: whole episodes, the most probable action; over seeds as the reward.",
+    ),
     Column(
         ("CG", "residual"),
         lambda s: report.short(s.get("cg_residual")),
@@ -189,7 +195,10 @@ def strip(results: Sequence[Result]) -> Strip:
     def panel(metric: str, name: str, **axes: Any) -> Panel:
         return Panel(name, "steps (decisions) per seed", [curve(result, metric) for result in results], **axes)
 
-    shared = [panel("reward", "Reward"), panel("kl_old_new", "KL(old‖new) per update, nats / decision", log=True)]
+    rewards = [panel("reward", "Reward")]
+    if any("eval/return" in row for result in results for row in result.rows):
+        rewards.append(panel("eval/return", "Return of the most probable action"))
+    shared = [*rewards, panel("kl_old_new", "KL(old‖new) per update, nats / decision", log=True)]
     if not plan.is_token:
         return Strip(title, [*shared, panel("entropy", "Entropy, nats / decision")])
     share = (-0.02, 1.02)
@@ -199,7 +208,8 @@ def strip(results: Sequence[Result]) -> Strip:
 
 def curve(result: Result, metric: str) -> Curve:
     """A metric, mean and range over seeds, where there is anything to draw."""
-    table = np.array([[np.nan if x is None else x for x in row[metric]] for row in result.rows], float)
+    nothing = [None] * result.plan.schedule.num_seeds
+    table = np.array([[np.nan if x is None else x for x in row.get(metric, nothing)] for row in result.rows], float)
     steps = np.array([row["steps"] for row in result.rows], float)
     seen = ~np.isnan(table).all(1)
     steps, table = steps[seen], table[seen]

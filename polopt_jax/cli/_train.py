@@ -10,11 +10,13 @@ from typing import Any
 
 from polopt_jax import checkpoint, runs
 from polopt_jax.cli._build import Reference, about_reference, build, imitate_reference, restore_reference
+from polopt_jax.cli._loggers import telling
 from polopt_jax.cli._options import Train
-from polopt_jax.cli._plan import Plan, Result
+from polopt_jax.cli._plan import Plan
 from polopt_jax.cli._progress import Progress, progress, say
 from polopt_jax.cli._report import SUMMARY, print_result, write_files
-from polopt_jax.cli._words import BROKEN_DOWN, FILE_FAILED, CommandError
+from polopt_jax.cli._result import Result
+from polopt_jax.cli._words import BROKEN_DOWN, FILE_FAILED, CommandError, UsageError
 
 REFERENCE = "reference"
 """Where a run keeps the reference policy of the token world."""
@@ -28,6 +30,7 @@ def train(options: Train, plan: Plan, arguments: Sequence[str]) -> int:
         start, notes = runs.Start(directory, plan.config()), []
         if options.resume:
             schedule, notes = runs.continued(plan.schedule, plan.config(), directory, steps=options.steps)
+            _check_longer(plan, schedule, runs.read_config(directory))
             plan = replace(plan, schedule=schedule)
             start = runs.find_start(directory, plan.config(), schedule)
         for note in (*notes, *start.notes):
@@ -36,6 +39,15 @@ def train(options: Train, plan: Plan, arguments: Sequence[str]) -> int:
             checkpoint.check(directory / runs.CHECKPOINTS, step=start.update)
             return _finished(options, plan, arguments, start)
         return _train(options, plan, arguments, start)
+
+
+def _check_longer(plan: Plan, schedule: runs.Schedule, stored: dict[str, Any]) -> None:
+    """Raises UsageError if a run whose learning rate ends where it does is to become longer."""
+    if plan.rate != "constant" and schedule.updates > stored["updates"]:
+        raise UsageError(
+            f"the learning rate of this run is down to 0 after its {stored['steps']:,} steps (--schedule {plan.rate}), "
+            "so it cannot become longer; load its policy, or begin another run"
+        )
 
 
 @contextlib.contextmanager
@@ -97,8 +109,18 @@ def _run(plan: Plan, start: runs.Start, stop: runs.Stop) -> tuple[Result, list[s
     """Does the updates that are left: the result, and what there is to note."""
     with progress(plan.algorithm) as shown:
         reference = _reference(start, shown) if plan.is_token else None
-        with contextlib.closing(runs.Log(start.directory / runs.ROWS)) as log:
-            result = Result(plan, *runs.run(plan.schedule, lambda: build(plan, reference), log, shown, stop, start))
+        with contextlib.closing(runs.Log(start.directory / runs.ROWS)) as log, telling(plan, start) as tell:
+            made = runs.run(
+                plan.schedule,
+                lambda: build(plan, reference),
+                log,
+                shown,
+                stop,
+                start,
+                evaluate_every=plan.eval_every,
+                tell=tell,
+            )
+            result = Result(plan, *made)
     if result.failure is not None:
         return result, [result.failure]
     return result, [] if reference is None else [about_reference(reference)]

@@ -5,6 +5,7 @@ Nothing here imports Brax or MuJoCo until `brax_env` is called.
 
 from polopt_jax.envs._brax import brax_backends, brax_env, brax_names
 from polopt_jax.envs._check import check_env
+from polopt_jax.envs._import import import_env
 from polopt_jax.envs._probe import (
     ActionReward,
     ConstantReward,
@@ -56,6 +57,7 @@ __all__ = [
     "check_env",
     "enumerate_trajectories",
     "expected_return",
+    "import_env",
     "q_values",
     "random_mdp",
     "trajectory_log_prob",

@@ -24,7 +24,7 @@ from polopt_jax.runs._directory import (
     write,
     write_json,
 )
-from polopt_jax.runs._log import Log, Row
+from polopt_jax.runs._log import Log, Row, scalars
 from polopt_jax.runs._loop import Progress, Stop, run, stop_on_signals
 from polopt_jax.runs._resume import Start, continued, find_start, settle
 from polopt_jax.runs._schedule import Schedule, schedule
@@ -50,6 +50,7 @@ __all__ = [
     "read_config",
     "read_json",
     "run",
+    "scalars",
     "schedule",
     "settle",
     "stop_on_signals",

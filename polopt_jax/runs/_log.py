@@ -42,6 +42,25 @@ def chunk_row(schedule: Schedule, chunk: Chunk, *, seconds: float, compile_secon
     return json.loads(to_json({**row, **values}))
 
 
+def scalars(row: Row, schedule: Schedule) -> dict[str, float | None]:
+    """A row as one number for each name: the mean over seeds, and of several seeds also each, `name/seed3`.
+
+    >>> several = Schedule(seed=3, num_seeds=2, decisions=8, chunk_updates=1, num_chunks=1)
+    >>> scalars({"update": 1, "seconds": 0.5, "reward": [2.0, None]}, several)
+    {'update': 1, 'seconds': 0.5, 'reward': 2.0, 'reward/seed3': 2.0, 'reward/seed4': None}
+    """
+    found: dict[str, float | None] = {}
+    for name, values in row.items():
+        if not isinstance(values, list):
+            found[name] = values
+            continue
+        known = [x for x in values if x is not None]
+        found[name] = sum(known) / len(known) if known else None
+        if len(values) > 1:
+            found |= {f"{name}/seed{schedule.seed + i}": x for i, x in enumerate(values)}
+    return found
+
+
 class Log:
     """Appends rows to a file, each whole and on its way to the disk before the next."""
 

@@ -1,16 +1,19 @@
 """Does a run: compile, then chunk after chunk, with rows, checkpoints, and an eye on signals and on the numbers."""
 
 import contextlib
+import json
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+import numpy as np
+
 from polopt_jax import checkpoint
 from polopt_jax.algorithms import Algorithm
-from polopt_jax.driver import chunks, prepare, seed_keys
-from polopt_jax.runs._directory import CHECKPOINTS
+from polopt_jax.driver import Run, chunks, prepare, seed_keys
+from polopt_jax.runs._directory import CHECKPOINTS, to_json
 from polopt_jax.runs._health import complaint, healthy, is_broken, look
 from polopt_jax.runs._log import Log, Row, chunk_row
 from polopt_jax.runs._resume import Start, settle
@@ -77,10 +80,16 @@ def run(
     progress: Progress,
     stop: Stop,
     start: Start | None = None,
+    *,
+    evaluate_every: int | None = None,
+    tell: Callable[[Row], None] = lambda row: None,
 ) -> tuple[list[Row], str | None]:
     """Does what a run has left, to its end or to a signal: its rows, and why it was given up, if it was.
 
-    It is given up where no seed gets anywhere. Each new row goes to the log. A run without a `start` keeps no
+    Each new row goes to the log, to the progress and to `tell`. Every `evaluate_every` updates, and after the last, the
+    algorithm is evaluated, and the row says what that came to; the other rows have None in those places.
+
+    It is given up where no seed gets anywhere. A run without a `start` keeps no
     checkpoints. Else they are saved before the first update, then every few chunks or every minute, at the end and on a
     signal, when the rows up to then are on disk; not while every seed is broken, so that the last good one stays.
 
@@ -104,10 +113,13 @@ def run(
     for number, chunk in enumerate(chunks(compiled, remaining), start=1):
         seconds += chunk.seconds
         row = chunk_row(schedule, chunk, seconds=seconds, compile_seconds=compile_seconds)
+        asked = number == remaining or (evaluate_every is not None and chunk.update % evaluate_every == 0)
+        row |= evaluation(compiled, chunk.state, is_due=asked)
         _check_keys(row, rows)
         rows.append(row)
         log.append(row)
         progress.advance(row, schedule)
+        tell(row)
         health = look(health, chunk)
         if why := complaint(health, schedule, chunk.update):
             return rows, why
@@ -119,6 +131,13 @@ def run(
         if stop:
             break
     return rows, None
+
+
+def evaluation(compiled: Run, state: TrainState, *, is_due: bool) -> Row:
+    """What an evaluation has to say in a row, a number for each seed; None for each where none is due."""
+    if compiled.evaluate is None or not is_due:
+        return dict.fromkeys(compiled.evaluated, [None] * state.update.shape[0])
+    return json.loads(to_json({name: np.asarray(x).tolist() for name, x in compiled.evaluate(state).items()}))
 
 
 def is_due(number: int, *, since: float, chunk_seconds: float) -> bool:

@@ -24,7 +24,7 @@ from polopt_jax.runs._directory import CHECKPOINTS, CONFIG, ROWS, RunError, read
 from polopt_jax.runs._log import Row, Rows, read_log, spacing, truncate
 from polopt_jax.runs._schedule import Schedule
 
-GROWING = frozenset({"steps", "updates", "chunk_updates"})
+GROWING = frozenset({"steps", "updates", "chunk_updates", "log_to"})
 """What of a config may differ when a run goes on; `chunk_updates` stays what it was."""
 WARNED = frozenset({"versions"})
 """What of a config is told if it differs, but does not hinder."""

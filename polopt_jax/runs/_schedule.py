@@ -40,13 +40,19 @@ class Schedule(NamedTuple):
         return {name: getattr(self, name) for name in names}
 
 
-def schedule(*, steps: int, decisions: int, seed: int, num_seeds: int) -> Schedule:
+def schedule(*, steps: int, decisions: int, seed: int, num_seeds: int, within: int | None = None) -> Schedule:
     """The schedule of at least `steps` decisions per seed, in whole chunks of updates of `decisions` each.
+
+    `within` so many updates, if given, chunks end: their size divides it.
 
     >>> schedule(steps=20_000, decisions=1024, seed=0, num_seeds=3)
     Schedule(seed=0, num_seeds=3, decisions=1024, chunk_updates=1, num_chunks=20)
     """
-    chunks, chunk_updates = split_updates(math.ceil(steps / decisions))
+    updates = math.ceil(steps / decisions)
+    chunks, chunk_updates = split_updates(updates)
+    if within is not None:
+        chunk_updates = max(size for size in range(1, min(chunk_updates, within) + 1) if within % size == 0)
+        chunks = math.ceil(updates / chunk_updates)
     return Schedule(seed, num_seeds, decisions, chunk_updates, chunks)
 
 

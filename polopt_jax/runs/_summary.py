@@ -75,6 +75,15 @@ def interval(values: Sequence[float | None]) -> tuple[float | None, float | None
     return mean, float(stdtrit(len(known) - 1, 0.975)) * spread / math.sqrt(len(known))
 
 
+def _evaluated(rows: Sequence[Row]) -> dict[str, Any]:
+    """The last evaluation; nothing of a run that has none."""
+    known = [row["eval/return"] for row in rows if any(x is not None for x in row.get("eval/return", ()))]
+    if not known:
+        return {}
+    mean, half_width = interval(known[-1])
+    return {"eval_return": mean, "eval_return_interval": half_width, "eval_return_by_seed": known[-1]}
+
+
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     """The numbers of a run as far as it went; none if it has no rows. A metric that it has not is None."""
     if not rows:
@@ -88,6 +97,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         "reward": mean,
         "reward_interval": half_width,
         "reward_by_seed": rewards,
+        **_evaluated(rows),
         "steps_per_second": last["steps"] * len(rewards) / max(last["seconds"], 1e-9),
         "wall_seconds": last["seconds"] + last["compile_seconds"],
         "compile_seconds": last["compile_seconds"],

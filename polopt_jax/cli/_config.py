@@ -1,0 +1,41 @@
+"""`--config FILE` and `--resume`: the options that stand in a file, as the words that would say them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from polopt_jax import runs
+from polopt_jax.cli._words import UsageError, flag
+
+DERIVED = frozenset({"algorithm", "hyperparameters", "chunk_updates", "updates", "versions", "world"})
+"""What a run's config.json holds that no flag says."""
+
+
+def read_options(path: Path) -> tuple[str | None, list[str]]:
+    """The algorithm that a file names, if it does, and the words of a command line that say the rest.
+
+    A file is a JSON object of options by their names, with hyphens or underscores, among them or in `hyperparameters`
+    those of the algorithm: the config.json of a run is one. What is null is not said. Raises UsageError if it cannot be
+    read, and RunError if it is no such object.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    return options_of(runs.read_json(path), path)
+
+
+def options_of(config: Mapping[str, Any], path: Path) -> tuple[str | None, list[str]]:
+    """The same of what the file at `path` holds."""
+    if "runs" in config:
+        raise UsageError(f"{path} is that of a comparison, of several runs; name that of one")
+    algorithm, own = config.get("algorithm"), config.get("hyperparameters", {})
+    if not (isinstance(algorithm, str | None) and isinstance(own, Mapping)):
+        raise runs.RunError(f"{path} is damaged: its algorithm must be a name, and its hyperparameters an object")
+    said = {**{name: value for name, value in config.items() if name not in DERIVED}, **own}
+    return algorithm, [word for name, value in said.items() for word in _words(name, value)]
+
+
+def _words(name: str, value: Any) -> list[str]:
+    if value is None or value == []:
+        return []
+    values = value if isinstance(value, list) else [value]
+    return [flag(name), ",".join(map(str, values))]

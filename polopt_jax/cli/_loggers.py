@@ -1,0 +1,38 @@
+"""`--log-to`: where the numbers of a run go besides its log."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from polopt_jax import loggers, runs
+from polopt_jax.cli._plan import Plan
+from polopt_jax.cli._words import UsageError
+
+CSV, EVENTS, PROJECT = "metrics.csv", "tensorboard", "polopt"
+"""The file and the folder in the run directory, and the project of Weights & Biases."""
+
+
+@contextlib.contextmanager
+def telling(plan: Plan, start: runs.Start) -> Iterator[Callable[[runs.Row], None]]:
+    """What is to be told each row of a run, which goes on from `start`. Raises UsageError if a package is missing."""
+    directory = start.directory
+    after = start.rows[-1]["steps"] if start.rows else 0
+    makers: dict[str, Callable[[], Any]] = {
+        "csv": lambda: loggers.csv_logger(directory / CSV, after=after),
+        "tensorboard": lambda: loggers.tensorboard_logger(directory / EVENTS, after=after),
+        "wandb": lambda: loggers.wandb_logger(
+            project=PROJECT, name=directory.name, dir=str(directory), config=plan.config()
+        ),
+    }
+    with contextlib.ExitStack() as opened:
+        try:
+            logs = [opened.enter_context(makers[name]()) for name in plan.log_to]
+        except (loggers.MissingPackage, ValueError) as error:
+            raise UsageError(f"--log-to: {error}") from error
+
+        def tell(row: runs.Row) -> None:
+            values = runs.scalars({name: x for name, x in row.items() if name != "steps"}, plan.schedule)
+            for log in logs:
+                log(row["steps"], values)
+
+        yield tell

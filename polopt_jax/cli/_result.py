@@ -1,0 +1,37 @@
+"""What came of a plan."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from polopt_jax import runs
+from polopt_jax.cli._plan import Plan, put_together
+
+Summary = dict[str, Any]
+"""A run in numbers: a line of the table."""
+
+
+class Result(NamedTuple):
+    """A run as far as it went."""
+
+    plan: Plan
+    rows: Sequence[runs.Row]
+    complaint: str | None = None
+    """Why it was given up."""
+
+    @property
+    def status(self) -> str:
+        """`finished`, `interrupted` or `non-finite`."""
+        if self.complaint is not None:
+            return "non-finite"
+        return "finished" if self.rows and self.rows[-1]["update"] >= self.plan.schedule.updates else "interrupted"
+
+    @property
+    def failure(self) -> str | None:
+        """What was given up, and why."""
+        return self.complaint and f"{self.plan.title}: {self.complaint}"
+
+    @property
+    def summary(self) -> Summary:
+        """Its line of the table. The reward of what learns from no rollouts of its own is measured apart, on others."""
+        named = {"algorithm": self.plan.algorithm, "env": self.plan.env, "status": self.status}
+        return {**named, "measured_apart": put_together(self.plan).measure is not None, **runs.summarise(self.rows)}

@@ -1,0 +1,59 @@
+"""An environment of one's own, by the name of what makes it."""
+
+import importlib
+import pkgutil
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+from polopt_jax.envs._check import check_env
+from polopt_jax.envs._protocol import Environment
+
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def import_env(name: str) -> Environment:
+    """The environment that `package.module:factory` makes, imported and looked at (`check_env`).
+
+    Args:
+      name: a module, a colon, and what is called in it without arguments: a function or a class.
+
+    Raises:
+      ValueError: `name` is no such name, the module cannot be imported, has no such thing or it is not callable, or
+        what was called failed; the message says in which line.
+      TypeError, ValueError: what it made is no environment, as `check_env`.
+
+    >>> import_env("polopt_jax.envs:TimeLimit").action_space
+    Discrete(num=2)
+    >>> import_env("polopt_jax.envs:Timelimit")
+    Traceback (most recent call last):
+    ValueError: polopt_jax.envs:Timelimit cannot be imported: module 'polopt_jax.envs' has no attribute 'Timelimit'
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"an environment of one's own is named package.module:factory; {name!r} is not")
+    try:
+        factory = pkgutil.resolve_name(name)
+    except Exception as error:
+        raise ValueError(f"{name} cannot be imported: {_told(error)}") from error
+    if not callable(factory):
+        raise ValueError(f"{name} must be what makes an environment when it is called; it is {factory!r}")
+    try:
+        made: Any = factory()
+    except Exception as error:
+        raise ValueError(f"{name}() failed: {_told(error)}") from error
+    check_env(made)
+    return made
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, and where in the code that was called, if it came so far."""
+    called = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_called(frame.filename)]
+    where = f" ({Path(called[-1].filename).name}, line {called[-1].lineno})" if called else ""
+    said = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+    return said + where
+
+
+def _is_called(filename: str) -> bool:
+    own = (Path(__file__), Path(pkgutil.__file__), Path(importlib.__file__))
+    return not filename.startswith("<") and Path(filename) not in own

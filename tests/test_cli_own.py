@@ -1,0 +1,343 @@
+"""The command with what is one's own: environment, network, schedule, file of options, loggers, evaluations."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_run import ENVIRON, rows_without_times, run_small
+
+import polopt_jax as po
+from polopt_jax import runs
+from polopt_jax.cli import _main, _plan, main
+from polopt_jax.cli._options import Train
+from polopt_jax.envs import import_env
+from polopt_jax.settings import ACTIVATIONS
+
+OWN = '''
+import jax.numpy as jnp
+from polopt_jax.envs import Box, EnvStep, TimeLimit
+
+class Line:
+    """Five steps, each rewarded by the action."""
+
+    obs_shape = (2,)
+    action_space = Box(1)
+
+    def reset(self, key):
+        return jnp.int32(0), jnp.zeros(2)
+
+    def step(self, state, action, key):
+        return EnvStep(state=state + 1, obs=jnp.ones(2), reward=action[0], terminated=jnp.bool_(False),
+                       truncated=state + 1 >= 5)
+
+def unboolean():
+    env = TimeLimit(limit=3)
+    class Wrong:
+        obs_shape, action_space, reset = env.obs_shape, env.action_space, env.reset
+        def step(self, state, action, key):
+            step = env.step(state, action, key)
+            return EnvStep(state=step.state, obs=step.obs, reward=step.reward, terminated=0.0, truncated=False)
+    return Wrong()
+
+def failing():
+    return {}["nothing"]
+
+number = 3
+'''
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module with environments in the working directory; its name."""
+    monkeypatch.chdir(tmp_path)
+    name = f"own_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    yield name
+    sys.modules.pop(name, None)
+
+
+def last_line(capsys):
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def plan(line):
+    algorithm, *words = line.split()
+    options = _main._read(_main.train_options(algorithm), "train", words)
+    return _plan.plan_train(algorithm, options.run, _main.given(algorithm, options.hyperparameters))
+
+
+# --- an environment of one's own -------------------------------------------------------------------------------------
+
+
+def test_an_environment_of_ones_own_is_learnt_loaded_and_evaluated(own, tmp_path, capsys):
+    line = f"train ppo --env {own}:Line --num-envs 16 --rollout-steps 5 --steps 4000 --learning-rate 0.01 --hidden 8,4"
+    assert main([*line.split(), "--activation", "relu", "--out", "run"]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["env"], config["backend"], config["episode_length"]) == (f"{own}:Line", None, None)
+    assert (config["hidden"], config["activation"]) == ([8, 4], "relu")
+    assert "brax" not in config["versions"]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["reward"][0] > rows[0]["reward"][0] + 1, "it is learnt"
+    policy = po.load("run")
+    assert {name: x["kernel"].shape for name, x in policy.params.items() if name != "log_std"} == {
+        "actor_0": (2, 8), "actor_1": (8, 4), "policy": (4, 1),
+        "critic_0": (2, 8), "critic_1": (8, 4), "value": (4, 1),
+    }  # fmt: skip
+    capsys.readouterr()
+    assert main(["evaluate", "run", "--episodes", "3", "--json"]) == 0
+    greedy = json.loads(capsys.readouterr().out)["all"][0]
+    assert greedy["length"] == 5
+    action = float(policy.act(jnp.zeros(2))[0]) + 4 * float(policy.act(jnp.ones(2))[0])
+    assert greedy["return"] == pytest.approx(action, rel=1e-4)
+
+
+def test_the_activation_is_the_one_that_was_named(own, tmp_path):
+    assert main(f"train reinforce --env {own}:Line --num-envs 4 --rollout-steps 5 --steps 20 --activation elu "
+                "--hidden 3 --out run".split()) == 0  # fmt: skip
+    policy = po.load("run")
+    obs = jnp.array([0.3, -2.0])
+    hidden = obs @ policy.params["actor_0"]["kernel"] + policy.params["actor_0"]["bias"]
+    hidden = np.where(hidden > 0, hidden, np.expm1(hidden))
+    read = policy.network.apply(policy.params, obs)
+    head = policy.params["policy"]
+    np.testing.assert_allclose(read.policy.mean, hidden @ head["kernel"] + head["bias"], atol=1e-6)
+    assert set(ACTIVATIONS) == {"tanh", "relu", "silu", "gelu", "elu"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("{own}:Missing", "has no attribute 'Missing'"),
+        ("nowhere_at_all:make", "No module named 'nowhere_at_all'"),
+        ("{own}:failing", "failing() failed: KeyError: 'nothing' ({own}.py, line 28)"),
+        ("{own}:number", "must be what makes an environment when it is called; it is 3"),
+        ("{own}:unboolean", "terminated must be boolean; it is float32[]"),
+        ("{own}:Line()", "named package.module:factory"),
+    ],
+)
+def test_what_is_no_environment_is_told_in_a_line(name, said, own, capsys):
+    assert main(["train", "ppo", "--env", name.format(own=own)]) == 2
+    line = last_line(capsys)
+    assert said.format(own=own) in line
+    assert line.startswith("polopt: error: --env ")
+
+
+def test_the_command_finds_a_module_in_the_working_directory(own, tmp_path):
+    """As `python -m` does; a console script alone would not."""
+    program = "import sys; sys.path = [p for p in sys.path if p]; from polopt_jax.cli import main; sys.exit(main())"
+    line = ["train", "ppo", "--env", f"{own}:failing"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, *line], capture_output=True, text=True, env=ENVIRON, timeout=120
+    )
+    assert "failing() failed" in done.stderr
+
+
+def test_import_env_is_for_python_too(own):
+    sys.path.append("")
+    try:
+        assert import_env(f"{own}:Line").obs_shape == (2,)
+        with pytest.raises(TypeError, match="terminated must be boolean"):
+            import_env(f"{own}:unboolean")
+    finally:
+        sys.path.remove("")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("ppo --env {own}:Line --backend mjx", "--backend does not apply to an environment of one's own"),
+        ("ppo --env {own}:Line --episode-length 9", "--episode-length does not apply to an environment of one's own"),
+        ("ppo --env {own}:Line --group-size 4", "--group-size does not apply to an environment of one's own"),
+        ("ppo --env skip_the_test --hidden 8", "--hidden does not apply to the token world skip_the_test"),
+        ("ppo --env skip_the_test --activation relu", "--activation does not apply to the token world skip_the_test"),
+        ("ppo --env ant --group-size 4", "--group-size does not apply to a Brax environment ant"),
+        ("dpo --env {own}:Line", "dpo learns token worlds only"),
+        ("ppo --env ant --hidden 8,0", "--hidden must be from 1 to 65,536; it is 0"),
+        ("ppo --env ant --hidden 8,x", "'8,x' is not whole numbers with commas between"),
+        ("ppo --env ant --activation rleu", "unknown activation 'rleu'; did you mean 'relu'?"),
+        ("ppo --env ant --schedule lineer", "unknown schedule 'lineer'; did you mean 'linear'?"),
+        ("trpo --env ant --schedule linear", "--schedule is what becomes of --learning-rate, and trpo has none"),
+        ("ppo --env ant --eval-every 0", "--eval-every must be from 1"),
+        ("ppo --env ant --eval-episodes 4", "--eval-every N asks for them"),
+        ("ppo --env ant --log-to tensorbord", "unknown logger 'tensorbord'; did you mean 'tensorboard'?"),
+        ("ppo --env ant --log-to csv,csv", "--log-to names csv twice"),
+    ],
+)
+def test_wrong_options_of_ones_own(line, said, own, capsys):
+    assert main(["train", *line.format(own=own).split()]) == 2
+    assert said in last_line(capsys)
+
+
+# --- schedules -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "shares"), [("constant", (1, 1, 1)), ("linear", (1, 0.5, 0)), ("cosine", (1, 0.5, 0))]
+)
+def test_a_schedule_goes_to_the_last_update(name, shares):
+    made = plan(f"ppo --env ant --steps 100000 --learning-rate 0.01 --schedule {name}")
+    rate = made.arguments["learning_rate"]
+    updates = made.schedule.updates
+    at = (lambda update: rate) if name == "constant" else rate
+    for update, share in zip((0, updates / 2, updates), shares, strict=True):
+        assert float(at(update)) == pytest.approx(0.01 * share, abs=1e-9)
+    assert made.config()["schedule"] == name
+    if name == "cosine":
+        assert float(at(updates / 4)) == pytest.approx(0.01 * (1 + np.cos(np.pi / 4)) / 2)
+
+
+def test_the_command_trains_with_the_schedule(tmp_path, monkeypatch):
+    """At the last update the rate is a twelfth of the first; the next would be 0: an identical run moves further."""
+    monkeypatch.chdir(tmp_path)
+    assert run_small("--out", "linear", "--schedule", "linear", "--learning-rate", "0.05") == 0
+    assert run_small("--out", "constant", "--learning-rate", "0.05") == 0
+    kl = {
+        name: [row["kl_old_new"][0] for row in rows_without_times(tmp_path / name)] for name in ("linear", "constant")
+    }
+    assert kl["linear"][0] == pytest.approx(kl["constant"][0], rel=1e-4)
+    assert 0 < kl["linear"][-1] < 0.1 * kl["constant"][-1]
+
+
+def test_a_run_whose_rate_ends_cannot_become_longer(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_small("--out", "run", "--schedule", "cosine") == 0
+    capsys.readouterr()
+    assert run_small(line="train --out run --resume --steps 500") == 2
+    assert "down to 0 after its 384 steps (--schedule cosine)" in last_line(capsys)
+    assert run_small(line="train --out run --resume") == 0
+
+
+# --- a file of options -----------------------------------------------------------------------------------------------
+
+
+def test_a_runs_config_is_a_file_of_options(tmp_path):
+    """Everything that is not its default, there and back."""
+    line = "npg --env hopper --backend generalized --steps 70000 --num-envs 32 --rollout-steps 8 --episode-length 77 " \
+           "--hidden 7,5 --activation silu --schedule cosine --eval-every 9000 --eval-episodes 3 --seed 4 " \
+           "--num-seeds 2 --learning-rate 0.123456789 --gamma 0.5 --lambda 0.25 --cg-iters 3"  # fmt: skip
+    made = plan(line)
+    path = tmp_path / "config.json"
+    path.write_text(runs.to_json(made.config()))
+    algorithm, words = _main._with_config(["--config", str(path)])
+    again = plan(" ".join([algorithm, *words]))
+    assert again == made
+    other = plan(" ".join(["npg", *_main._with_config(["npg", f"--config={path}", "--gamma", "0.75"])[1]]))
+    assert other.hyperparameters == {**made.hyperparameters, "gamma": 0.75}
+    assert set(vars(Train)["__dataclass_fields__"]) - {"out", "resume", "json", "config"} <= {*made.config()}
+
+
+def test_a_file_of_ones_own(own, tmp_path, capsys):
+    path = tmp_path / "options.json"
+    path.write_text(json.dumps({"algorithm": "ppo", "env": "ant", "num-envs": 32, "hidden": [8], "clip_eps": 0.3}))
+    algorithm, words = _main._with_config(["--config", str(path), "--num-envs", "64"])
+    made = plan(" ".join([algorithm, *words]))
+    assert (made.algorithm, made.num_envs, made.hidden, made.hyperparameters["clip_eps"]) == ("ppo", 64, (8,), 0.3)
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "said"),
+    [
+        (None, "", "there is no file options.json"),
+        ("[1]", "", "does not hold a JSON object"),
+        ("{", "", "is not readable as JSON"),
+        ('{"runs": []}', "ppo", "of a comparison"),
+        ('{"env": "ant"}', "", "the algorithm comes first"),
+        ('{"algorithm": "ppo", "env": "ant"}', "trpo", "is of ppo; leave trpo out"),
+        ('{"algorithm": "ppo", "env": "ant", "frob": 1}', "", "unrecognized options: --frob"),
+        ('{"algorithm": "ppo", "env": "ant", "radius": 1}', "", "ppo has no --radius"),
+        ('{"algorithm": "ppo", "hyperparameters": 3}', "", "its hyperparameters an object"),
+        ('{"algorithm": "ppp", "env": "ant"}', "", "unknown algorithm 'ppp'"),
+    ],
+)
+def test_a_wrong_file_of_options(content, words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "options.json").write_text(content)
+    assert main(["train", *words.split(), "--config", "options.json"]) == 2
+    assert said in last_line(capsys)
+
+
+# --- loggers and evaluations -----------------------------------------------------------------------------------------
+
+
+def test_what_is_logged_is_what_the_rows_say_also_when_it_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_small("--out", "whole", "--log-to", "csv", "--num-seeds", "2") == 0
+    assert run_small("--out", "parts", "--log-to", "csv", "--num-seeds", "2", "--steps", "160") == 0
+    assert run_small(line="train --out parts --resume --steps 384") == 0
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    found = {}
+    for name in ("whole", "parts"):
+        with (tmp_path / name / "metrics.csv").open(newline="") as file:
+            found[name] = list(csv.DictReader(file))
+    assert [int(line["step"]) for line in found["whole"]] == [row["steps"] for row in rows]
+    for line, row in zip(found["whole"], rows, strict=True):
+        assert float(line["entropy/seed4"]) == row["entropy"][1]
+        assert float(line["entropy"]) == pytest.approx(sum(row["entropy"]) / 2)
+    times = [{name: x for name, x in line.items() if "seconds" not in name} for line in found["whole"]]
+    assert [{name: x for name, x in line.items() if "seconds" not in name} for line in found["parts"]] == times
+
+
+def test_a_missing_package_is_told_before_anything_is_computed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert run_small("--out", "run", "--log-to", "wandb") == 2
+    assert "--log-to: wandb_logger needs the package wandb: pip install wandb" in last_line(capsys)
+
+
+def test_evaluations_are_whole_greedy_episodes_and_change_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_small("--out", "plain") == 0
+    assert run_small("--out", "run", "--eval-every", "96", "--eval-episodes", "5", "--json") == 0
+    rows, plain = rows_without_times(tmp_path / "run"), rows_without_times(tmp_path / "plain")
+    evaluated = [row["update"] for row in rows if row["eval/return"] != [None]]
+    assert evaluated == [3, 6, 9, 12]
+    assert [{name: x for name, x in row.items() if not name.startswith("eval/")} for row in rows] == plain
+    # the chain: six steps at most, a reward of 1 at its end; what the checkpoint's policy does greedily is known
+    assert all(0 <= row["eval/return"][0] <= 1 for row in rows if row["eval/return"] != [None])
+    assert rows[-1]["eval/ended"] == [1.0]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())["results"][0]
+    assert summary["eval_return"] == rows[-1]["eval/return"][0]
+    assert "Return of the most probable action" in (tmp_path / "run" / "report.html").read_text()
+    assert "Return of the most probable action" not in (tmp_path / "plain" / "report.html").read_text()
+
+
+def test_an_evaluation_is_that_of_evaluate_policy(own, tmp_path):
+    line = f"train ppo --env {own}:Line --num-envs 8 --rollout-steps 5 --steps 400 --num-seeds 2 --eval-every 400"
+    assert main([*line.split(), "--out", "run"]) == 0
+    last = rows_without_times(tmp_path / "run")[-1]
+    for seed in (0, 1):
+        policy = po.load("run", seed=seed)
+        found = po.evaluate_policy(policy.env, po.greedy(policy), jax.random.key(0), episodes=2)
+        assert last["eval/return"][seed] == pytest.approx(float(found.episode_return[0]), rel=1e-4)
+        assert last["eval/length"][seed] == 5
+
+
+def test_a_run_with_evaluations_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--eval-every", "64", "--eval-episodes", "4"]
+    assert run_small("--out", "whole", *options) == 0
+    assert run_small("--out", "parts", *options, "--steps", "192") == 0
+    assert run_small(line="train --out parts --resume --steps 384") == 0
+    assert rows_without_times(tmp_path / "parts") == rows_without_times(tmp_path / "whole")
+
+
+def test_chunks_end_where_an_evaluation_is_due():
+    for within in (1, 2, 3, 7, 10, 1000):
+        made = runs.schedule(steps=10_000, decisions=10, seed=0, num_seeds=1, within=within)
+        assert within % made.chunk_updates == 0
+        assert made.updates >= 1000
+        assert made.chunk_updates <= 40
+    assert runs.schedule(steps=10_000, decisions=10, seed=0, num_seeds=1, within=80).chunk_updates == 40
+
+
+def test_a_recipe_with_a_schedule_can_be_vmapped_over_its_rate():
+    """A rate that is traced goes into the schedules too: the command's is a number, a user's need not be."""
+    rates = jnp.array([0.1, 0.2])
+    halves = jax.vmap(lambda rate: _plan.RATES["linear"](rate, 10)(5))(rates)
+    np.testing.assert_allclose(halves, rates / 2, rtol=1e-6)
