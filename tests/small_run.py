@@ -8,7 +8,7 @@ import subprocess
 import sys
 from unittest import mock
 
-from polopt_jax.cli import _build, _recipes, _train, main
+from polopt_jax.cli import _build, _recipes, _running, main
 from polopt_jax.envs import chain
 from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.runs import _loop
@@ -30,7 +30,7 @@ def build(plan, reference=None):
 
 def run_small(*words, line=RUN):
     """`main`, on the chain; returns the exit code."""
-    with mock.patch.object(_train, "build", build):
+    with mock.patch.object(_running, "build", build):
         return main([*line.split(), *words])
 
 

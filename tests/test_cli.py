@@ -1098,14 +1098,17 @@ def test_compare_prints_one_table(tmp_path, capsys):
         "actor_critic",
     ]
     assert "Report: both/report.html" in out
-    rows = [json.loads(line) for line in (tmp_path / "both" / "metrics.jsonl").read_text().splitlines()]
-    assert {row["algorithm"] for row in rows} == {"reinforce", "actor_critic"}
-    assert all(len(row["kl_old_new"]) == 2 for row in rows)
+    for name in ("reinforce", "actor_critic"):
+        directory = tmp_path / "both" / f"inverted_pendulum-{name}"
+        rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        assert all(len(row["kl_old_new"]) == 2 for row in rows)
+        assert json.loads((directory / "config.json").read_text())["algorithm"] == name
     assert {path.name for path in (tmp_path / "both").iterdir()} == {
         ".lock",
         "config.json",
         "curves.png",
-        "metrics.jsonl",
+        "inverted_pendulum-actor_critic",
+        "inverted_pendulum-reinforce",
         "report.html",
         "summary.json",
     }

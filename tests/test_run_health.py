@@ -10,7 +10,7 @@ import pytest
 from small_run import RUN, build, interrupt_at, rows_without_times, run_small
 
 from polopt_jax import checkpoint, driver
-from polopt_jax.cli import _compare, _plan, main
+from polopt_jax.cli import _plan, _running, main
 from polopt_jax.cli._options import Train
 from polopt_jax.cli._presets import PRESETS, Preset, Presets
 from polopt_jax.driver import Chunk
@@ -180,7 +180,7 @@ def test_a_run_that_breaks_down_ends_with_3_and_keeps_the_last_good_checkpoint(
 
 def test_a_comparison_in_which_one_run_breaks_down_does_the_others_and_ends_with_3(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(PRESETS, "ppo", Presets(Preset(8, 4, {"value_weight": 1e38})))
-    monkeypatch.setattr(_compare, "build", build)
+    monkeypatch.setattr(_running, "build", build)
     line = (
         "compare --algorithms ppo reinforce --env inverted_pendulum --num-envs 8 --steps 512 --num-seeds 1 --out both"
     )

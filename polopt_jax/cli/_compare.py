@@ -1,33 +1,40 @@
 """`polopt compare`."""
 
-import contextlib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from polopt_jax import runs
-from polopt_jax.cli._build import Reference, about_reference, build, imitate_reference
-from polopt_jax.cli._options import Compare
+from polopt_jax.cli._build import Reference, about_reference
 from polopt_jax.cli._plan import Plan
-from polopt_jax.cli._progress import progress, say
+from polopt_jax.cli._progress import say
 from polopt_jax.cli._report import group_title, print_result, write_files
 from polopt_jax.cli._result import Result
+from polopt_jax.cli._running import do, has_begun, is_done, restored_reference, started
 from polopt_jax.cli._words import BROKEN_DOWN, CommandError
 
 
-def compare(options: Compare, plans: Sequence[Plan], arguments: Sequence[str]) -> int:
-    """Runs the plans one after the other and prints one table; returns the exit code."""
-    with runs.new(options.out, "compare") as directory:
-        runs.write_json(directory / runs.CONFIG, {"runs": [plan.config() for plan in plans]})
+def compare(
+    out: Path | None, plans: Sequence[Plan], arguments: Sequence[str], *, go_on: bool = False, json: bool = False
+) -> int:
+    """Does the runs one after the other, each in a directory of its own, and prints one table; returns the exit code.
+
+    To go on is to do those that are not finished.
+    """
+    with runs.existing(out or Path()) if go_on else runs.new(out, "compare") as directory:
+        if not go_on:
+            runs.write_json(directory / runs.CONFIG, {"runs": [plan.config() for plan in plans]})
         with runs.stop_on_signals() as stop:
             results, notes = _run_all(plans, directory, stop)
             broken = [result.failure for result in results if result.failure]
             notes += broken
             names = ", ".join(dict.fromkeys(result.plan.env for result in results))
             write_files(directory, f"Comparison on {names}", results, arguments, notes)
-        print_result(directory, results, notes, json=options.json)
+        print_result(directory, results, notes, json=json)
     if stop.signal_number is not None and (len(results) < len(plans) or results[-1].status == "interrupted"):
         finished = sum(result.status == "finished" for result in results)
-        message = f"interrupted, with {finished} of {len(plans)} runs finished"
+        again = shlex.join(["polopt", "compare", "--out", str(directory), "--resume", *(["--json"] if json else [])])
+        message = f"interrupted, with {finished} of {len(plans)} runs finished; go on with: {again}"
         raise CommandError(message, 128 + stop.signal_number)
     if broken:
         raise CommandError("; ".join(broken), BROKEN_DOWN)
@@ -37,22 +44,30 @@ def compare(options: Compare, plans: Sequence[Plan], arguments: Sequence[str]) -
 def _run_all(plans: Sequence[Plan], directory: Path, stop: runs.Stop) -> tuple[list[Result], list[str]]:
     """The results as far as they get, and what there is to note."""
     results: list[Result] = []
-    notes: list[str] = []
     reference: Reference | None = None
     for plan in plans:
         if stop:
             break
         if not results or results[-1].plan.env != plan.env:
             say(group_title(plan))
-        if plan.is_token and reference is None:
-            with progress("reference") as shown:
-                reference = imitate_reference(shown)
-                notes.append(about_reference(reference))
-        results.append(_run_one(plan, directory, reference if plan.is_token else None, stop))
-    return results, notes
+        result, own = _run_one(plan, directory / plan.name, reference, stop)
+        results.append(result)
+        reference = own or reference
+    return results, [] if reference is None else [about_reference(reference)]
 
 
-def _run_one(plan: Plan, directory: Path, reference: Reference | None, stop: runs.Stop) -> Result:
-    log = runs.Log(directory / runs.ROWS, extra={"env": plan.env, "algorithm": plan.algorithm})
-    with contextlib.closing(log), progress(plan.algorithm) as shown:
-        return Result(plan, *runs.run(plan.schedule, lambda: build(plan, reference), log, shown, stop))
+def _run_one(
+    plan: Plan, directory: Path, reference: Reference | None, stop: runs.Stop
+) -> tuple[Result, Reference | None]:
+    """One run from where it stands; one that is finished as it is."""
+    go_on = has_begun(directory)
+    with runs.existing(directory) if go_on else runs.new(directory, plan.name):
+        start = runs.Start(directory, plan.config())
+        if go_on:
+            plan, start, notes = started(plan, directory)
+            for note in notes:
+                say(note)
+        if is_done(plan, start):
+            say(f"{plan.title} is finished")
+            return Result(plan, start.rows), restored_reference(directory) if plan.is_token else None
+        return do(plan, start, stop, reference)

@@ -30,7 +30,8 @@ def options_of(config: Mapping[str, Any], path: Path) -> tuple[str | None, list[
     algorithm, own = config.get("algorithm"), config.get("hyperparameters", {})
     if not (isinstance(algorithm, str | None) and isinstance(own, Mapping)):
         raise runs.RunError(f"{path} is damaged: its algorithm must be a name, and its hyperparameters an object")
-    said = {**{name: value for name, value in config.items() if name not in DERIVED}, **own}
+    derived = DERIVED if config.get("world") is None else DERIVED | {"rollout_steps"}  # which a token world decides
+    said = {**{name: value for name, value in config.items() if name not in derived}, **own}
     return algorithm, [word for name, value in said.items() for word in _words(name, value)]
 
 
@@ -39,3 +40,13 @@ def _words(name: str, value: Any) -> list[str]:
         return []
     values = value if isinstance(value, list) else [value]
     return [flag(name), ",".join(map(str, values))]
+
+
+def compared(path: Path) -> list[Mapping[str, Any]]:
+    """The configs of a comparison's runs; RunError if the file is not that of a comparison."""
+    if not path.is_file():
+        raise runs.RunError(f"there is no {path}, so there is no comparison to go on with")
+    configs = runs.read_json(path).get("runs")
+    if not (isinstance(configs, list) and configs and all(isinstance(config, Mapping) for config in configs)):
+        raise runs.RunError(f"{path} is not that of a comparison: it has no list of runs")
+    return configs

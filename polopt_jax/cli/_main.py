@@ -19,13 +19,13 @@ from polopt_jax.checkpoint import CheckpointError
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._cache import SWITCH, use_cache
 from polopt_jax.cli._compare import compare
-from polopt_jax.cli._config import options_of, read_options
+from polopt_jax.cli._config import compared, options_of, read_options
 from polopt_jax.cli._envs import check_algorithm, show
 from polopt_jax.cli._evaluate import evaluate
 from polopt_jax.cli._hyperparameters import given, train_options
-from polopt_jax.cli._options import Compare, Envs, Evaluate, Outcomes, Resume, Study, Train
+from polopt_jax.cli._options import Compare, Envs, Evaluate, Outcomes, Resume, ResumeCompare, Study, Train
 from polopt_jax.cli._outcomes import outcomes
-from polopt_jax.cli._plan import plan_compare, plan_train
+from polopt_jax.cli._plan import Plan, plan_compare, plan_train
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._progress import open_streams, say, silence
 from polopt_jax.cli._study import study
@@ -132,15 +132,23 @@ def _train(words: list[str], arguments: list[str]) -> int:
         words = [*said, *words]
     else:
         algorithm, words = _with_config(words)
+    planned = _planned(algorithm, words)
+    if planned is None:
+        return 0
+    options, plan = planned
+    use_cache(arguments)
+    return train(options, plan, arguments)
+
+
+def _planned(algorithm: str | None, words: list[str]) -> tuple[Train, Plan] | None:
+    """The options and the plan of `polopt train ALGORITHM words`; None if help was asked for and given."""
     algorithm = check_algorithm(algorithm or "")
     _check_flags(algorithm, words)
     description = "\n\n".join(_recipes.about(algorithm)).replace("`", "")
     options = _read(train_options(algorithm), f"train {algorithm}", words, description)
     if options is None:
-        return 0
-    plan = plan_train(algorithm, options.run, given(algorithm, options.hyperparameters))
-    use_cache(arguments)
-    return train(options.run, plan, arguments)
+        return None
+    return options.run, plan_train(algorithm, options.run, given(algorithm, options.hyperparameters))
 
 
 def _with_config(words: list[str]) -> tuple[str, list[str]]:
@@ -171,12 +179,17 @@ def _value_of(name: str, words: list[str]) -> str | None:
 
 
 def _compare(words: list[str], arguments: list[str]) -> int:
-    options = _read(Compare, "compare", words)
-    if options is None:
-        return 0
-    plans = plan_compare(options)
+    if "--resume" in words:
+        if (options := _read(ResumeCompare, "compare --resume", words)) is None:
+            return 0
+        path = runs.check_path(options.out) / runs.CONFIG
+        plans = [plan for _, plan in filter(None, (_planned(*options_of(one, path)) for one in compared(path)))]
+    else:
+        if (options := _read(Compare, "compare", words)) is None:
+            return 0
+        plans = plan_compare(options)
     use_cache(arguments)
-    return compare(options, plans, arguments)
+    return compare(options.out, plans, arguments, go_on="--resume" in words, json=options.json)
 
 
 def _evaluate(words: list[str], arguments: list[str]) -> int:

@@ -114,6 +114,18 @@ class Resume:
 
 
 @dataclass(frozen=True)
+class ResumeCompare:
+    """Go on with a comparison: what it compares stands in its directory."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """The run directory."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    """Go on with the runs that are not finished."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    """Print the result as JSON."""
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Run whole episodes of what a run has learnt, greedily and sampled.
 
@@ -136,7 +148,8 @@ class Compare:
     """Train several algorithms under the same conditions and print one table.
 
     Without arguments: everything that inverted_pendulum can be learnt with, then everything that the token world can,
-    three seeds each, in about five minutes on two CPU cores. Curves and a report go to the run directory.
+    three seeds each, in about five minutes on two CPU cores. Curves and a report go to the run directory, and each run
+    to one of its own in it, with checkpoints.
     """
 
     algorithms: Annotated[tuple[str, ...], _shown("NAME ...", "all that each environment has")] = ()
@@ -161,7 +174,7 @@ class Compare:
     num_seeds: Annotated[int, WHOLE, _shown("N", "3")] = 3
     """Seeds trained side by side: seed, seed + 1, ..."""
     out: Annotated[Path | None, _shown("DIR", "a new one in runs/")] = None
-    """The run directory. It must be new or empty."""
+    """The run directory. It must be new or empty, unless --resume is given, with which it is all that need be said."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
     """Print the result as JSON."""
 

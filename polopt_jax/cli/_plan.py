@@ -84,6 +84,11 @@ class Plan:
         return f"{self.algorithm} on {self.env}"
 
     @property
+    def name(self) -> str:
+        """What its directory is called, where nobody says."""
+        return f"{self.env.replace(':', '.')}-{self.algorithm}"
+
+    @property
     def is_token(self) -> bool:
         """Whether the environment is the token world."""
         return self.env == _envs.TOKEN_ENV

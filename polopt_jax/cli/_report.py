@@ -52,7 +52,8 @@ def print_result(directory: Path, results: Sequence[Result], notes: Sequence[str
     for note in notes:
         print(note)
     print(f"Report: {directory / PAGE}")
-    print(f"Also in {directory}/: {', '.join((CURVES, runs.ROWS, SUMMARY))}")
+    rows = runs.ROWS if (directory / runs.ROWS).exists() else "a directory of each run"
+    print(f"Also in {directory}/: {', '.join((CURVES, rows, SUMMARY))}")
 
 
 # The table

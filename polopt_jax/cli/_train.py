@@ -4,50 +4,33 @@ import contextlib
 import json
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from polopt_jax import checkpoint, runs
-from polopt_jax.cli._build import Reference, about_reference, build, imitate_reference, restore_reference
-from polopt_jax.cli._loggers import telling
+from polopt_jax.cli._build import about_reference
 from polopt_jax.cli._options import Train
 from polopt_jax.cli._plan import Plan
-from polopt_jax.cli._progress import Progress, progress, say
+from polopt_jax.cli._progress import say
 from polopt_jax.cli._report import SUMMARY, print_result, write_files
 from polopt_jax.cli._result import Result
-from polopt_jax.cli._words import BROKEN_DOWN, FILE_FAILED, CommandError, UsageError
-
-REFERENCE = "reference"
-"""Where a run keeps the reference policy of the token world."""
+from polopt_jax.cli._running import do, has_begun, is_done, restored_reference, started
+from polopt_jax.cli._words import BROKEN_DOWN, FILE_FAILED, CommandError
 
 
 def train(options: Train, plan: Plan, arguments: Sequence[str]) -> int:
     """Trains, or goes on training; returns the exit code."""
-    default = f"{plan.env}-{plan.algorithm}-{plan.schedule.seed}"
+    default = f"{plan.name}-{plan.schedule.seed}"
     opened = runs.existing(options.out or Path()) if options.resume else runs.new(options.out, default)
     with opened as directory, _failures_told(directory, arguments):
         start, notes = runs.Start(directory, plan.config()), []
         if options.resume:
-            schedule, notes = runs.continued(plan.schedule, plan.config(), directory, steps=options.steps)
-            _check_longer(plan, schedule, runs.read_config(directory))
-            plan = replace(plan, schedule=schedule)
-            start = runs.find_start(directory, plan.config(), schedule)
-        for note in (*notes, *start.notes):
+            plan, start, notes = started(plan, directory, steps=options.steps)
+        for note in notes:
             say(note)
-        if start.update == plan.schedule.updates:
-            checkpoint.check(directory / runs.CHECKPOINTS, step=start.update)
+        if is_done(plan, start):
             return _finished(options, plan, arguments, start)
         return _train(options, plan, arguments, start)
-
-
-def _check_longer(plan: Plan, schedule: runs.Schedule, stored: dict[str, Any]) -> None:
-    """Raises UsageError if a run whose learning rate ends where it does is to become longer."""
-    if plan.rate != "constant" and schedule.updates > stored["updates"]:
-        raise UsageError(
-            f"the learning rate of this run is down to 0 after its {stored['steps']:,} steps (--schedule {plan.rate}), "
-            "so it cannot become longer; load its policy, or begin another run"
-        )
 
 
 @contextlib.contextmanager
@@ -70,7 +53,7 @@ def _finished(options: Train, plan: Plan, arguments: Sequence[str], start: runs.
     summary = _summary(directory / SUMMARY)
     notes = summary.get("notes", [])
     if summary.get("results") != json.loads(runs.to_json([result.summary])):
-        notes = [about_reference(restore_reference(directory / REFERENCE))] if plan.is_token else []
+        notes = [about_reference(restored_reference(directory))] if plan.is_token else []
         runs.settle(start)
         write_files(directory, plan.title, [result], arguments, notes)
     say(f"{directory} is finished, with {plan.schedule.updates} updates; a larger --steps would go on")
@@ -88,12 +71,11 @@ def _summary(path: Path) -> dict[str, Any]:
 
 
 def _train(options: Train, plan: Plan, arguments: Sequence[str], start: runs.Start) -> int:
-    if start.update is None:
-        runs.settle(start)
     schedule, directory = plan.schedule, start.directory
     say(f"{plan.title}: {schedule.seeds}, {schedule.steps:,} steps each, in {directory}")
     with runs.stop_on_signals() as stop:
-        result, notes = _run(plan, start, stop)
+        result, reference = do(plan, start, stop)
+        notes = [result.failure] if result.failure else [about_reference(reference)] if reference else []
         write_files(directory, plan.title, [result], arguments, notes)
     print_result(directory, [result], notes, json=options.json)
     if result.failure is not None:
@@ -105,43 +87,9 @@ def _train(options: Train, plan: Plan, arguments: Sequence[str], start: runs.Sta
     return 0
 
 
-def _run(plan: Plan, start: runs.Start, stop: runs.Stop) -> tuple[Result, list[str]]:
-    """Does the updates that are left: the result, and what there is to note."""
-    with progress(plan.algorithm) as shown:
-        reference = _reference(start, shown) if plan.is_token else None
-        with contextlib.closing(runs.Log(start.directory / runs.ROWS)) as log, telling(plan, start) as tell:
-            made = runs.run(
-                plan.schedule,
-                lambda: build(plan, reference),
-                log,
-                shown,
-                stop,
-                start,
-                evaluate_every=plan.eval_every,
-                tell=tell,
-            )
-            result = Result(plan, *made)
-    if result.failure is not None:
-        return result, [result.failure]
-    return result, [] if reference is None else [about_reference(reference)]
-
-
-def _reference(start: runs.Start, shown: Progress) -> Reference:
-    """The reference policy of the token world, learnt once for each run directory.
-
-    Raises CheckpointError if a run that has begun has lost it.
-    """
-    store = start.directory / REFERENCE
-    if start.update is not None or checkpoint.latest_step(store) is not None:
-        return restore_reference(store)
-    reference = imitate_reference(shown)
-    checkpoint.save(store, 0, reference)
-    return reference
-
-
 def _again(arguments: Sequence[str], directory: Path) -> list[str]:
     """The command line that goes on with the run, or that begins it where it has not begun."""
-    if (directory / runs.CONFIG).exists():
+    if has_begun(directory):
         return ["polopt", "train", "--out", str(directory), "--resume", *(["--json"] if "--json" in arguments else [])]
     words = ["polopt", *(word for word in arguments if word != "--resume")]
     given = "--out" in [word.split("=")[0] for word in words]

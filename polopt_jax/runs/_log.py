@@ -64,14 +64,14 @@ def scalars(row: Row, schedule: Schedule) -> dict[str, float | None]:
 class Log:
     """Appends rows to a file, each whole and on its way to the disk before the next."""
 
-    def __init__(self, path: Path, *, extra: Row | None = None):
-        self._path, self._extra = path, extra or {}
+    def __init__(self, path: Path):
+        self._path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
 
     def append(self, row: Row) -> None:
         """One line, in one write unless the system takes it in parts."""
         with named(self._path):
-            write_all(self._descriptor, (to_json({**self._extra, **row}) + "\n").encode())
+            write_all(self._descriptor, (to_json(row) + "\n").encode())
 
     def sync(self) -> None:
         """Returns when everything appended is on disk."""

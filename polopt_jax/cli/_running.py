@@ -1,0 +1,89 @@
+"""One run in its directory: where it starts, and its updates. `polopt train` does one, `polopt compare` many."""
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+
+from polopt_jax import checkpoint, runs
+from polopt_jax.cli._build import Reference, build, imitate_reference, restore_reference
+from polopt_jax.cli._loggers import telling
+from polopt_jax.cli._plan import Plan
+from polopt_jax.cli._progress import Progress, progress
+from polopt_jax.cli._result import Result
+from polopt_jax.cli._words import UsageError
+
+REFERENCE = "reference"
+"""Where a run keeps the reference policy of the token world."""
+
+
+def has_begun(directory: Path) -> bool:
+    """Whether there is a run in the directory."""
+    return (directory / runs.CONFIG).exists()
+
+
+def started(plan: Plan, directory: Path, *, steps: int | None = None) -> tuple[Plan, runs.Start, list[str]]:
+    """Where the run in a directory goes on, its plan to the end or to `steps`, and what the user should know.
+
+    Raises RunError and CheckpointError if that cannot be, UsageError if it cannot become longer.
+    """
+    schedule, notes = runs.continued(plan.schedule, plan.config(), directory, steps=steps)
+    stored = runs.read_config(directory)
+    if plan.rate != "constant" and schedule.updates > stored["updates"]:
+        raise UsageError(
+            f"the learning rate of this run is down to 0 after its {stored['steps']:,} steps (--schedule {plan.rate}), "
+            "so it cannot become longer; load its policy, or begin another run"
+        )
+    plan = replace(plan, schedule=schedule)
+    start = runs.find_start(directory, plan.config(), schedule)
+    return plan, start, [*notes, *start.notes]
+
+
+def is_done(plan: Plan, start: runs.Start) -> bool:
+    """Whether nothing is left to do. Raises CheckpointError if its last checkpoint is damaged."""
+    if start.update != plan.schedule.updates:
+        return False
+    checkpoint.check(start.directory / runs.CHECKPOINTS, step=start.update)
+    return True
+
+
+def do(
+    plan: Plan, start: runs.Start, stop: runs.Stop, known: Reference | None = None
+) -> tuple[Result, Reference | None]:
+    """Does the updates that are left: the result, and the reference of a token world.
+
+    The reference is `known`, if the run has none of its own, or else learnt.
+    """
+    if start.update is None:
+        runs.settle(start)
+    with progress(plan.algorithm) as shown:
+        reference = _reference(start, shown, known) if plan.is_token else None
+        with contextlib.closing(runs.Log(start.directory / runs.ROWS)) as log, telling(plan, start) as tell:
+            made = runs.run(
+                plan.schedule,
+                lambda: build(plan, reference),
+                log,
+                shown,
+                stop,
+                start,
+                evaluate_every=plan.eval_every,
+                tell=tell,
+            )
+    return Result(plan, *made), reference
+
+
+def restored_reference(directory: Path) -> Reference:
+    """The reference that the run in a directory keeps."""
+    return restore_reference(directory / REFERENCE)
+
+
+def _reference(start: runs.Start, shown: Progress, known: Reference | None) -> Reference:
+    """The reference policy of the token world, the same for a run directory ever after.
+
+    Raises CheckpointError if a run that has begun has lost it.
+    """
+    store = start.directory / REFERENCE
+    if start.update is not None or checkpoint.latest_step(store) is not None:
+        return restore_reference(store)
+    reference = imitate_reference(shown) if known is None else known
+    checkpoint.save(store, 0, reference)
+    return reference
