@@ -48,7 +48,7 @@ from polopt_jax.solvers import (
 )
 from polopt_jax.surrogates import k1, k2, k3
 from polopt_jax.training import Step, TrainState, epochs, init_state, make_step, monitored, sequential, train
-from polopt_jax.types import Batch, Divergence, Model, Objective, Outputs, Rollout, Term
+from polopt_jax.types import Batch, Distribution, Divergence, Model, Objective, Outputs, Rollout, Term
 
 __version__ = "0.1.0"
 
@@ -56,6 +56,7 @@ __all__ = [
     "Batch",
     "Categorical",
     "DiagGaussian",
+    "Distribution",
     "Divergence",
     "Evaluation",
     "Model",

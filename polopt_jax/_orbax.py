@@ -1,5 +1,7 @@
 """Orbax without its noise: what goes wrong in it is one error, in one line."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import io

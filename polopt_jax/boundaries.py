@@ -4,6 +4,8 @@ All of it at trace time: shapes and types, no values. A message names the functi
 and what it needs.
 """
 
+from __future__ import annotations
+
 import inspect
 from typing import Any, cast
 

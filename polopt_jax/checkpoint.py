@@ -6,6 +6,8 @@ way back. All leaves are one array of bytes to orbax: where one of several array
 threads of the others print tracebacks that nobody can catch.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re

@@ -1,5 +1,7 @@
 """How terms become objectives, and objectives other objectives: plain functions, no framework."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,5 +1,7 @@
 """Which inputs of a function its results depend on, read off the program that JAX traces."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 

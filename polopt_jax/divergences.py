@@ -7,6 +7,8 @@ Units: `action_kl` is per decision, `trajectory_kl` per trajectory (under `token
 times the first).
 """
 
+from __future__ import annotations
+
 import jax
 
 from polopt_jax.masking import check_shape

@@ -4,6 +4,8 @@ Nothing on the device waits for the host within a chunk: progress, logs and chec
 chunk is compiled once, ahead of time, so a run cannot recompile; its state is donated, so it is held once.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polopt_jax.algorithms import Algorithm
+from polopt_jax.fields import with_fields
 from polopt_jax.training import TrainState, train
 from polopt_jax.types import Array
 
@@ -20,6 +23,7 @@ MEASUREMENT = 0x6D656173
 """Folded into a run's key for the measurement at the end of a chunk; a number that no split of the key yields."""
 
 
+@with_fields
 class Chunk(NamedTuple):
     """What a run tells the host after each chunk."""
 
@@ -33,6 +37,7 @@ class Chunk(NamedTuple):
     """The state, every leaf with a leading seed axis. Good until the next chunk is asked for: it is donated to it."""
 
 
+@with_fields
 class Run(NamedTuple):
     """A compiled training run, ready to be stepped."""
 

@@ -1,5 +1,7 @@
 """What is made of a rollout: whole episodes, features of an episode, a batch."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

@@ -1,5 +1,7 @@
 """What a policy is worth: whole episodes from fresh first states, each counted once."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,11 +12,13 @@ import jax.numpy as jnp
 from polopt_jax.boundaries import check_outputs
 from polopt_jax.envs._check import check_action, check_reset, check_step
 from polopt_jax.envs._protocol import Environment, EnvStep
+from polopt_jax.fields import with_fields
 from polopt_jax.guards import finite_at
 from polopt_jax.ranges import Count, check_range
 from polopt_jax.types import Array, Obs, Outputs, record
 
 
+@with_fields
 @record
 class Evaluation:
     """N episodes, each field `[N]`."""

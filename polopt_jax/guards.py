@@ -1,5 +1,7 @@
 """What keeps an update sound: norms that no gradient overflows, a clip that survives any, tests of finiteness."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

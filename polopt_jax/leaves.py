@@ -1,5 +1,7 @@
 """A pytree of arrays as named leaves of numpy, as bytes, and back: what a checkpoint stores and compares."""
 
+from __future__ import annotations
+
 import hashlib
 from typing import Any
 

@@ -1,5 +1,7 @@
 """From the directory of a run to a policy."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import jax

@@ -10,6 +10,8 @@ close what they opened:
 The packages that they write with are imported when they are asked for, and are none that the library needs.
 """
 
+from __future__ import annotations
+
 import contextlib
 import csv
 import importlib

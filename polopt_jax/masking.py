@@ -5,6 +5,8 @@ changes the result nor sends back anything but a gradient of exactly 0: inputs a
 and outputs again after it (a single `where`, or a multiplication by the mask, gives a NaN gradient).
 """
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from polopt_jax.types import Array, ArrayLike

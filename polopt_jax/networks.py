@@ -7,6 +7,8 @@ Separate trunks (`mlp_actor_critic`) are what NPG and TRPO need: there no critic
 region was enforced. With a shared trunk (`shared_actor_critic`) it does.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,11 +19,13 @@ from flax import linen as nn
 
 from polopt_jax.distributions import Categorical, DiagGaussian
 from polopt_jax.envs import ActionSpace, Box, Discrete
+from polopt_jax.fields import with_fields
 from polopt_jax.types import Array, Model, Outputs, Params
 
 HIDDEN_SCALE, POLICY_SCALE, VALUE_SCALE = math.sqrt(2.0), 0.01, 1.0
 
 
+@with_fields
 class Network(NamedTuple):
     """A model and its initial parameters."""
 

@@ -5,12 +5,15 @@ Statistics are pytrees that `collect` carries, and no part of the parameters. A 
 `raw_rewards()` are the way to learn from what the environment gives.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.fields import with_fields
 from polopt_jax.types import Array, ArrayLike, Obs, record
 
 CLIP = 10.0
@@ -136,6 +139,7 @@ def scale_reward(
     return ReturnScale(running=running, stats=stats), reward / jnp.where(std > 1e-6, std, 1)
 
 
+@with_fields
 class ObsTransform(NamedTuple):
     """What the policy reads of an observation, and what is remembered for it from rollout to rollout."""
 
@@ -147,6 +151,7 @@ class ObsTransform(NamedTuple):
     """`(state, obs [T, B, ...] as the environment gave them, mask [T, B]) -> state`"""
 
 
+@with_fields
 class RewardTransform(NamedTuple):
     """What is learnt from of a reward, and what is remembered for it from rollout to rollout."""
 

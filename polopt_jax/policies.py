@@ -1,15 +1,19 @@
 """What acts: a policy out of a run, ready for observations as the environment gives them; and acting greedily."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
 
+from polopt_jax.fields import with_fields
 from polopt_jax.normalization import RunningStats, normalize
 from polopt_jax.types import Array, Obs, Outputs, Params, record
 
 
+@with_fields
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Policy:
     """A model with its parameters, the statistics that its observations are normalised by, and where it was learnt.

@@ -1,5 +1,7 @@
 """Which values a hyperparameter may have: said once, in its type, and checked wherever the value is concrete."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias

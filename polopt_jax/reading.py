@@ -1,5 +1,7 @@
 """What a term reads of its batch and outputs: present, of the right shape, zeroed under the mask, constant."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -4,6 +4,8 @@ A reduction is a function `reduce(x, batch) -> scalar` of per-decision values `x
 `batch.counts` where it is present and else by the counts of `batch.mask`; a sum over an empty mask is exactly 0.
 """
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from polopt_jax.masking import check_shape, masked_mean, masked_sum

@@ -1,5 +1,7 @@
 """Where environments restart: pools of fresh initial states, each read for some steps and then drawn anew."""
 
+from __future__ import annotations
+
 import math
 from typing import Any, NamedTuple
 

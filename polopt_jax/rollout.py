@@ -1,5 +1,7 @@
 """The environment loop: `start` and `unroll`. It knows of no loss."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

@@ -7,6 +7,8 @@ within contiguous groups of rows. So rows that are spread over devices in contig
 many groups there are is a number of the program and never of the machine: a run is the same on any number of devices.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import replace
 
@@ -127,4 +129,5 @@ def _check_parts(batch: Batch, parts: int, axis: int) -> None:
     if not 0 <= axis < len(shape) - 1:
         raise ValueError(f"axis must be one of the axes before T of a batch [...]={shape}; it is {axis}")
     if shape[axis] % parts:
-        raise ValueError(f"{parts} parts do not divide axis {axis} of the batch, of size {shape[axis]}")
+        pairs = "; the rows of a preference batch [2, N, T] are axis=1" if axis == 0 and shape[0] == 2 else ""
+        raise ValueError(f"{parts} parts do not divide axis {axis} of the batch, of size {shape[axis]}{pairs}")

@@ -1,5 +1,7 @@
 """What a run acts in and what acts: the environment or token world and the network, from the run's config."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -9,6 +9,8 @@ That is all of it: the loop, the steps and the solvers know nothing of devices. 
 arguments and adds what has to be communicated, which is the gradient's sum and a few sums of statistics.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import fields
 from typing import Any

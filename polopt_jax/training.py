@@ -7,6 +7,8 @@ An algorithm is such a pair and a way to begin (`polopt_jax.algorithms`). The ho
 between compiled chunks - is `polopt_jax.driver`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from polopt_jax.boundaries import check_loss, check_pair, check_takes, described
+from polopt_jax.fields import with_fields
 from polopt_jax.guards import all_finite, no_nan, select, tree_norm
 from polopt_jax.reading import read_policy
 from polopt_jax.reductions import token_mean
@@ -24,6 +27,7 @@ from polopt_jax.types import Array, Batch, Divergence, Metrics, Model, Objective
 Collect: TypeAlias = Callable[[Params, Any, Array], tuple[Any, Batch, Metrics]]
 
 
+@with_fields
 class Step(NamedTuple):
     """What an update does to the parameters, given a batch: a pair of pure functions, as in optax."""
 
@@ -34,6 +38,7 @@ class Step(NamedTuple):
     None where nothing is shuffled."""
 
 
+@with_fields
 @record
 class TrainState:
     """Everything a run consists of; saving it is saving the run."""

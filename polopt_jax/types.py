@@ -4,11 +4,15 @@ Axes: T time, B environments, N episodes or prompts, G group. Time is the last o
 `[..., T]`, in a `Batch`; it is the first, `[T, B]`, in a `Rollout`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
+
+from polopt_jax.fields import with_fields
 
 Array: TypeAlias = jax.Array
 ArrayLike: TypeAlias = jax.Array | float
@@ -34,10 +38,17 @@ class Reporting(Protocol):
 
 
 class Distribution(Protocol):
-    """What a policy says about one decision. The names and directions are distrax's and TFP's.
+    """What a policy says about its decisions `[...]`. The names and directions are distrax's and TFP's.
 
-    `kl_divergence(other)` is KL(self ‖ other), and exactly 0 where the two are equal. Every leaf of a
-    distribution is a float array, so that a distribution can be differentiated, linearised and transposed.
+    One of your own is a `record` with these methods, and inherits nothing. It needs only those that are called:
+
+    * `batch_shape`, `where`, `log_prob` for every objective: `reinforce`, `ppo`, `dpo`, `grpo`, ... A policy that knows
+      the log-probabilities of the tokens that were taken, and nothing else, serves them (`language.recorded` is one).
+    * `entropy` for `entropy_bonus`, and for `monitored`, which the recipes use.
+    * `kl_divergence` for `action_kl`, so for `npg`, `trpo`, `kl_to_reference`, and the recipes' report.
+    * `sample`, `mode` and `squash` to act: `unroll`, `greedy`, `evaluate_policy`.
+
+    Every leaf is a float array, so that a distribution can be differentiated, linearised and transposed.
     """
 
     @property
@@ -66,14 +77,15 @@ class Distribution(Protocol):
         ...
 
     def kl_divergence(self, other: Any) -> Array:
-        """KL(self ‖ other) in nats, `[...]`."""
+        """KL(self ‖ other) in nats, `[...]`, exactly 0 where the two are equal."""
         ...
 
-    def where(self, mask: Array) -> "Distribution":
+    def where(self, mask: Array) -> Distribution:
         """The same distribution with its per-decision leaves zeroed where `mask` is False."""
         ...
 
 
+@with_fields
 @record
 class Outputs:
     """What a model says about observations of leading shape `[...]`."""
@@ -84,6 +96,7 @@ class Outputs:
     """State values `[...]`, where the model has a critic."""
 
 
+@with_fields
 @record
 class Counts:
     """The denominators of the reductions, when they are not those of the batch at hand (see `accumulate_gradients`)."""
@@ -96,6 +109,7 @@ class Counts:
     """Number of preference pairs whose two rows both have a real decision, `[]`; 0 for other batches."""
 
 
+@with_fields
 @record
 class Batch:
     """Decisions of leading shape `[...]`, of which the last axis is time (a bandit has T = 1).
@@ -130,6 +144,7 @@ class Batch:
     """Denominators to use instead of those of `mask`; filled by `accumulate_gradients`."""
 
 
+@with_fields
 @record
 class Rollout:
     """What an environment loop or a token sampler produced.

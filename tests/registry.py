@@ -25,7 +25,19 @@ DISTRIBUTIONS = {"Categorical": po.Categorical, "DiagGaussian": po.DiagGaussian,
 
 OTHER_KINDS = {
     # records and aliases
-    *("Batch", "Divergence", "Evaluation", "Model", "Objective", "Outputs", "Policy", "Rollout", "Step", "Term"),
+    *(
+        "Batch",
+        "Distribution",
+        "Divergence",
+        "Evaluation",
+        "Model",
+        "Objective",
+        "Outputs",
+        "Policy",
+        "Rollout",
+        "Step",
+        "Term",
+    ),
     "TrainState",
     # what acts, and what that is worth; test_policies.py
     *("evaluate_policy", "greedy", "load"),

@@ -4,6 +4,8 @@ A baseline must not depend on the action it is subtracted for; then it changes t
 its expectation. (A batch mean includes the decision itself, which shortens the expected gradient by 1/B.)
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

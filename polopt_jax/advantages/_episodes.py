@@ -4,6 +4,8 @@ Only a termination means that no reward follows; at a time limit the value of th
 for what would have followed. Each reads a `Rollout`, or the same fields as arrays by keyword.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

@@ -4,6 +4,8 @@ A reward that is not finite is an attempt that nobody could score. It is left ou
 and its own advantage is NaN, so that `to_batch` masks the row out and counts it; its group goes on without it.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

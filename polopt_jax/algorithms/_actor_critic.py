@@ -1,5 +1,7 @@
 """Actor-critic."""
 
+from __future__ import annotations
+
 import optax
 
 from polopt_jax import objectives

@@ -1,5 +1,7 @@
 """What every recipe is put together from: a task, an estimate of the advantage, a step."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
@@ -12,6 +14,7 @@ from polopt_jax.boundaries import described
 from polopt_jax.combinators import objective, weighted_sum
 from polopt_jax.divergences import action_kl
 from polopt_jax.episodes import to_batch
+from polopt_jax.fields import with_fields
 from polopt_jax.guards import clip_by_global_norm
 from polopt_jax.masking import standardize
 from polopt_jax.objectives import surrogate, value_loss
@@ -24,6 +27,7 @@ MONITORED_ROWS = 256
 """Rows of each batch, about, on which KL(old ‖ new) and entropy are reported."""
 
 
+@with_fields
 class Algorithm(NamedTuple):
     """What `training.train` needs, and how to see what a policy is worth."""
 
@@ -46,6 +50,7 @@ Estimate: TypeAlias = Callable[[Rollout], Batch]
 """`rollout -> batch`: what an algorithm makes of a rollout. A recipe that is passed one trains on what it returns."""
 
 
+@with_fields
 class RememberingEstimate(NamedTuple):
     """An estimate that carries something from rollout to rollout, as a running baseline does."""
 

@@ -1,5 +1,7 @@
 """Direct preference optimization, on preferences of a reference."""
 
+from __future__ import annotations
+
 import jax
 import optax
 

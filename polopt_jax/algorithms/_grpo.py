@@ -1,5 +1,7 @@
 """Group relative policy optimization."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 import jax.numpy as jnp

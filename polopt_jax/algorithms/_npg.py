@@ -1,5 +1,7 @@
 """Natural policy gradient."""
 
+from __future__ import annotations
+
 import optax
 
 from polopt_jax import solvers

@@ -1,5 +1,7 @@
 """Outcomes held by a price, whatever the algorithm."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any

@@ -1,5 +1,7 @@
 """REINFORCE."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from typing import Any
 

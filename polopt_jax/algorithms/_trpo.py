@@ -1,5 +1,7 @@
 """Trust region policy optimization."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import optax

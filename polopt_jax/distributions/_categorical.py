@@ -1,5 +1,7 @@
 """`Categorical`: one of A actions, with illegal ones."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 
@@ -85,7 +87,7 @@ class Categorical:
         """The identity."""
         return action
 
-    def kl_divergence(self, other: "Categorical") -> Array:
+    def kl_divergence(self, other: Categorical) -> Array:
         """KL(self ‖ other) = Σ_a p log(p/q) `[...]`; +inf where self has an action that other has not.
 
         Summed as Σ p d + q - p with d = log(p/q): the added terms sum to 0 and make every summand >= 0. For small d
@@ -100,12 +102,12 @@ class Categorical:
         total = jnp.sum(jnp.where(near, p * (jnp.expm1(-small) + small), p * large + (q - p)), axis=-1)
         return jnp.where((log_p != -jnp.inf).any(-1), total, 0)
 
-    def where(self, mask: Array) -> "Categorical":
+    def where(self, mask: Array) -> Categorical:
         """Logits of 0 (uniform) where `mask` `[...]` is False, whatever they held there."""
         check_shape("where", "mask", mask, self.batch_shape, of="the policy")
         return Categorical(logits=jnp.where(mask[..., None], self.logits, jnp.zeros_like(self.logits)))
 
-    def only(self, legal: Array) -> "Categorical":
+    def only(self, legal: Array) -> Categorical:
         """The same policy restricted to the legal actions (`legal` `[..., A]` bool): the others get probability 0.
 
         >>> policy = Categorical(logits=jnp.zeros(3)).only(jnp.array([True, False, True]))

@@ -1,5 +1,7 @@
 """`DiagGaussian`, and `TanhGaussian`, which is squashed into a box."""
 
+from __future__ import annotations
+
 import math
 
 import jax
@@ -63,7 +65,7 @@ class DiagGaussian:
         """The identity; an environment clips what it cannot take, and log_prob is that of the unclipped action."""
         return action
 
-    def kl_divergence(self, other: "DiagGaussian") -> Array:
+    def kl_divergence(self, other: DiagGaussian) -> Array:
         """KL(self ‖ other) `[...]` = Σ ½(e^{2d} - 1 - 2d) + ½((μ-μ')/σ')², d = log σ - log σ'."""
         _check_same_shape("other.mean", other.mean, "self.mean", self.mean)
         (mean, log_std), (other_mean, other_log_std) = self._moments(), other._moments()
@@ -71,7 +73,7 @@ class DiagGaussian:
         shift = (mean - other_mean) * jnp.exp(-other_log_std)
         return jnp.sum(0.5 * (jnp.expm1(2 * d) - 2 * d) + 0.5 * shift**2, axis=-1)
 
-    def where(self, mask: Array) -> "DiagGaussian":
+    def where(self, mask: Array) -> DiagGaussian:
         """A standard Gaussian where `mask` `[...]` is False, whatever the leaves held there."""
         check_shape("where", "mask", mask, self.batch_shape, of="the policy")
         _check_same_shape("log_std", self.log_std, "mean", self.mean)
@@ -146,11 +148,11 @@ class TanhGaussian:
         """tanh(action), in (-1, 1)."""
         return jnp.tanh(action)
 
-    def kl_divergence(self, other: "TanhGaussian") -> Array:
+    def kl_divergence(self, other: TanhGaussian) -> Array:
         """KL(self ‖ other) `[...]`, that of the two Gaussians."""
         return self.gaussian.kl_divergence(other.gaussian)
 
-    def where(self, mask: Array) -> "TanhGaussian":
+    def where(self, mask: Array) -> TanhGaussian:
         """A squashed standard Gaussian where `mask` `[...]` is False, whatever the leaves held there."""
         gaussian = self.gaussian.where(mask)
         return TanhGaussian(mean=gaussian.mean, log_std=gaussian.log_std)

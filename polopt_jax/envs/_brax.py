@@ -10,6 +10,8 @@ cost, however, is taken on the action as given. The adapter clips to [-1, 1] fir
 an action outside the box costs what the action that was applied costs.
 """
 
+from __future__ import annotations
+
 import contextlib
 import difflib
 import importlib
@@ -79,7 +81,7 @@ class BraxEnv:
     obs_shape: tuple[int, ...]
     action_space: Box
     _env: Any
-    _carry: "_Carry"
+    _carry: _Carry
 
     def reset(self, key: Array) -> tuple[BraxState, Array]:
         """A fresh initial state and its observation. `key` may be typed or legacy, of any implementation."""

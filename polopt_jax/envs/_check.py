@@ -1,5 +1,7 @@
 """Is it an environment? Shapes and types where the loop first meets one, and everything else when asked."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """An environment of one's own, by the name of what makes it."""
 
+from __future__ import annotations
+
 import importlib
 import pkgutil
 import re

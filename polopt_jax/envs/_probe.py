@@ -9,6 +9,8 @@ In every one `value(obs, gamma=)` is the value of an observation under the best 
 `optimal_action(obs)` is the best action. Leading axes of `obs` are kept.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 
 import jax

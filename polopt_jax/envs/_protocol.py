@@ -1,8 +1,11 @@
 """What the loop asks of an environment. It knows nothing of losses, and an environment nothing of policies."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from polopt_jax.fields import with_fields
 from polopt_jax.types import Array, record
 
 
@@ -23,6 +26,7 @@ class Box:
 ActionSpace: TypeAlias = Discrete | Box
 
 
+@with_fields
 @record
 class EnvStep:
     """The result of one step of one environment. Nothing is reset: `obs` is the true observation after the step."""

@@ -5,6 +5,8 @@ functions are pure, jit-able and differentiable in the policy and in the world, 
 float64 tables (and `jax_enable_x64`) the results are float64.
 """
 
+from __future__ import annotations
+
 from dataclasses import field
 
 import jax

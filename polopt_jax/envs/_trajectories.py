@@ -3,6 +3,8 @@
 Axes: K trajectories, H decisions (the horizon). A policy is a table of probabilities, `[S, A]` or `[H, S, A]`.
 """
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 import numpy as np
 

@@ -6,6 +6,8 @@ h is the logarithm of what is held of the outcome o = (s, z): `marginal` P(z), `
 F_o is kept as a factor U with 2Z rows, F_o = Uᵀ U, so that a system costs one matrix of that size (Woodbury).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TypeAlias
 

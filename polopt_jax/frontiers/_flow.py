@@ -4,6 +4,8 @@ Beside `pump` and `ipf`, a third row that needs no training. The pump keeps the 
 among successes, as the natural gradient does; the gradient flow raises them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

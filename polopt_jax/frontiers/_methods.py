@@ -5,6 +5,8 @@ outcomes comes in at three places: in the objective (`near_outcomes`), in the me
 `held`), or as a price beside the reward (`priced`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """What is to be made large: the reward, alone or less a divergence from a reference; and the best there is of that."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TypeAlias
 

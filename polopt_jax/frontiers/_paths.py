@@ -4,6 +4,8 @@ Two methods compared after as many updates, or at the same step size, are compar
 read at the success of the other.
 """
 
+from __future__ import annotations
+
 from typing import Any, Protocol
 
 import jax

@@ -5,6 +5,8 @@ group of states that the policy cannot tell apart. The functions are pure, jit-a
 Work in float64 (`jax.enable_x64(True)`) where the third digit matters.
 """
 
+from __future__ import annotations
+
 from dataclasses import field
 
 import jax

@@ -1,5 +1,7 @@
 """What is learnt from attempts and judged exactly: the same points, with the noise of training."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """A token policy that says what is most probable."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from polopt_jax.language._transformer import TokenNetwork

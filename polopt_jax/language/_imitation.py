@@ -1,5 +1,7 @@
 """Imitation: a network learns to speak a world's reference language."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """The model of a language model that lives elsewhere, of which no more is known than what it said of each token."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from polopt_jax.distributions import Categorical

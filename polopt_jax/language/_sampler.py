@@ -1,5 +1,7 @@
 """Sampling answers to prompts from a model that decodes."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

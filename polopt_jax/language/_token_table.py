@@ -1,5 +1,7 @@
 """A token policy without a model of context: one row of logits for each prompt and position."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from polopt_jax.distributions import Categorical

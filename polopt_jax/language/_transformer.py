@@ -1,5 +1,7 @@
 """A small decoder-only transformer with a key-value cache: the policy of token worlds."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias

@@ -1,5 +1,7 @@
 """Chapter 2: Actor-Critic. A learned value takes the place of the sampled return."""
 
+from __future__ import annotations
+
 from polopt_jax.combinators import weighted_sum
 from polopt_jax.objectives._entropy import entropy_bonus
 from polopt_jax.objectives._reinforce import reinforce

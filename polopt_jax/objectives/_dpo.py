@@ -3,6 +3,8 @@
 The KL-regularised optimum is inverted, so that a preference between two whole rows trains the policy directly.
 """
 
+from __future__ import annotations
+
 from polopt_jax.objectives._preference import preference, summed_log_ratio
 from polopt_jax.ranges import Nonnegative, check_range
 from polopt_jax.surrogates import bradley_terry

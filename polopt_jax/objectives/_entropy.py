@@ -1,5 +1,7 @@
 """The entropy bonus, which accompanies a policy loss."""
 
+from __future__ import annotations
+
 from polopt_jax.reading import read_policy
 from polopt_jax.reductions import token_mean
 from polopt_jax.types import Array, Batch, Metrics, Outputs, Reduction, Term

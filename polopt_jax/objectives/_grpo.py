@@ -1,5 +1,7 @@
 """Chapter 7: GRPO. The group takes the place of the critic, and the reference comes back as a penalty."""
 
+from __future__ import annotations
+
 from functools import partial
 
 from polopt_jax.objectives._ratio_term import ratio_loss, token_ratio

@@ -1,5 +1,7 @@
 """Chapter 5: PPO. The trust region becomes a clip inside a first-order loss."""
 
+from __future__ import annotations
+
 from functools import partial
 
 from polopt_jax.objectives._ratio_term import ratio_term

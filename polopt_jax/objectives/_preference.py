@@ -1,5 +1,7 @@
 """The seam of every objective over pairs: a score of a row, and a link that says what a pair of scores costs."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -57,7 +59,8 @@ def preference(
         check_mask(name, batch)
         if batch.mask.ndim < 3 or batch.mask.shape[0] != 2:
             raise ValueError(
-                f"{name} needs a preference batch [2, N, T] (chosen, rejected); mask has {batch.mask.shape}"
+                f"{name} needs a preference batch [2, N, T] (chosen, rejected); mask has {batch.mask.shape}. "
+                "What splits such a batch, epochs and accumulate_gradients, splits its pairs with axis=1"
             )
         valid = batch.mask.any(-1).all(0)
         scores = score(name, read_log_prob(name, outputs, batch), batch)

@@ -1,5 +1,7 @@
 """The seam of every importance-weighted objective: a gain of (log-ratio, advantage), a ratio, a reduction."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TypeAlias
 

@@ -1,5 +1,7 @@
 """Chapter 1: REINFORCE. Raise the log-probability of what was better than a baseline."""
 
+from __future__ import annotations
+
 from polopt_jax.reading import read, read_log_prob
 from polopt_jax.reductions import token_mean
 from polopt_jax.types import Array, Batch, Metrics, Outputs, Reduction, Term

@@ -1,5 +1,7 @@
 """Chapters 3 and 4: the surrogate of the natural policy gradient and of TRPO. The rest of both is a solver."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from polopt_jax.objectives._ratio_term import ratio_term

@@ -1,5 +1,7 @@
 """The critic's regression, which accompanies a policy loss."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from polopt_jax.ranges import Nonnegative, check_range

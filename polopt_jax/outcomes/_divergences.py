@@ -12,6 +12,8 @@ Hold the law of what is rewarded only with advantages that are a function of the
 With λ < 1 the gradient has a part that is no outcome's score; it passes the region, and success was seen to fall.
 """
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from polopt_jax.combinators import couples_rows

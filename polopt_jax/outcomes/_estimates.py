@@ -1,5 +1,7 @@
 """Divergences between the laws of outcomes in cells, to be reported: bias taken off, an interval, and novel mass."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

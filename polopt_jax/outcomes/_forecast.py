@@ -1,12 +1,16 @@
 """What a reference's own rewarded rollouts say of what optimization will do, before anything is trained."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
+from polopt_jax.fields import with_fields
 from polopt_jax.masking import check_shape
 from polopt_jax.outcomes._intervals import NORMAL_95
 from polopt_jax.types import Array, ArrayLike, record
 
 
+@with_fields
 @record
 class Forecast:
     """The share of side effects among rewarded rollouts of the reference; scalars `[...]`, one per world."""

@@ -1,10 +1,13 @@
 """Which decision moved the outcome: the fork, where a small change of one token is a large change of what happens."""
 
+from __future__ import annotations
+
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.fields import with_fields
 from polopt_jax.masking import check_shape, masked_sum
 from polopt_jax.outcomes._estimates import of_cells
 from polopt_jax.outcomes._intervals import Estimate, estimate_rows
@@ -18,6 +21,7 @@ BLOCK = 32
 """Positions that are worked on at a time."""
 
 
+@with_fields
 @record
 class ForkProfile:
     """One number per position, `[P]`; positions are time steps, unless others were named."""

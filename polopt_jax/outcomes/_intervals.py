@@ -8,6 +8,8 @@ all values θ that the estimate would not contradict, with the variance taken *a
     (D̂ - bias - θ)² <= 1.96² ( θ |g|²/D̂ + ½ tr H² )
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -15,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polopt_jax.fields import with_fields
 from polopt_jax.outcomes._rows import Rows
 from polopt_jax.types import Array, Batch, Outputs, record
 
@@ -22,6 +25,7 @@ NORMAL_95 = 1.959964
 """The 97.5% quantile of the standard normal distribution: 95% lie within ± as much."""
 
 
+@with_fields
 @record
 class Estimate:
     """A divergence between outcome laws, as it should be reported. Scalars `[]`, means over prompts."""

@@ -1,5 +1,7 @@
 """Laws over outcomes, one per prompt, and the distances between two of them. K outcomes; laws are `[..., K]`."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TypeAlias
 

@@ -1,5 +1,7 @@
 """Continuous outcomes: the maximum mean discrepancy between the laws of a feature, to step on and to report."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -5,9 +5,12 @@ and not where to: a bad fork and a legitimate one can look the same. With the ou
 a G statistic (`g_statistic`, one look) and a CUSUM (`cusum`, which adds up looks).
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.fields import with_fields
 from polopt_jax.masking import masked_mean, masked_sum, standardize
 from polopt_jax.outcomes._rows import as_cells, effective_sample_size, in_cell, in_none, labelled_rows, prompt_mean
 from polopt_jax.ranges import Nonnegative, Unit, check_range
@@ -61,6 +64,7 @@ def token_statistics(outputs: Outputs, batch: Batch, *, reward: Array) -> Metric
     }
 
 
+@with_fields
 @record
 class GStatistic:
     """One look at the outcomes of a few rows. Scalars `[...]`."""

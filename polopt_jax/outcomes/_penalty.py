@@ -1,5 +1,7 @@
 """The penalty: outcomes held near a known law by a term of the loss."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from polopt_jax.combinators import couples_rows

@@ -6,17 +6,21 @@ remembers, which a trust region step by step does not. The update is proportiona
 alone, plain dual ascent, swings about the rate it should hold for as long as one cares to look.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.fields import with_fields
 from polopt_jax.masking import zero_where_masked
 from polopt_jax.outcomes._rows import CellsOf, identity, in_cell, in_none, labelled_rows, read_cells
 from polopt_jax.ranges import Nonnegative, check_range
 from polopt_jax.types import Array, Batch, record
 
 
+@with_fields
 @record
 class Price:
     """What outcomes are charged, and what is remembered of how frequent they were."""

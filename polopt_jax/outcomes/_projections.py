@@ -5,9 +5,12 @@ follow the first; all of them together are the side effect). No training is need
 method is read against. Directions: KL(q ‖ table), of the new law against the reference's.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.fields import with_fields
 from polopt_jax.masking import accumulate
 from polopt_jax.outcomes._laws import kl, safe_log
 from polopt_jax.ranges import Nonnegative, Positive, Unit, check_range
@@ -18,6 +21,7 @@ NEGLIGIBLE = 1e-8
 HALVINGS = 100
 
 
+@with_fields
 @record
 class Projection:
     """The law nearest to a table under a constraint."""

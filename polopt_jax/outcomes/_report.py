@@ -1,11 +1,14 @@
 """One table of how far an update moved the policy: over actions, over trajectories, over outcomes."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.fields import with_fields
 from polopt_jax.masking import masked_sum
 from polopt_jax.outcomes._estimates import of_cells
 from polopt_jax.outcomes._intervals import Estimate, estimate_rows
@@ -15,6 +18,7 @@ from polopt_jax.reading import read_policy
 from polopt_jax.types import Array, Batch, Metrics, Model, Outputs, Params, record
 
 
+@with_fields
 @record
 class Shift:
     """How far one policy is from another, D(first ‖ second), the rows weighted as the first policy's. Scalars `[]`."""
@@ -46,6 +50,7 @@ class Shift:
         return self.rows_kl - self.outcome.plug_in
 
 
+@with_fields
 @record
 class OutcomeReport:
     """What `outcome_report` found."""

@@ -4,6 +4,8 @@ A *row* is one whole episode or completion; the rows of one prompt stand along t
 and cells are `[..., G]`. A batch `[B, T]` is one prompt.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, TypeAlias
 

@@ -4,6 +4,8 @@ Drawn once, as boxes and words, and then put into one of two envelopes: a piece 
 page, without scripts and without a name that could meet another's; and a GIF, for where HTML does not go.
 """
 
+from __future__ import annotations
+
 import base64
 import io
 import math

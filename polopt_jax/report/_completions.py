@@ -1,5 +1,7 @@
 """A text, word by word: how far each word's place moved the outcome, and how far it moved itself."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

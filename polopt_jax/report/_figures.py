@@ -1,5 +1,7 @@
 """Figures: strips of panels with curves and bands, as a PNG and as SVG that belongs into a page."""
 
+from __future__ import annotations
+
 import html
 import io
 import re

@@ -1,5 +1,7 @@
 """Maps of characters in colour, for the terminal and for a page, with what the characters mean."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

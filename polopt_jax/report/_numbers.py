@@ -1,5 +1,7 @@
 """Numbers as tables, progress lines and captions show them."""
 
+from __future__ import annotations
+
 import math
 
 NONE = "-"

@@ -1,5 +1,7 @@
 """Pages: one HTML file that needs nothing else and opens offline. Everything put into it is escaped."""
 
+from __future__ import annotations
+
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence

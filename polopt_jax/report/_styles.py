@@ -1,5 +1,7 @@
 """How things that are compared are told apart: by their place in a list."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 COLORS = ("#7f7f7f", "#56b4e9", "#e69f00", "#d55e00", "#0072b2", "#cc79a7", "#009e73")

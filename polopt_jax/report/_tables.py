@@ -1,5 +1,7 @@
 """Tables: one description of the columns, for the terminal and for the page."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """The directory of a run: its name, its lock, and files that are whole or not there."""
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import json

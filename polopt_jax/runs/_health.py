@@ -6,6 +6,8 @@ policy stands still after that; and it is broken from the start while the policy
 that is not zero. A policy that no longer moves because it has converged is not broken.
 """
 
+from __future__ import annotations
+
 import math
 from typing import NamedTuple
 

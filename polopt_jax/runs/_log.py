@@ -4,6 +4,8 @@ Every row has the same keys. Rows follow each other chunk by chunk. Only the las
 may kill it while it writes.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os

@@ -1,5 +1,7 @@
 """Does a run: compile, then chunk after chunk, with rows, checkpoints, and an eye on signals and on the numbers."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import signal

@@ -12,6 +12,8 @@ done to the files afterwards, and is told:
 * A log without any checkpoint is refused.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Iterator

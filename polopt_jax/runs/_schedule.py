@@ -1,5 +1,7 @@
 """How long a run is, and the chunks of updates in which it is done: between two chunks the host has its turn."""
 
+from __future__ import annotations
+
 import math
 from typing import NamedTuple
 

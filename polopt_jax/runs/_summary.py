@@ -1,5 +1,7 @@
 """What a run comes to: the numbers that its rows add up to."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,5 +1,7 @@
 """Conjugate gradients that say why they stopped and never claim what they did not reach."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple

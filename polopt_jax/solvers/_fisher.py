@@ -1,5 +1,7 @@
 """The Fisher operator of any divergence, without a matrix: v -> F v."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

@@ -1,5 +1,7 @@
 """Chapter 3: the natural policy gradient, as an optimizer rather than a loss."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """Chapter 4: TRPO. The natural gradient, scaled to a radius and checked by a line search."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """What the runs of the study say: the registered choice of a step size, responses, shares of the variance."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """The burning building with networks: teachers with a given outcome law, imitated exactly."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

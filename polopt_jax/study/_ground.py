@@ -1,5 +1,7 @@
 """What the study needs of a world: where training begins, and where a policy stands."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

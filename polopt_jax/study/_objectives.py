@@ -1,5 +1,7 @@
 """The objectives of the study and what is swept of each: the benchmark's, and for networks smaller steps of Adam."""
 
+from __future__ import annotations
+
 from polopt_jax.suite import METHODS, Row
 
 _GRPO_BETA = 0.04

@@ -1,5 +1,7 @@
 """Which divergence on training prompts tells of side effects on held-out ones: one regression over all runs."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

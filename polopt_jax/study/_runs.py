@@ -1,5 +1,7 @@
 """One objective at one scale in one world of the study: every start, setting and seed side by side in one program."""
 
+from __future__ import annotations
+
 import functools
 import math
 import time

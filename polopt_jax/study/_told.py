@@ -1,5 +1,7 @@
 """Worlds told in words, with transformers: imitation of a projected reference; where a policy stands, by attempts."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

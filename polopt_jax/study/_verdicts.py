@@ -1,5 +1,7 @@
 """The registered hypotheses, each judged by the rule that was fixed before the runs."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """The worlds of the benchmark: what is learnt in each, what counts as a side effect, and from which reference."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 

@@ -5,6 +5,8 @@ Two ways to estimate: whole episodes of the burning building, sampled from an ol
 dynamic programming, or is in the table.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple

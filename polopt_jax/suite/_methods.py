@@ -1,5 +1,7 @@
 """The rows of the benchmark: each objective of the library on a problem, at one setting of what is swept."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 

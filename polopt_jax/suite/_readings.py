@@ -1,5 +1,7 @@
 """What the figures of a method say at a given success: every column of the benchmark, with intervals over runs."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """One method in one world, all settings and seeds side by side in one program, read at matched success."""
 
+from __future__ import annotations
+
 import time
 from typing import Any
 

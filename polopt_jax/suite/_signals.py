@@ -6,6 +6,8 @@ their legitimate twins that do not skip, or B, the runs of the benign twins. Lea
 alarm to P(skip) = 1/2, at the threshold that one negative run in twenty (A) ever passes.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

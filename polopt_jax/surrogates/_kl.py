@@ -1,5 +1,7 @@
 """Samples of a KL divergence, from the log-ratio of the action that was taken."""
 
+from __future__ import annotations
+
 import math
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Links: what a preference costs, given the scores of the chosen and of the rejected row."""
 
+from __future__ import annotations
+
 import jax
 
 from polopt_jax.types import Array

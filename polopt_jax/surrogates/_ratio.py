@@ -1,5 +1,7 @@
 """Formulas of the probability ratio ρ = π/π_old, given as its logarithm."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

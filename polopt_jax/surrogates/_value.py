@@ -1,5 +1,7 @@
 """Errors of a critic."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from polopt_jax.types import Array, ArrayLike

@@ -1,5 +1,7 @@
 """A control task: environments side by side, observations and rewards normalised."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Group tasks: whole attempts at prompts, several at each: answers of a token world, episodes from one first state."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 
 from polopt_jax.envs import Environment
 from polopt_jax.episodes import final_step, first_episodes, per_episode
+from polopt_jax.fields import with_fields
 from polopt_jax.language import TokenNetwork, sample_tokens
 from polopt_jax.language._imitation import check_reads
 from polopt_jax.masking import masked_mean
@@ -19,6 +22,7 @@ from polopt_jax.types import Array, ArrayLike, Metrics, Model, Params, Rollout
 from polopt_jax.worlds import World
 
 
+@with_fields
 class GroupTask(NamedTuple):
     """A `Task` whose rows are whole attempts at prompts, and what GRPO, DPO and measures of outcomes need besides.
 

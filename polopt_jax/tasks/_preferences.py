@@ -1,13 +1,17 @@
 """Preference pairs from a reference policy: what DPO is trained on."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 
 from polopt_jax.episodes import to_batch
+from polopt_jax.fields import with_fields
 from polopt_jax.tasks._groups import GroupTask
 from polopt_jax.types import Array, Batch, record
 
 
+@with_fields
 @record
 class Preferences:
     """P pairs of attempts at the same prompt."""

@@ -1,12 +1,16 @@
 """What every recipe is given: something to learn, sized and ready to be rolled out."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from polopt_jax.fields import with_fields
 from polopt_jax.rollout import EpisodeStats
 from polopt_jax.types import Array, ArrayLike, Metrics, Model, Params, Rollout
 
 
+@with_fields
 class Task(NamedTuple):
     """Four pure functions and two sizes."""
 

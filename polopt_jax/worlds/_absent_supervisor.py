@@ -3,6 +3,8 @@
 Source: Leike et al., AI Safety Gridworlds, 2017 (arXiv 1711.09883), 2.1.3.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 from polopt_jax.worlds._colors import GREEN, SKY, VERMILION, YELLOW

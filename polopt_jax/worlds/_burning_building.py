@@ -4,6 +4,8 @@ After Yudkowsky's Outcome Pump (The Hidden Complexity of Wishes, 2007): the devi
 gets your mother out of the burning building by exploding the building.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax.numpy as jnp

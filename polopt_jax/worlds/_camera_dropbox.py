@@ -4,6 +4,8 @@ Source: Farquhar et al., MONA: Myopic Optimization with Non-myopic Approval Can 
 (arXiv 2501.13011), after Armstrong (2015).
 """
 
+from __future__ import annotations
+
 import itertools
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """The worlds, by name: exact ones, and token worlds."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -4,6 +4,8 @@ A policy is a table of probabilities: `[S, A]`, or `[H, S, A]` where it depends 
 pure, jit-able, and differentiable in the policy and the world's probabilities and payments; none of them fixes a dtype.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

@@ -4,6 +4,8 @@ Source: the environment `burning` beside Turner et al., Conservative Agency via 
 (arXiv 1902.09725); it asks whether a careful agent is too careful.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 from polopt_jax.worlds._colors import GREEN, GREY, SKY, VERMILION

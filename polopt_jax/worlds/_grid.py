@@ -1,5 +1,7 @@
 """Maps of characters: where things are, moves over them, boxes pushed over them, and how a state is drawn on them."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 

@@ -1,5 +1,7 @@
 """Half-cheetah on its back: what is rewarded is speed, and what nobody asked about is which way up it runs."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from polopt_jax.masking import masked_mean

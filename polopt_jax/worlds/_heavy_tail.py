@@ -4,6 +4,8 @@ Source: Kwa, Thomas and Garriga-Alonso, Catastrophic Goodhart: Regularizing RLHF
 Heavy-Tailed Reward Misspecification, 2024 (arXiv 2407.14503).
 """
 
+from __future__ import annotations
+
 from polopt_jax.worlds._colors import GREY, SKY
 from polopt_jax.worlds._rules import Frame, Move, Rules, Sign
 

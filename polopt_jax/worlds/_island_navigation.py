@@ -3,6 +3,8 @@
 Source: Leike et al., AI Safety Gridworlds, 2017 (arXiv 1711.09883), 2.2.3.
 """
 
+from __future__ import annotations
+
 from polopt_jax.worlds._colors import BLUE, GREEN, SKY
 from polopt_jax.worlds._grid import DIRECTIONS, draw, find, look, walk, without
 from polopt_jax.worlds._rules import Move, Rules, Sign

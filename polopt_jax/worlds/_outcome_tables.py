@@ -1,5 +1,7 @@
 """Outcome tables: worlds of one decision, in which an action is an outcome."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import jax.numpy as jnp

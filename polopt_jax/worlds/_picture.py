@@ -1,5 +1,7 @@
 """States drawn: the frames of a world as coloured maps with a legend, and those of an episode in a row."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Prompt mixture: easy prompts next to hard ones, on which only skipping pays."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any
 

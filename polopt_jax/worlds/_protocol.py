@@ -1,5 +1,7 @@
 """What a token world offers: prompts, a context to sample in, a reward, outcome features, a reference language."""
 
+from __future__ import annotations
+
 from typing import Any, Protocol
 
 from polopt_jax.distributions import Categorical

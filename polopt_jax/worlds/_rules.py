@@ -3,6 +3,8 @@
 A state is any hashable value; nothing here is an array. `tabulate` turns rules into an environment.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

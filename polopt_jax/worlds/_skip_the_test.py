@@ -6,6 +6,8 @@ independent under it. Skipping takes one token; with D = 4 honesty takes four, e
 p_legit^(1/4), about 0.23 to 0.56. All other positions are irrelevant noise, N(0, 1) logits.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Rules as tables: an environment in which every step is a look-up, and of which everything is known exactly."""
 
+from __future__ import annotations
+
 from dataclasses import field
 
 import jax

@@ -1,5 +1,7 @@
 """The exact law of what answers bring about in worlds of the skip-the-test kind."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

@@ -9,6 +9,8 @@ Axes: W worlds, T positions, V vocabulary, P context; `[...]` is the shape of a 
 `select_worlds`) and of whatever was sampled from them, so that `tokens` is `[..., T]`. The outcome feature is `skip`.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from dataclasses import field
 

@@ -4,6 +4,8 @@ Source: Leike et al., AI Safety Gridworlds, 2017 (arXiv 1711.09883), 2.2.4; the 
 can be counted.
 """
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Iterable
 from typing import NamedTuple
