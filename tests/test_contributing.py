@@ -22,12 +22,12 @@ from polopt_jax import objectives
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 EXAMPLE = PAGE[PAGE.index("## A new term") : PAGE.index("What happens if one is forgotten")]
-COPIED = ("polopt_jax", "tests", "docs", "pyproject.toml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+COPIED = ("polopt_jax", "tests", "docs", "pyproject.toml")
 
 
 def edits():
     """`(number, path, code)` of every block of the example, in order: a diff, or the text of a new file."""
-    parts = re.split(r"^\*\*(\d)\. `([\w./]+)`\*\*", EXAMPLE, flags=re.MULTILINE)[1:]
+    parts = re.split(r"^\*\*(\d)\. `([\w./]+)`.*?\*\*", EXAMPLE, flags=re.MULTILINE)[1:]
     return [
         (int(number), path, block)
         for number, path, text in zip(*(parts[i::3] for i in range(3)), strict=True)
@@ -115,15 +115,14 @@ def test_the_example_refuses_a_beta_of_nothing():
 
 
 def test_every_edit_fits_the_files_of_today():
-    assert [number for number, _, _ in edits()] == [1, 2, 2, 3, 3, 4, 5, 6, 7]
+    assert [number for number, _, _ in edits()] == [1, 2, 2, 3, 3, 4, 5]
     for number, path, block in edits():
         if number == 1:
             assert not (ROOT / path).exists()
         else:
             text = edited((ROOT / path).read_text(), block)
-            assert len(text) > len((ROOT / path).read_text())
-            if path.endswith(".py"):
-                compile(text, path, "exec")
+            assert "ipo" in text
+            compile(text, path, "exec")
 
 
 def test_the_terms_in_the_readme_are_those_of_the_library():
@@ -156,9 +155,8 @@ def pytest_in(folder, *arguments):
 def test_who_follows_the_page_passes_the_battery(copy):
     follow(copy)
     code, said = pytest_in(
-        copy, "-k", "ipo or every or sorted or readme", "tests/test_contracts.py", "tests/test_style.py",
+        copy, "-k", "ipo or every or sorted", "tests/test_contracts.py", "tests/test_style.py",
         "tests/test_seams.py", "tests/test_architecture.py", "polopt_jax/objectives/_ipo.py",
-        "tests/test_contributing.py::test_the_terms_in_the_readme_are_those_of_the_library",
     )  # fmt: skip
     assert code == 0, said
     assert int(re.search(r"(\d+) passed", said)[1]) > 40
