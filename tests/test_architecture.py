@@ -142,6 +142,16 @@ def test_an_import_that_goes_up_is_told(text, said, tmp_path):
     assert upward(["a", "b", FRONT], doors(package)) == ([said] if said else [])
 
 
+def test_what_is_known_through_others_is_known():
+    chain = {"a": {"b": "", "jax": ""}, "b": {"c": ""}, "c": {}, "d": {"a": ""}}
+    assert {room: known(room, chain) for room in chain} == {
+        "a": {"b", "c"},
+        "b": {"c"},
+        "c": set(),
+        "d": {"a", "b", "c"},
+    }
+
+
 def test_the_walls_stand(page, found):
     walls = table(page, "| room | knows nothing of |")
     assert len(walls) >= 7

@@ -114,6 +114,15 @@ def test_the_example_refuses_a_beta_of_nothing():
             module()["ipo"](beta=beta)
 
 
+def test_an_edit_goes_to_its_place_and_to_no_other():
+    assert edited("a\nb\nc\n", " a\n-b\n+d\n+e\n c") == "a\nd\ne\nc\n"
+    assert edited("a\n\nc\n", " a\n\n+b") == "a\n\nb\nc\n"
+    assert edited("a\n", "+b") == "a\nb\n"
+    for text in ("a\na\n", "b\n"):
+        with pytest.raises(AssertionError, match="the page's context is there"):
+            edited(text, " a\n+b")
+
+
 def test_every_edit_fits_the_files_of_today():
     assert [number for number, _, _ in edits()] == [1, 2, 2, 3, 3, 4, 5]
     for number, path, block in edits():
