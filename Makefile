@@ -1,6 +1,6 @@
 # `make test` and `make demo` build the environment .venv on first use.
 SHELL := /bin/bash
-.PHONY: test test-slow demo lint notebooks clean
+.PHONY: test test-slow check demo lint notebooks clean
 
 # The newest Python >= 3.11 that runs and can build an environment; `make PYTHON=/path/to/python test` overrides.
 # A name on PATH may be a shim that does not run, hence the trial of each.
@@ -20,6 +20,18 @@ test: .venv/ok
 
 test-slow: .venv/ok
 	.venv/bin/python -m pytest -m slow
+
+# What a person waits for: the linters, the tests that go over every file and every public name, and the examples and
+# tests in the files that differ from the commit SINCE or are new. `make test` is the whole.
+SINCE ?= HEAD
+BATTERIES := $(patsubst %,tests/test_%.py,style import architecture contributing contracts)
+CODE := 'polopt_jax/*.py' 'tests/test_*.py'
+
+check: lint
+	@changed=$$(git diff --name-only --diff-filter=d $(SINCE) -- $(CODE)) && \
+	new=$$(git ls-files --others --exclude-standard -- $(CODE)) && \
+	echo "beside the batteries:" $${changed:-nothing changed} $$new && \
+	.venv/bin/python -m pytest $(BATTERIES) $$changed $$new
 
 demo: .venv/ok
 	.venv/bin/polopt compare

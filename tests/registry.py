@@ -88,7 +88,10 @@ OTHER_KINDS = {
 
 def public(name: str) -> Any:
     """What a public name stands for, at the top or in `outcomes`."""
-    return getattr(po, name) if hasattr(po, name) else getattr(outcomes, name)
+    for module in (po, outcomes):
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"{name} is public neither in {po.__name__} nor in {outcomes.__name__}")
 
 
 # --- data ---------------------------------------------------------------------------------------------------------
