@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from flax import linen as nn
+import jax.numpy as jnp
 
 from polopt_jax.envs import Environment, brax_env, import_env
 from polopt_jax.language import TokenNetwork, transformer
@@ -17,11 +17,11 @@ from polopt_jax.worlds import SkipTheTest, skip_the_test
 HIDDEN = (64, 64)
 """Units of each hidden layer, where nothing is said."""
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "tanh": nn.tanh,
-    "relu": nn.relu,
-    "silu": nn.silu,
-    "gelu": nn.gelu,
-    "elu": nn.elu,
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "gelu": jax.nn.gelu,
+    "elu": jax.nn.elu,
 }
 """By name; the first where nothing is said."""
 

@@ -37,7 +37,7 @@ def imported_names(text):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
@@ -106,7 +106,7 @@ def test_the_imports_are_seen(found):
     assert found["suite"][FRONT].startswith("suite/")
     assert "rollout" in found[FRONT]
     assert "brax" in found["envs"]
-    assert found["types"].keys() <= {"jax", "dataclasses", "typing", "typing_extensions", "collections"}
+    assert found["types"].keys() <= {"jax", "dataclasses", "typing", "typing_extensions", "collections", "fields"}
 
 
 def test_every_room_is_drawn_once_and_stands_on_what_it_imports(page, found):
