@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import optax
 from small_run import run_small
 
 import polopt_jax as po
@@ -41,6 +42,25 @@ def chain_setting(env, **options):
     return settings.Control(made, mlp_actor_critic(made.obs_shape, made.action_space, hidden=(8,)))
 
 
+def learns(model, weights):
+    """One step of PPO on it, by descent: every kind of model is a function of its parameters."""
+    obs = jax.random.normal(jax.random.key(0), (3, 2, 4))
+    policy = model(weights, obs).policy
+    assert policy.batch_shape == (3, 2)
+    action = policy.sample(seed=jax.random.key(1))
+    batch = po.Batch(
+        obs=obs,
+        action=action,
+        mask=jnp.ones((3, 2), bool),
+        log_prob=policy.log_prob(action),
+        advantage=jnp.arange(6.0).reshape(3, 2),
+    )
+    step = po.make_step((po.objective(model, po.ppo()), optax.sgd(0.1)))
+    new, _, metrics = jax.jit(step.update)(weights, step.init(weights), batch, None)
+    assert metrics["grad_norm"] > 0
+    assert float(po.objective(model, po.ppo())(new, batch)[0]) < float(metrics["loss"])
+
+
 def test_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(settings, "control", chain_setting)
@@ -66,7 +86,7 @@ def test_the_readme_runs(tmp_path, monkeypatch):
         ),
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 10
+    assert len(blocks) == 13
     for i, block in enumerate(blocks):
         code = (
             block.replace("updates=100", "updates=2")
@@ -77,7 +97,7 @@ def test_the_readme_runs(tmp_path, monkeypatch):
             code = code.replace(
                 "params, opt_state, metrics = step", "opt_state = step.init(params)\nparams, opt_state, metrics = step"
             )
-        if i == 9:
+        if i == 12:
             names |= episodes_of(names["network"], names["params"])
         exec(compile(code, f"README block {i}", "exec"), names)
         if i == 1:
@@ -104,9 +124,24 @@ def test_the_readme_runs(tmp_path, monkeypatch):
         if i == 5:
             assert names["metrics"]["kl_old_new"].shape == (4, 2)
         if i == 8:
+            own = {"plain_model": {"w": jnp.ones((4, 2)), "b": jnp.zeros(2)}}
+            own |= {"nnx_model": names["weights"], "eqx_model": names["arrays"]}
+            for name, weights in own.items():
+                learns(names[name], weights)
+        if i == 9:
+            surrogate, batch = names["surrogate"], names["batch"]
+            step = po.make_step((surrogate, names["optimizer"]))
+            new, _, metrics = jax.jit(step.update)(params, step.init(params), batch, None)
+            assert metrics["line_search_accepted"] == 1
+            moved = names["hellinger"](network.apply(params, batch.obs), network.apply(new, batch.obs), batch)
+            assert 0.001 < float(moved) <= 0.0025
+        if i == 10:
+            collected = jax.eval_shape(lambda key, made=names["algorithm"]: made.init(key), names["key"])
+            assert int(jnp.size(collected.update)) == 1
+        if i == 11:
             state, metrics = names["run"](names["state"])
             assert metrics["kl_old_new"].shape == (2,)
-        if i == 9:
+        if i == 12:
             report = names["measure"](names["old"], names["new"])
             assert (int(names["dropped"]), int(names["batch"].mask.any(-1).sum())) == (0, 40)
             assert round(float(report.success_rate_old), 5) == 0.5

@@ -1,0 +1,114 @@
+"""Every file of `examples/` is run at a small size, and has to learn what it says it learns."""
+
+import importlib.util
+import runpy
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from polopt_jax.envs import TimeLimit
+
+FOLDER = Path(__file__).parents[1] / "examples"
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_has_a_test():
+    own = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in FOLDER.glob("*.py")} <= own
+
+
+def test_own_loop(capsys):
+    rewards = example("own_loop").main(num_envs=32, updates=20)
+    assert rewards[0] < -0.2
+    assert rewards[-1] > -0.1
+    assert capsys.readouterr().out.count("update ") == 2
+
+
+def test_gymnasium_loop():
+    """A pole balanced at random stays up for some 20 steps."""
+    gymnasium = pytest.importorskip("gymnasium")
+    assert gymnasium.spec("CartPole-v1").max_episode_steps == 500
+    returns = example("gymnasium_loop").main(num_envs=4, num_steps=128, updates=12)
+    assert returns[0] < 40
+    assert max(returns[-4:]) > 70
+
+
+class Counter:
+    """Gymnasium's API: two steps, then over in the even episodes and cut off, at 10 times the state, in the odd."""
+
+    action_space = types.SimpleNamespace(n=2)
+
+    def __init__(self):
+        self.episode = -1
+
+    def reset(self, seed=None):
+        self.episode, self.steps = self.episode + 1, 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        ended, odd = self.steps == 2, self.episode % 2 == 1
+        obs = np.full(1, 10 * self.steps if odd else self.steps, np.float32)
+        return obs, float(self.episode), ended and not odd, ended and odd, {"episode": {"r": 7.0}} if ended else {}
+
+
+def test_a_rollout_of_gymnasium_keeps_what_matters():
+    environments = [Counter(), Counter()]
+    obs = np.stack([env.reset()[0] for env in environments])
+    act = lambda obs, key: (np.zeros(2, np.int32), np.full(2, -0.5, np.float32))  # noqa: E731
+    after, rollout, returns = example("gymnasium_loop").collect(environments, obs, act, jax.random.key(0), 5)
+    assert rollout.next_obs[:, 0, 0].tolist() == [1, 2, 10, 20, 1]  # the last of each episode, before the reset
+    assert rollout.obs[:, 1, 0].tolist() == [0, 1, 0, 10, 0]
+    assert rollout.terminated[:, 0].tolist() == [False, True, False, False, False]
+    assert rollout.truncated[:, 0].tolist() == [False, False, False, True, False]
+    assert rollout.reward[:, 1].tolist() == [0, 0, 1, 1, 2]
+    assert (returns, after.tolist()) == ([7.0] * 4, [[1], [1]])
+
+    return jax.random.key(0)
+
+
+def test_language_model():
+    module = example("language_model")
+    assert [module.reward("abc", said) for said in ("cba", "abc", "cbd")] == [1.0, 1 / 3, 2 / 3]
+    history = module.main(updates=40)
+    assert np.mean(history[:3]) < 0.3
+    assert np.mean(history[-5:]) > 0.9
+
+
+def test_sweep(capsys):
+    reward = example("sweep").main(TimeLimit(limit=8), rates=(1e-3, 2e-3), seeds=2, updates=4, num_envs=8, num_steps=8)
+    assert reward.tolist() == [[8, 8], [8, 8]]  # a reward in each of eight steps
+    said = capsys.readouterr().out
+    assert "4 agents took" in said
+    assert "learning rate 1e-03: return 8, 8" in said
+
+
+def test_outcomes():
+    """The room's law is known: the start goes around more often than over, and time makes the short way better."""
+    module = example("outcomes")
+    found = module.main(num_envs=256, updates=80)
+    (arrived, broken), (arrived_held, broken_held) = found["TRPO"], found["TRPO, outcome bounded"]
+    assert float(arrived[-1]) > 0.98
+    assert float(arrived_held[-1]) > 0.98
+    assert float(broken[-1]) > 0.9
+    assert float(broken_held[-1]) < 0.6
+    assert module.at_success((jnp.array([0.1, 0.95, 0.99]), jnp.array([0.2, 0.5, 0.7])), 0.9) == 0.5
+    assert np.isnan(module.at_success((jnp.array([0.1]), jnp.array([0.2])), 0.9))
+
+
+def test_an_example_is_read_from_top_to_bottom():
+    for path in FOLDER.glob("*.py"):
+        text = path.read_text()
+        assert f"python examples/{path.name}" in text
+        assert len(text.splitlines()) < 130
+        assert "main" in runpy.run_path(str(path), run_name="imported")
