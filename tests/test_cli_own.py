@@ -341,3 +341,29 @@ def test_a_recipe_with_a_schedule_can_be_vmapped_over_its_rate():
     rates = jnp.array([0.1, 0.2])
     halves = jax.vmap(lambda rate: _plan.RATES["linear"](rate, 10)(5))(rates)
     np.testing.assert_allclose(halves, rates / 2, rtol=1e-6)
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def test_json_says_nothing_of_what_is_not_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_small("--out", "run", "--json") == 0
+    (summary,) = json.loads(capsys.readouterr().out)["results"]
+    assert "reward" in summary
+    assert "reward_interval" not in summary  # of one seed
+    assert not {None, (), ""} & {x if not isinstance(x, list | dict) else tuple(x) for x in summary.values()}
+
+
+@pytest.mark.parametrize(("num_seeds", "marks"), [(1, 0), (3, 3), (6, 6)])
+def test_few_seeds_are_shown_each_and_not_by_an_interval(num_seeds, marks, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_small("--out", "run", "--num-seeds", str(num_seeds)) == 0
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("actor_critic"))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())["results"][0]
+    known = summary["reward_by_seed"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("<circle") == (marks if max(known) > min(known) else 0)
+    assert (" ± " in said) == (num_seeds == 6)
+    if num_seeds == 3:
+        assert f"({min(known):.3g} to {max(known):.3g})" in said

@@ -7,7 +7,7 @@ from pathlib import Path
 from polopt_jax import runs
 from polopt_jax.cli._build import Reference, about_reference
 from polopt_jax.cli._plan import Plan
-from polopt_jax.cli._progress import say
+from polopt_jax.cli._progress import acknowledge, say
 from polopt_jax.cli._report import group_title, print_result, write_files
 from polopt_jax.cli._result import Result
 from polopt_jax.cli._running import do, has_begun, is_done, restored_reference, started
@@ -24,7 +24,7 @@ def compare(
     with runs.existing(out or Path()) if go_on else runs.new(out, "compare") as directory:
         if not go_on:
             runs.write_json(directory / runs.CONFIG, {"runs": [plan.config() for plan in plans]})
-        with runs.stop_on_signals() as stop:
+        with runs.stop_on_signals(acknowledge) as stop:
             results, notes = _run_all(plans, directory, stop)
             broken = [result.failure for result in results if result.failure]
             notes += broken

@@ -23,8 +23,6 @@ from polopt_jax.tasks import token_task
 from polopt_jax.types import Array
 
 GREEDY, SAMPLED = "greedy", "sampled"
-FEW_SEEDS = 5
-"""Of fewer no interval over seeds is given."""
 
 
 def evaluate(options: Evaluate) -> int:
@@ -49,7 +47,7 @@ def evaluate(options: Evaluate) -> int:
     if options.json:
         said = {"directory": str(options.run), "env": first.config["env"], "algorithm": first.config["algorithm"]}
         said |= {"update": update, "episodes": options.episodes, "seeds": rows, "all": over}
-        print(runs.to_json(said, indent=2))
+        print(runs.to_json(runs.without_empty(said), indent=2))
     else:
         _print(rows, over)
     return 0
@@ -115,13 +113,13 @@ def row_of(seed: int, kind: str, found: Evaluation) -> dict[str, Any]:
 
 
 def over_seeds(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds; the interval is that of the seeds' means, of `FEW_SEEDS` or more."""
-    reward, half_width = runs.interval([row["return"] for row in rows])
+    """Means over seeds; the interval is that of the seeds' means, if they are enough."""
+    reward, half_width = runs.over_seeds([row["return"] for row in rows])
     return {
         "policy": kind,
         "num_seeds": len(rows),
         "return": reward,
-        "return_interval": half_width if len(rows) >= FEW_SEEDS else None,
+        "return_interval": half_width,
         "return_lowest": _over(rows, min, "return_lowest"),
         "return_highest": _over(rows, max, "return_highest"),
         "length": _over(rows, _mean, "length"),
@@ -164,7 +162,7 @@ def columns_of(rows: list[dict[str, Any]]) -> list[Column]:
             ("", "return"),
             lambda row: report.estimate(row["return"], row["return_interval"]),
             "Mean over episodes, undiscounted, ± half-width of its 95% t-interval; of all, over the means of the seeds "
-            f"({FEW_SEEDS} or more).",
+            f"({runs.FEW_SEEDS} or more).",
         ),
         Column(("lowest to", "highest"), _extent),
         Column(("", "length"), lambda row: report.short(row["length"])),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polopt_jax import runs
-from polopt_jax.cli._progress import counted
+from polopt_jax.cli._progress import acknowledge, counted
 from polopt_jax.cli._words import CommandError, UsageError
 
 
@@ -47,7 +47,7 @@ def kept(
 def run_missing(pieces: Sequence[Piece], directory: Path) -> None:
     """Makes the pieces whose files are not there. Raises CommandError where it is interrupted and some are left."""
     missing = [piece for piece in pieces if not piece.file.exists()]
-    with runs.stop_on_signals() as stop, counted(len(missing)) as begin:
+    with runs.stop_on_signals(acknowledge) as stop, counted(len(missing)) as begin:
         for number, piece in enumerate(missing):
             if stop.signal_number is not None:
                 done = f"interrupted, with {number} of {len(missing)} missing parts finished"

@@ -23,6 +23,11 @@ def say(text: str) -> None:
         silence(sys.stderr)
 
 
+def acknowledge() -> None:
+    """Says of an interrupt that it was heard, and what another one does."""
+    say("\ninterrupt heard: it stops when this chunk, or the compilation, is done, and saves; another one ends it now")
+
+
 def silence(stream: TextIO) -> None:
     """Sends a stream that nobody reads to nowhere, also what it still holds: at the exit that would fail once more."""
     with contextlib.suppress(OSError):

@@ -42,7 +42,8 @@ def print_result(directory: Path, results: Sequence[Result], notes: Sequence[str
     """Prints the table, or the summaries as JSON, and where the files are."""
     shown = [result for result in results if result.rows]
     if json:
-        print(runs.to_json({"directory": str(directory), "results": [r.summary for r in shown]}, indent=2))
+        summaries = [runs.without_empty(result.summary) for result in shown]
+        print(runs.to_json({"directory": str(directory), "results": summaries}, indent=2))
         return
     if not shown:
         return
@@ -70,9 +71,9 @@ def _rates(summary: Summary) -> str:
 
 REWARD = Column(
     ("final", "reward"),
-    lambda s: report.estimate(s.get("reward"), s.get("reward_interval")),
+    lambda s: report.mean_or_extent(s.get("reward"), s.get("reward_interval"), s.get("reward_by_seed", ())),
     "Mean return of the episodes that ended in the last tenth of the updates (if none did, of those that ended last): "
-    "mean over seeds ± half-width of its 95% t-interval (none with one seed).",
+    f"mean over seeds ± half-width of its 95% t-interval; of fewer than {runs.FEW_SEEDS} the lowest and the highest.",
 )
 ALWAYS = (
     Column(
@@ -97,7 +98,9 @@ COMPILE = Column(("compile", "time"), lambda s: report.seconds(s.get("compile_se
 SOMETIMES = (
     Column(
         ("eval", "return"),
-        lambda s: report.estimate(s.get("eval_return"), s.get("eval_return_interval")),
+        lambda s: report.mean_or_extent(
+            s.get("eval_return"), s.get("eval_return_interval"), s.get("eval_return_by_seed", ())
+        ),
         "Mean return of the last evaluation: whole episodes, the most probable action; over seeds as the reward.",
     ),
     Column(
@@ -248,6 +251,7 @@ def render(title: str, results: Sequence[Result], what: dict[str, str], *, notes
     algorithms = dict.fromkeys(result.plan.algorithm for result in results)
     said = [report.prose(name, _recipes.about(name), place=_place(name)) for name in algorithms]
     run = {name: what[name] for name in ("Directory", "Device", "Versions", "Date")}
+    columns = [columns[0], *_seeds(results), *columns[1:]]
     table = report.table(columns, rows, mark=lambda summary: _place(summary["algorithm"]))
     sections = [
         Section("Results", [table, report.definitions(report.meanings(columns))]),
@@ -257,6 +261,22 @@ def render(title: str, results: Sequence[Result], what: dict[str, str], *, notes
         Section("The algorithms", said),
     ]
     return report.page(title, f"{what['Date']} · {what['Device']}", sections, notes=notes)
+
+
+def _seeds(results: Sequence[Result]) -> list[Column]:
+    """The final rewards as dots, on a scale of each environment, if any run has several seeds."""
+    found: dict[str, list[float]] = {}
+    for result in results:
+        found.setdefault(result.plan.env, []).extend(x for x in result.summary["reward_by_seed"] if x is not None)
+    scales = {env: (min(known), max(known)) for env, known in found.items() if known and min(known) < max(known)}
+    if all(result.plan.schedule.num_seeds < 2 for result in results) or not scales:
+        return []
+
+    def cell(summary: Summary) -> str:
+        scale = scales.get(summary["env"])
+        return report.dots(summary["reward_by_seed"], *scale) if scale else report.NONE
+
+    return [Column(("", "seeds"), cell, "The final reward of each, and their mean, on one scale for an environment.")]
 
 
 def _figure(results: Sequence[Result]) -> Any:

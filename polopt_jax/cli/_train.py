@@ -11,7 +11,7 @@ from polopt_jax import checkpoint, runs
 from polopt_jax.cli._build import about_reference
 from polopt_jax.cli._options import Train
 from polopt_jax.cli._plan import Plan
-from polopt_jax.cli._progress import say
+from polopt_jax.cli._progress import acknowledge, say
 from polopt_jax.cli._report import SUMMARY, print_result, write_files
 from polopt_jax.cli._result import Result
 from polopt_jax.cli._running import do, has_begun, is_done, restored_reference, started
@@ -73,7 +73,7 @@ def _summary(path: Path) -> dict[str, Any]:
 def _train(options: Train, plan: Plan, arguments: Sequence[str], start: runs.Start) -> int:
     schedule, directory = plan.schedule, start.directory
     say(f"{plan.title}: {schedule.seeds}, {schedule.steps:,} steps each, in {directory}")
-    with runs.stop_on_signals() as stop:
+    with runs.stop_on_signals(acknowledge) as stop:
         result, reference = do(plan, start, stop)
         notes = [result.failure] if result.failure else [about_reference(reference)] if reference else []
         write_files(directory, plan.title, [result], arguments, notes)

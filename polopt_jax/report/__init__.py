@@ -7,9 +7,10 @@ are imported when they are needed.
 
 from polopt_jax.report._animations import animation_gif, animation_html
 from polopt_jax.report._completions import completion_figure, completion_html
+from polopt_jax.report._dots import dots
 from polopt_jax.report._figures import Curve, Panel, Strip, png, svg
 from polopt_jax.report._maps import Map, Mark, maps, terminal_maps
-from polopt_jax.report._numbers import NONE, estimate, percent, seconds, short, si
+from polopt_jax.report._numbers import NONE, estimate, mean_or_extent, percent, seconds, short, si
 from polopt_jax.report._pages import Section, code, definitions, figure, listing, page, prose, settings, table
 from polopt_jax.report._styles import Style, style
 from polopt_jax.report._tables import Column, Group, full_name, informative, meanings, terminal
@@ -31,12 +32,14 @@ __all__ = [
     "completion_figure",
     "completion_html",
     "definitions",
+    "dots",
     "estimate",
     "figure",
     "full_name",
     "informative",
     "listing",
     "maps",
+    "mean_or_extent",
     "meanings",
     "page",
     "percent",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 NONE = "-"
 
@@ -52,6 +53,18 @@ def estimate(mean: float | None, half_width: float | None = None) -> str:
     digits = 0 if abs(mean) >= 1e4 else 1 if abs(mean) >= 100 else 2 if abs(mean) >= 10 else 3
     text = f"{mean:.{digits}f}"
     return text if half_width is None else f"{text} ± {half_width:.{digits}f}"
+
+
+def mean_or_extent(mean: float | None, half_width: float | None, values: Sequence[float | None]) -> str:
+    """A mean with its interval, or where there is none with the lowest and the highest of what it is the mean of.
+
+    >>> mean_or_extent(2.0, None, [1.0, 3.0]), mean_or_extent(2.0, 0.5, [1.0, 3.0]), mean_or_extent(2.0, None, [2.0])
+    ('2.000 (1 to 3)', '2.000 ± 0.500', '2.000')
+    """
+    known = [x for x in values if x is not None]
+    if half_width is not None or len(known) < 2:
+        return estimate(mean, half_width)
+    return f"{estimate(mean)} ({short(min(known))} to {short(max(known))})"
 
 
 def percent(x: float | None) -> str:

@@ -21,18 +21,21 @@ from polopt_jax.runs._directory import (
     read_config,
     read_json,
     to_json,
+    without_empty,
     write,
     write_json,
 )
 from polopt_jax.runs._log import Log, Row, scalars
-from polopt_jax.runs._loop import Progress, Stop, run, stop_on_signals
+from polopt_jax.runs._loop import Progress, run
 from polopt_jax.runs._resume import Start, continued, find_start, settle
 from polopt_jax.runs._schedule import Schedule, schedule
-from polopt_jax.runs._summary import interval, summarise
+from polopt_jax.runs._signals import Stop, stop_on_signals
+from polopt_jax.runs._summary import FEW_SEEDS, interval, over_seeds, summarise
 
 __all__ = [
     "CHECKPOINTS",
     "CONFIG",
+    "FEW_SEEDS",
     "ROWS",
     "Log",
     "Progress",
@@ -47,6 +50,7 @@ __all__ = [
     "find_start",
     "interval",
     "new",
+    "over_seeds",
     "read_config",
     "read_json",
     "run",
@@ -56,6 +60,7 @@ __all__ = [
     "stop_on_signals",
     "summarise",
     "to_json",
+    "without_empty",
     "write",
     "write_json",
 ]

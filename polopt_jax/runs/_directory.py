@@ -180,6 +180,18 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
     return json.dumps(clean(value), indent=indent, allow_nan=False)
 
 
+def without_empty(value: Any) -> Any:
+    """What is said of something, without the entries of objects that say nothing.
+
+    >>> without_empty({"reward": 1.0, "unscored": None, "outcome": {}, "by_seed": [None, 2.0]})
+    {'reward': 1.0, 'by_seed': [None, 2.0]}
+    """
+    if isinstance(value, dict):
+        said = {name: without_empty(x) for name, x in value.items()}
+        return {name: x for name, x in said.items() if x is not None and x not in ({}, [], ())}
+    return [without_empty(x) for x in value] if isinstance(value, list | tuple) else value
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object of a file; RunError if that holds none."""
     try:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +17,7 @@ from polopt_jax.runs._health import complaint, healthy, is_broken, look
 from polopt_jax.runs._log import Log, Row, chunk_row
 from polopt_jax.runs._resume import Start, settle
 from polopt_jax.runs._schedule import Schedule
+from polopt_jax.runs._signals import Stop
 from polopt_jax.training import TrainState
 
 SAVE_EVERY = 5
@@ -38,41 +36,6 @@ class Progress(Protocol):
     def advance(self, row: Row, schedule: Schedule) -> None:
         """A chunk is done."""
         ...
-
-
-class Stop:
-    """Which signal arrived, if any."""
-
-    signal_number: int | None = None
-
-    def __bool__(self) -> bool:
-        return self.signal_number is not None
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """Within it, the first SIGINT or SIGTERM only makes the `Stop` true. A second one acts as it always does."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: object) -> None:
-        del frame
-        stop.signal_number = number
-        restore()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        restore()
 
 
 def run(

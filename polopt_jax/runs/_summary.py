@@ -11,6 +11,8 @@ from polopt_jax.runs._log import Row
 SOLVER = ("cg_iterations", "cg_residual", "line_search_accepted", "line_search_trials")
 OVERALL = ("kl_old_new", "skipped", "nonfinite_steps", *SOLVER)
 """Metrics that a summary has averaged over all updates."""
+FEW_SEEDS = 5
+"""Of fewer no interval over seeds is given."""
 LATE = ("entropy", "outcome/skip", "outcome/honest", "outcome/skip_kl")
 """Metrics that it has averaged over the last tenth."""
 
@@ -77,12 +79,22 @@ def interval(values: Sequence[float | None]) -> tuple[float | None, float | None
     return mean, float(stdtrit(len(known) - 1, 0.975)) * spread / math.sqrt(len(known))
 
 
+def over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """As `interval`, with no width for fewer than `FEW_SEEDS` values: it would say more of t than of them.
+
+    >>> over_seeds([1.0, 2.0, 3.0])
+    (2.0, None)
+    """
+    mean, half_width = interval(values)
+    return mean, half_width if sum(value is not None for value in values) >= FEW_SEEDS else None
+
+
 def _evaluated(rows: Sequence[Row]) -> dict[str, Any]:
     """The last evaluation; nothing of a run that has none."""
     known = [row["eval/return"] for row in rows if any(x is not None for x in row.get("eval/return", ()))]
     if not known:
         return {}
-    mean, half_width = interval(known[-1])
+    mean, half_width = over_seeds(known[-1])
     return {"eval_return": mean, "eval_return_interval": half_width, "eval_return_by_seed": known[-1]}
 
 
@@ -91,7 +103,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     if not rows:
         return {}
     last, rewards = rows[-1], final_rewards(rows)
-    mean, half_width = interval(rewards)
+    mean, half_width = over_seeds(rewards)
     return {
         "updates": last["update"],
         "steps": last["steps"],
