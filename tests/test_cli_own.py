@@ -13,7 +13,7 @@ from small_run import ENVIRON, rows_without_times, run_small
 
 import polopt_jax as po
 from polopt_jax import runs
-from polopt_jax.cli import _main, _plan, main
+from polopt_jax.cli import _build, _main, _plan, main
 from polopt_jax.cli._options import Train
 from polopt_jax.envs import import_env
 from polopt_jax.settings import ACTIVATIONS
@@ -44,8 +44,11 @@ def unboolean():
             return EnvStep(state=step.state, obs=step.obs, reward=step.reward, terminated=0.0, truncated=False)
     return Wrong()
 
-def failing():
+def inner():
     return {}["nothing"]
+
+def failing():
+    return inner()
 
 number = 3
 '''
@@ -231,6 +234,13 @@ def test_a_runs_config_is_a_file_of_options(tmp_path):
     assert set(vars(Train)["__dataclass_fields__"]) - {"out", "resume", "json", "config"} <= {*made.config()}
 
 
+def test_the_config_of_a_token_world_is_a_file_of_options(tmp_path):
+    made = plan("grpo --env skip_the_test --group-size 4 --num-envs 64 --beta 0.01")
+    (tmp_path / "config.json").write_text(runs.to_json(made.config()))
+    algorithm, words = _main._with_config(["--config", str(tmp_path / "config.json")])
+    assert plan(" ".join([algorithm, *words])) == made
+
+
 def test_a_file_of_ones_own(own, tmp_path, capsys):
     path = tmp_path / "options.json"
     path.write_text(json.dumps({"algorithm": "ppo", "env": "ant", "num-envs": 32, "hidden": [8], "clip_eps": 0.3}))
@@ -293,10 +303,10 @@ def test_a_missing_package_is_told_before_anything_is_computed(tmp_path, monkeyp
 def test_evaluations_are_whole_greedy_episodes_and_change_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_small("--out", "plain") == 0
-    assert run_small("--out", "run", "--eval-every", "96", "--eval-episodes", "5", "--json") == 0
+    assert run_small("--out", "run", "--eval-every", "160", "--eval-episodes", "5", "--json") == 0
     rows, plain = rows_without_times(tmp_path / "run"), rows_without_times(tmp_path / "plain")
     evaluated = [row["update"] for row in rows if row["eval/return"] != [None]]
-    assert evaluated == [3, 6, 9, 12]
+    assert evaluated == [5, 10, 12], "every 160 steps, and in the end"
     assert [{name: x for name, x in row.items() if not name.startswith("eval/")} for row in rows] == plain
     # the chain: six steps at most, a reward of 1 at its end; what the checkpoint's policy does greedily is known
     assert all(0 <= row["eval/return"][0] <= 1 for row in rows if row["eval/return"] != [None])
@@ -316,6 +326,22 @@ def test_an_evaluation_is_that_of_evaluate_policy(own, tmp_path):
         found = po.evaluate_policy(policy.env, po.greedy(policy), jax.random.key(0), episodes=2)
         assert last["eval/return"][seed] == pytest.approx(float(found.episode_return[0]), rel=1e-4)
         assert last["eval/length"][seed] == 5
+
+
+def test_an_evaluation_is_of_the_episodes_that_ended():
+    found = po.Evaluation(
+        episode_return=jnp.array([3.0, jnp.nan, 5.0, jnp.nan]),
+        length=jnp.array([2, 9, 4, 9]),
+        ended=jnp.array([True, False, True, False]),
+        broken=jnp.zeros(4, bool),
+        outcome={},
+        outcome_mean={},
+    )
+    assert {name: float(x) for name, x in _build._evaluated(found).items()} == {
+        "eval/return": 4.0,
+        "eval/length": 3.0,
+        "eval/ended": 0.5,
+    }
 
 
 def test_a_run_with_evaluations_goes_on_to_the_same_end(tmp_path, monkeypatch):
