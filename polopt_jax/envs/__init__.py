@@ -3,6 +3,7 @@
 Nothing here imports Brax or MuJoCo until `brax_env` is called.
 """
 
+from polopt_jax.envs._bodies import Bodies, place_bodies
 from polopt_jax.envs._brax import brax_backends, brax_env, brax_names
 from polopt_jax.envs._check import check_env
 from polopt_jax.envs._probe import (
@@ -35,6 +36,7 @@ from polopt_jax.envs._trajectories import (
 __all__ = [
     "ActionReward",
     "ActionSpace",
+    "Bodies",
     "Box",
     "ConstantReward",
     "DelayedReward",
@@ -56,6 +58,7 @@ __all__ = [
     "check_env",
     "enumerate_trajectories",
     "expected_return",
+    "place_bodies",
     "q_values",
     "random_mdp",
     "trajectory_log_prob",

@@ -11,6 +11,8 @@ from polopt_jax.report._figures import Curve, Panel, Strip, png, svg
 from polopt_jax.report._maps import Map, Mark, maps, terminal_maps
 from polopt_jax.report._numbers import NONE, estimate, percent, seconds, short, si
 from polopt_jax.report._pages import Section, code, definitions, figure, listing, page, prose, settings, table
+from polopt_jax.report._players import Recording, Track, player_gif, player_html
+from polopt_jax.report._stages import Stage
 from polopt_jax.report._styles import Style, style
 from polopt_jax.report._tables import Column, Group, full_name, informative, meanings, terminal
 
@@ -22,9 +24,12 @@ __all__ = [
     "Map",
     "Mark",
     "Panel",
+    "Recording",
     "Section",
+    "Stage",
     "Strip",
     "Style",
+    "Track",
     "animation_gif",
     "animation_html",
     "code",
@@ -40,6 +45,8 @@ __all__ = [
     "meanings",
     "page",
     "percent",
+    "player_gif",
+    "player_html",
     "png",
     "prose",
     "seconds",
