@@ -9,6 +9,7 @@ import numpy as np
 
 from polopt_jax import checkpoint, report, runs
 from polopt_jax.cli._options import Play
+from polopt_jax.cli._play_answers import answers_page
 from polopt_jax.cli._progress import say
 from polopt_jax.cli._words import UsageError, check_new, flag
 from polopt_jax.envs import Bodies, place_bodies
@@ -30,28 +31,39 @@ WIDEST = 64
 
 
 def play(options: Play) -> int:
-    """Runs one episode of a run's policy and writes it as a page, and as a GIF if asked for one; says where it is."""
+    """Shows one episode of a run's policy, or answers, on a page, and as a GIF if asked for one; says where it is."""
     _check(options)
     policy = load(options.run, seed=options.seed)
     update = checkpoint.latest_step(options.run / runs.CHECKPOINTS)
-    learnt = f"{policy.config['algorithm']} on {policy.config['env']}"
-    seed = policy.config["seed"] if options.seed is None else options.seed
-    say(f"{learnt}, seed {seed}, after {update} updates")
-    if options.gif is not None and not has_bodies(policy.env):
-        raise UsageError(f"--gif draws bodies, and {policy.config['env']} has none")
-    episode, bodies = record(policy, options)
-    recording = recording_of(episode, bodies)
-    how = "actions sampled" if options.sampled else "the most probable actions"
-    said = described(episode)
-    page = report.player_html(learnt, f"Seed {seed} after {update} updates, {how}. {said}", recording)
-    path = _write("--html", options.html, options.run / PAGE, page)
+    title = f"{policy.config['algorithm']} on {policy.config['env']}"
+    learnt = f"Seed {policy.config['seed'] if options.seed is None else options.seed} after {update} updates"
+    _check_suits(options, policy)
+    say(f"{title}: {learnt[0].lower()}{learnt[1:]}")
+    if policy.normalizer is None:
+        page, said = answers_page(policy, title, learnt, jax.random.key(options.key))
+    else:
+        episode, bodies = record(policy, options)
+        recording, said = recording_of(episode, bodies), described(episode)
+        how = "actions sampled" if options.sampled else "the most probable actions"
+        page = report.player_html(title, f"{learnt}, {how}. {said}", recording)
+        if options.gif is not None:
+            _write("--gif", options.gif, options.gif, report.player_gif(*beginning(recording)))
     print(said)
-    print(f"Page: {path}")
     if options.gif is not None:
-        short, captions = beginning(recording)
-        _write("--gif", options.gif, options.gif, report.player_gif(short, captions))
         print(f"GIF: {options.gif}")
+    print(f"Page: {_write('--html', options.html, options.run / PAGE, page)}")
     return 0
+
+
+def _check_suits(options: Play, policy: Policy) -> None:
+    """Raises UsageError for what the environment of a run is not there for."""
+    env = policy.config["env"]
+    if options.gif is not None and not has_bodies(policy.env):
+        raise UsageError(f"--gif draws bodies, and {env} has none")
+    given = {"--sampled": options.sampled, "--max-steps": options.max_steps is not None}
+    if policy.normalizer is None and any(given.values()):
+        asked = " and ".join(name for name, is_given in given.items() if is_given)
+        raise UsageError(f"{asked}: of {env} whole answers are shown, greedy and sampled")
 
 
 def _check(options: Play) -> None:

@@ -32,7 +32,7 @@ def write_files(
     shown = [result for result in results if result.rows]
     if shown:
         runs.write(directory / CURVES, report.png([strip(members) for members in by_environment(shown)]))
-        runs.write(directory / PAGE, render(title, shown, what, notes=notes))
+        runs.write(directory / PAGE, render(title, shown, what | _watching(directory), notes=notes))
     summary = {"run": what, "notes": list(notes), "results": [result.summary for result in results]}
     runs.write_json(directory / SUMMARY, summary)
 
@@ -51,7 +51,16 @@ def print_result(directory: Path, results: Sequence[Result], notes: Sequence[str
     for note in notes:
         print(note)
     print(f"Report: {directory / PAGE}")
+    for how in _watching(directory).values():
+        print(f"Watch: {how.strip('`')}")
     print(f"Also in {directory}/: {', '.join((CURVES, runs.ROWS, SUMMARY))}")
+
+
+def _watching(directory: Path) -> dict[str, str]:
+    """How to watch what was learnt in a directory, if that holds one run."""
+    return (
+        {"Watch": f"`{shlex.join(['polopt', 'play', str(directory)])}`"} if (directory / runs.CONFIG).exists() else {}
+    )
 
 
 # The table
@@ -236,7 +245,7 @@ def render(title: str, results: Sequence[Result], what: dict[str, str], *, notes
     columns = columns_of(rows)
     algorithms = dict.fromkeys(result.plan.algorithm for result in results)
     said = [report.prose(name, _recipes.about(name), place=_place(name)) for name in algorithms]
-    run = {name: what[name] for name in ("Directory", "Device", "Versions", "Date")}
+    run = {name: what[name] for name in ("Directory", "Watch", "Device", "Versions", "Date") if name in what}
     table = report.table(columns, rows, mark=lambda summary: _place(summary["algorithm"]))
     sections = [
         Section("Results", [table, report.definitions(report.meanings(columns))]),

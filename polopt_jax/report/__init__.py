@@ -6,6 +6,7 @@ are imported when they are needed.
 """
 
 from polopt_jax.report._animations import animation_gif, animation_html
+from polopt_jax.report._answers import Answer, answers_html
 from polopt_jax.report._completions import completion_figure, completion_html
 from polopt_jax.report._figures import Curve, Panel, Strip, png, svg
 from polopt_jax.report._maps import Map, Mark, maps, terminal_maps
@@ -18,6 +19,7 @@ from polopt_jax.report._tables import Column, Group, full_name, informative, mea
 
 __all__ = [
     "NONE",
+    "Answer",
     "Column",
     "Curve",
     "Group",
@@ -32,6 +34,7 @@ __all__ = [
     "Track",
     "animation_gif",
     "animation_html",
+    "answers_html",
     "code",
     "completion_figure",
     "completion_html",
