@@ -215,13 +215,13 @@ def test_many_observations_are_drawn_in_part():
     assert _play.recording_of(episode(2, 2), None).timed is False
 
 
-def test_a_gif_has_fifteen_seconds_at_most():
+def test_a_gif_has_twelve_seconds_at_most():
     short, captions = _play.beginning(_play.recording_of(episode(900, 1000), bodies(0.05)))
-    assert (len(captions), short.steps.tolist()) == (300, list(range(300)))
+    assert (len(captions), short.steps.tolist()) == (241, list(range(241)))
     assert captions[2] == "0.10 s    return 1"
     fine, _ = _play.beginning(_play.recording_of(episode(900, 1000), bodies(0.02)))
     assert np.diff(fine.steps).tolist() == [2] * (len(fine.steps) - 1)
-    assert fine.steps[-1] == 598
+    assert fine.steps[-1] == 600
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ class Play:
     html: Annotated[Path | None, _shown("FILE", "play.html in RUN")] = None
     """Write the page to a new file."""
     gif: Annotated[Path | None, _shown("FILE", "none")] = None
-    """Write the first fifteen seconds to a new file as well, of an environment with bodies."""
+    """Write the first twelve seconds to a new file as well, of an environment with bodies."""
 
 
 @dataclass(frozen=True)

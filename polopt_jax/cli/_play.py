@@ -25,7 +25,8 @@ FRAMES_PER_SECOND = 50
 """At most; an environment of finer steps shows every second or third."""
 SLOW = 0.1
 """Seconds for which a step is shown of an environment that has no clock."""
-GIF_FRAMES, GIF_SECONDS, GIF_FRAMES_PER_SECOND = 300, 15.0, 25
+GIF_SECONDS, GIF_FRAMES_PER_SECOND = 12.0, 25
+"""Of a GIF, at most: some 300 frames, two or three megabytes."""
 WIDEST = 64
 """Observations of which curves are drawn, at most."""
 
@@ -176,7 +177,7 @@ def beginning(recording: Recording) -> tuple[Recording, list[str]]:
     kept: list[int] = []
     shown = -math.inf
     for frame, step in enumerate(fit):
-        if step * seconds - shown >= gap and len(kept) < GIF_FRAMES:
+        if step * seconds - shown >= gap:
             kept.append(frame)
             shown = step * seconds
     tracks = [track._replace(values=track.values[kept]) for track in recording.tracks]
