@@ -1,7 +1,7 @@
 "use strict";
 // Plays the episodes of a page: every element of class "player" holds one, as JSON. report/_stages.py draws the same.
 (() => {
-  const VIEW = 35 * Math.PI / 180, TILES = 12, ROUND = 8, MISSING = 65535, SLOWEST_FRAME = 0.1, MARGIN = 46;
+  const VIEW = 35 * Math.PI / 180, TILES = 12, ROUND = 8, MISSING = 65535, SLOWEST_FRAME = 0.1, MARGIN = 54;
 
   // Numbers [.., K] packed by report/_players.py: 16 bits each, from the least to the most of their place in K.
   function unpack(packed) {
