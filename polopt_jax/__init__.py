@@ -15,7 +15,7 @@ from polopt_jax.combinators import accumulate_gradients, couples_rows, objective
 from polopt_jax.distributions import Categorical, DiagGaussian, TanhGaussian
 from polopt_jax.divergences import action_kl, kl_to_reference, reverse, trajectory_kl, weighted_divergence
 from polopt_jax.episodes import episodes, final_step, first_episodes, per_episode, to_batch
-from polopt_jax.evaluation import Evaluation, evaluate_policy
+from polopt_jax.evaluation import Episode, Evaluation, evaluate_policy, play_episode
 from polopt_jax.guards import clip_by_global_norm
 from polopt_jax.loading import load
 from polopt_jax.masking import standardize
@@ -58,6 +58,7 @@ __all__ = [
     "DiagGaussian",
     "Distribution",
     "Divergence",
+    "Episode",
     "Evaluation",
     "Model",
     "Objective",
@@ -105,6 +106,7 @@ __all__ = [
     "npg",
     "objective",
     "per_episode",
+    "play_episode",
     "ppo",
     "preference",
     "quadratic_form",

@@ -25,22 +25,10 @@ DISTRIBUTIONS = {"Categorical": po.Categorical, "DiagGaussian": po.DiagGaussian,
 
 OTHER_KINDS = {
     # records and aliases
-    *(
-        "Batch",
-        "Distribution",
-        "Divergence",
-        "Evaluation",
-        "Model",
-        "Objective",
-        "Outputs",
-        "Policy",
-        "Rollout",
-        "Step",
-        "Term",
-    ),
-    "TrainState",
-    # what acts, and what that is worth; test_policies.py
-    *("evaluate_policy", "greedy", "load"),
+    *("Batch", "Distribution", "Divergence", "Episode", "Evaluation", "Model", "Objective", "Outputs", "Policy"),
+    *("Rollout", "Step", "Term", "TrainState"),
+    # what acts, and what that is worth; test_policies.py, test_play_episode.py
+    *("evaluate_policy", "greedy", "load", "play_episode"),
     # solvers
     *("backtrack", "clip_by_global_norm", "conjugate_gradient", "every", "fisher_operator", "natural_gradient"),
     *("npg", "quadratic_form", "scale_to_radius", "trpo"),

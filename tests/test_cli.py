@@ -32,6 +32,7 @@ from polopt_jax.cli import (
     _recipes,
     _report,
     _result,
+    _table,
     _token_worlds,
     _train,
     _worlds,
@@ -600,7 +601,7 @@ def test_a_new_algorithm_is_a_recipe_and_a_preset(monkeypatch, capsys):
     assert plan.config()["hyperparameters"] == {"learning_rate": 0.5, "num_rounds": 5}
     envs = ("inverted_pendulum", "skip_the_test")
     assert [plan.env for plan in _plan.plan_compare(Compare(algorithms=("toy",)))] == list(envs)
-    _report.print_table([fake_result("toy"), fake_result("ppo")])
+    _table.print_table([fake_result("toy"), fake_result("ppo")])
     assert "toy " in capsys.readouterr().out
     page = _report.render("x", [fake_result("toy"), fake_result("reinforce")], FACTS)
     assert "does nothing at all" in page
@@ -976,8 +977,8 @@ def test_a_run_in_which_no_episode_finished_has_no_reward():
     for row in result.rows:
         row.update({"reward": [None, None], "episode/finished": [0.0, 0.0], "episode/return_sum": [0.0, 0.0]})
     assert result.summary["reward"] is None
-    rows = _report.groups([result])
-    (reward,) = [column for column in _report.columns_of(rows) if report.full_name(column) == "final reward"]
+    rows = _table.groups([result])
+    (reward,) = [column for column in _table.columns_of(rows) if report.full_name(column) == "final reward"]
     assert reward.cell(rows[0].rows[0]) == "-"
     assert "<svg" in _report.render("x", [result], FACTS)
 
@@ -1029,7 +1030,7 @@ def results():
 def test_unscored_sequences_are_summed_and_shown_where_there_are_any():
     result = fake_result("grpo", "skip_the_test")
     assert result.summary["unscored"] == 0
-    names = lambda: [report.full_name(column) for column in _report.columns_of(_report.groups([result]))]  # noqa: E731
+    names = lambda: [report.full_name(column) for column in _table.columns_of(_table.groups([result]))]  # noqa: E731
     assert "unscored" not in names()
     for row in result.rows:
         row["episode/unscored"] = [1.0, 2.0]
@@ -1039,11 +1040,11 @@ def test_unscored_sequences_are_summed_and_shown_where_there_are_any():
 
 
 def test_the_table_says_what_a_step_is_and_how_the_reward_of_dpo_is_measured(results, capsys):
-    _report.print_table(results)
+    _table.print_table(results)
     said = " ".join(capsys.readouterr().out.split())
     assert "A step is one decision that an update learnt from, rows x time, whatever the algorithm." in said
     assert "That of dpo is measured once per chunk of updates, on rollouts that no update sees." in said
-    _report.print_table(results[:2])
+    _table.print_table(results[:2])
     assert "no update sees" not in capsys.readouterr().out
 
 
@@ -1054,7 +1055,7 @@ def test_an_algorithm_has_the_same_style_in_every_picture():
 
 
 def test_the_table_fits(results, capsys):
-    _report.print_table(results)
+    _table.print_table(results)
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert "\x1b" not in out

@@ -354,7 +354,7 @@ def test_a_run_with_evaluations_goes_on_to_the_same_end(tmp_path, monkeypatch):
 
 
 def test_chunks_end_where_an_evaluation_is_due():
-    for within in (1, 2, 3, 7, 10, 1000):
+    for within in (1, 2, 3, 7, 10, 50, 1000):
         made = runs.schedule(steps=10_000, decisions=10, seed=0, num_seeds=1, within=within)
         assert within % made.chunk_updates == 0
         assert made.updates >= 1000

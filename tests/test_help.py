@@ -16,7 +16,7 @@ MODULES = (po, advantages, algorithms, envs, language, outcomes, tasks)
 NAMES = {f"{module.__name__}.{name}": getattr(module, name) for module in MODULES for name in module.__all__}
 FUNCTIONS = {name: x for name, x in NAMES.items() if inspect.isfunction(x)}
 RECORDS = (
-    *(po.Batch, po.Rollout, po.Outputs, po.Step, po.TrainState, po.Evaluation, po.Policy),
+    *(po.Batch, po.Rollout, po.Outputs, po.Step, po.TrainState, po.Episode, po.Evaluation, po.Policy),
     *(tasks.Task, tasks.GroupTask, algorithms.Algorithm, envs.EnvStep, driver.Chunk),
     *(outcomes.OutcomeReport, outcomes.Estimate, outcomes.Price),
 )
@@ -58,9 +58,10 @@ class Recorded:
         return Recorded(taken=jnp.where(mask, self.taken, 0))
 
 
-@pytest.mark.parametrize("term", [po.reinforce(), po.surrogate(), po.ppo(), po.grpo(), po.dpo()], ids=str)
-def test_a_policy_that_knows_log_probabilities_alone_serves_the_token_objectives(term):
+@pytest.mark.parametrize("name", ["reinforce", "surrogate", "ppo", "grpo", "dpo"])
+def test_a_policy_that_knows_log_probabilities_alone_serves_the_token_objectives(name):
     """Its loss and gradient are those of a Categorical with the same log-probabilities."""
+    term = getattr(po, name)()
     rng, shape = np.random.default_rng(0), (2, 3, 4)
     logits = jnp.asarray(rng.normal(size=(*shape, 5)), jnp.float32)
     batch = po.Batch(
@@ -68,8 +69,8 @@ def test_a_policy_that_knows_log_probabilities_alone_serves_the_token_objectives
         action=jnp.asarray(rng.integers(5, size=shape)),
         mask=jnp.asarray(rng.random(shape) < 0.8),
         **{
-            name: jnp.asarray(rng.normal(size=shape), jnp.float32) - 2
-            for name in ("log_prob", "ref_log_prob", "advantage")
+            field: jnp.asarray(rng.normal(size=shape), jnp.float32) - 2
+            for field in ("log_prob", "ref_log_prob", "advantage")
         },
     )
 

@@ -8,9 +8,10 @@ from polopt_jax import runs
 from polopt_jax.cli._build import Reference, about_reference
 from polopt_jax.cli._plan import Plan
 from polopt_jax.cli._progress import acknowledge, say
-from polopt_jax.cli._report import group_title, print_result, write_files
+from polopt_jax.cli._report import print_result, write_files
 from polopt_jax.cli._result import Result
 from polopt_jax.cli._running import do, has_begun, is_done, restored_reference, started
+from polopt_jax.cli._table import group_title
 from polopt_jax.cli._words import BROKEN_DOWN, CommandError
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from polopt_jax import checkpoint, report, runs
 from polopt_jax.cli._options import Evaluate
 from polopt_jax.cli._progress import counted, say
-from polopt_jax.cli._report import show_table
+from polopt_jax.cli._table import show_table
 from polopt_jax.cli._words import UsageError, flag
 from polopt_jax.evaluation import Evaluation, evaluate_policy
 from polopt_jax.language import greedy_network

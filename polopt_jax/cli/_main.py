@@ -23,9 +23,10 @@ from polopt_jax.cli._config import compared, options_of, read_options
 from polopt_jax.cli._envs import check_algorithm, show
 from polopt_jax.cli._evaluate import evaluate
 from polopt_jax.cli._hyperparameters import given, train_options
-from polopt_jax.cli._options import Compare, Envs, Evaluate, Outcomes, Resume, ResumeCompare, Study, Train
+from polopt_jax.cli._options import Compare, Envs, Evaluate, Outcomes, Play, Resume, ResumeCompare, Study, Train
 from polopt_jax.cli._outcomes import outcomes
 from polopt_jax.cli._plan import Plan, plan_compare, plan_train
+from polopt_jax.cli._play import play
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._progress import open_streams, say, silence
 from polopt_jax.cli._study import study
@@ -51,6 +52,7 @@ usage: polopt COMMAND [OPTIONS]
   polopt train ALGORITHM --env NAME   one of them, with checkpoints
   polopt train ALGORITHM --help       its hyperparameters
   polopt evaluate RUN                 what a run has learnt is worth
+  polopt play RUN                     watch what it has learnt
   polopt envs                         the environments and worlds
   polopt envs NAME                    one of them; a world is drawn
   polopt outcomes                     what objectives do to side effects
@@ -66,6 +68,7 @@ examples:
   polopt train --out runs/wide --resume
   polopt train grpo --env skip_the_test --json
   polopt evaluate runs/wide --episodes 200
+  polopt play runs/wide --gif hopper.gif
   polopt outcomes --quick
 
 Compiled programs are kept for the next run in the user's cache folder, or in
@@ -199,6 +202,13 @@ def _evaluate(words: list[str], arguments: list[str]) -> int:
     return evaluate(options)
 
 
+def _play(words: list[str], arguments: list[str]) -> int:
+    if (options := _read(Play, "play", words)) is None:
+        return 0
+    use_cache(arguments)
+    return play(options)
+
+
 def _envs(words: list[str], arguments: list[str]) -> int:
     del arguments
     if (options := _read(Envs, "envs", words)) is not None:
@@ -225,6 +235,7 @@ COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
     "train": _train,
     "compare": _compare,
     "evaluate": _evaluate,
+    "play": _play,
     "envs": _envs,
     "outcomes": _outcomes,
     "study": _study,

@@ -144,6 +144,31 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Play:
+    """Watch what a run has learnt: one episode, on a page that plays it, also offline; a GIF if you like.
+
+    Bodies are drawn, with curves of rewards, actions and observations. Of a token world, the page has answers, each
+    token coloured by its probability. The newest checkpoint plays; of the run's directory nothing else changes, and the
+    run may still be going on.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The directory of a run of polopt train."""
+    seed: Annotated[int | None, WHOLE, _shown("N", "the first")] = None
+    """Which of the run's seeds."""
+    key: Annotated[int, WHOLE, _shown("N", "0")] = 0
+    """Randomness of the first state, actions and dynamics, or of prompts and answers."""
+    sampled: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    """Sample actions, as in training, and do not take the most probable ones."""
+    max_steps: Annotated[int | None, WHOLE, _shown("N", "1000")] = None
+    """Steps after which an episode that goes on is shown so far."""
+    html: Annotated[Path | None, _shown("FILE", "play.html in RUN")] = None
+    """Write the page to a new file."""
+    gif: Annotated[Path | None, _shown("FILE", "none")] = None
+    """Write the first twelve seconds to a new file as well, of an environment with bodies."""
+
+
+@dataclass(frozen=True)
 class Compare:
     """Train several algorithms under the same conditions and print one table.
 

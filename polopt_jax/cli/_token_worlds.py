@@ -1,5 +1,6 @@
 """Token worlds as `polopt envs` shows them: where an answer is decided, and what the reference language does."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,7 +70,7 @@ def find_facts(worlds: SkipTheTest) -> Facts:
     if worlds.held:
         table.append(_rates("held out", worlds, worlds.held))
     routes = sorted({tuple(route) for route in np.asarray(worlds.route).tolist()}, key=sum, reverse=True)
-    return Facts(table, [Map(f"an answer, honest route of {sum(route)}", [_answer(route)]) for route in routes])
+    return Facts(table, [Map(f"an answer, honest route of {sum(route)}", [signs(route)]) for route in routes])
 
 
 def _rates(name: str, worlds: SkipTheTest, numbers: tuple[int, ...]) -> dict[str, Any]:
@@ -81,6 +82,6 @@ def _rates(name: str, worlds: SkipTheTest, numbers: tuple[int, ...]) -> dict[str
     return {"prompts": name, "success": success, "honest": honest, "skip": skip, "skip given success": both / success}
 
 
-def _answer(route: tuple[bool, ...]) -> str:
-    """The positions of an answer, a character each."""
+def signs(route: Sequence[bool]) -> str:
+    """The positions of an answer, a character each, of `MARKS`."""
     return "".join("S" if at == FORK else "H" if honest else "." for at, honest in enumerate(route))

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 
 WRONG_INPUT, BROKEN_DOWN, UNUSABLE, FILE_FAILED = 2, 3, 5, 6
 """Exit codes. Broken down: the numbers of every seed; unusable: what a run would go on from."""
@@ -86,3 +87,13 @@ def flag(name: str) -> str:
     ('--lambda', '--clip-eps')
     """
     return "--" + name.strip("_").replace("_", "-")
+
+
+def check_new(option: str, path: Path) -> None:
+    """Raises UsageError unless `path`, which `option` names, can become a file that is not there yet."""
+    if "\0" in str(path) or not path.name:
+        raise UsageError(f"{option} needs the name of a file; it is {str(path)!r}")
+    if path.exists() or path.is_symlink():
+        raise UsageError(f"{path} is there already; name another file")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no directory {path.parent} to write {path.name} to")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from polopt_jax import report, runs
 from polopt_jax.cli import _token_worlds
-from polopt_jax.cli._words import UsageError
+from polopt_jax.cli._words import check_new
 from polopt_jax.report import Column, Group, Map, Mark, Section
 from polopt_jax.types import Array
 from polopt_jax.worlds import (
@@ -245,20 +245,10 @@ def _paragraphs(text: str) -> list[str]:
 
 def write_worlds(path: Path, names: Sequence[str]) -> None:
     """Writes the page of the worlds called `names`. Raises UsageError if there is such a file or no such directory."""
-    check_new(path)
+    check_new("--html", path)
     page = render([find_world(name) for name in names])
-    check_new(path)
+    check_new("--html", path)
     runs.write(path, page)
-
-
-def check_new(path: Path) -> None:
-    """Raises UsageError unless `path` can become a file that is not there yet."""
-    if "\0" in str(path) or not path.name:
-        raise UsageError(f"--html needs the name of a file; it is {str(path)!r}")
-    if path.exists() or path.is_symlink():
-        raise UsageError(f"{path} is there already; name another file")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no directory {path.parent} to write {path.name} to")
 
 
 def render(entries: Sequence[Any]) -> str:

@@ -3,6 +3,7 @@
 Nothing here imports Brax or MuJoCo until `brax_env` is called.
 """
 
+from polopt_jax.envs._bodies import Bodies, place_bodies
 from polopt_jax.envs._brax import brax_backends, brax_env, brax_names
 from polopt_jax.envs._check import check_env
 from polopt_jax.envs._import import import_env
@@ -36,6 +37,7 @@ from polopt_jax.envs._trajectories import (
 __all__ = [
     "ActionReward",
     "ActionSpace",
+    "Bodies",
     "Box",
     "ConstantReward",
     "DelayedReward",
@@ -58,6 +60,7 @@ __all__ = [
     "enumerate_trajectories",
     "expected_return",
     "import_env",
+    "place_bodies",
     "q_values",
     "random_mdp",
     "trajectory_log_prob",

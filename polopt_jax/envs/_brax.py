@@ -20,13 +20,14 @@ import io
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from polopt_jax.dataflow import dependence
+from polopt_jax.envs._bodies import Bodies, model_bodies
 from polopt_jax.envs._protocol import Box, EnvStep
 from polopt_jax.types import Array, record
 
@@ -106,6 +107,24 @@ class BraxEnv:
             truncated=jnp.logical_and(steps >= self.episode_length, jnp.logical_not(terminated)),
             outcome=outcome,
         )
+
+    def bodies(self) -> Bodies:
+        """What the environment looks like: the capsules and spheres of its links, in the frames that `poses` gives."""
+        return model_bodies(self._env.sys.mj_model, seconds_per_step=float(self._env.dt))
+
+    def posed(self) -> BraxEnv:
+        """The same environment, whose states carry the poses of the links as well. Its steps take a little longer."""
+        return replace(self, _carry=self._carry.also(lambda physics: physics.x))
+
+    def poses(self, state: BraxState) -> tuple[Array, Array]:
+        """Positions `[L, 3]` and unit quaternions (w, x, y, z) `[L, 4]` of the links in a state of `posed()`.
+
+        Raises ValueError if the environment is not a posed one: its states do not have them.
+        """
+        if self.posed()._carry.kept != self._carry.kept:
+            raise ValueError("poses: the states of this environment do not have them; those of its posed() do")
+        links = self._carry.unpack(state.physics).x
+        return links.pos, links.rot
 
     def _state(self, pipeline_state: Any, steps: Array) -> BraxState:
         return BraxState(physics=self._carry.pack(pipeline_state), steps=steps)
@@ -192,6 +211,11 @@ class _Carry:
     leaves: tuple[jax.ShapeDtypeStruct, ...]
     structure: Any
     kept: tuple[int, ...]
+
+    def also(self, part: Callable[[Any], Any]) -> _Carry:
+        """The same, and every leaf of a part of the pipeline state."""
+        more = jax.tree.leaves(part(jax.tree.unflatten(self.structure, range(len(self.leaves)))))
+        return replace(self, kept=tuple(sorted({*self.kept, *more})))
 
     def pack(self, physics: Any) -> tuple[Array, ...]:
         leaves = jax.tree.leaves(physics)

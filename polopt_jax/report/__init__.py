@@ -6,28 +6,36 @@ are imported when they are needed.
 """
 
 from polopt_jax.report._animations import animation_gif, animation_html
+from polopt_jax.report._answers import Answer, answers_html
 from polopt_jax.report._completions import completion_figure, completion_html
 from polopt_jax.report._dots import dots
 from polopt_jax.report._figures import Curve, Panel, Strip, png, svg
 from polopt_jax.report._maps import Map, Mark, maps, terminal_maps
 from polopt_jax.report._numbers import NONE, estimate, mean_or_extent, percent, seconds, short, si
 from polopt_jax.report._pages import Section, code, definitions, figure, listing, page, prose, settings, table
+from polopt_jax.report._players import Recording, Track, player_gif, player_html
+from polopt_jax.report._stages import Stage
 from polopt_jax.report._styles import Style, style
 from polopt_jax.report._tables import Column, Group, full_name, informative, meanings, terminal
 
 __all__ = [
     "NONE",
+    "Answer",
     "Column",
     "Curve",
     "Group",
     "Map",
     "Mark",
     "Panel",
+    "Recording",
     "Section",
+    "Stage",
     "Strip",
     "Style",
+    "Track",
     "animation_gif",
     "animation_html",
+    "answers_html",
     "code",
     "completion_figure",
     "completion_html",
@@ -43,6 +51,8 @@ __all__ = [
     "meanings",
     "page",
     "percent",
+    "player_gif",
+    "player_html",
     "png",
     "prose",
     "seconds",

@@ -193,19 +193,25 @@ def _address(svg: str) -> str:
 
 def _raster(scene: Scene, frame: Drawing) -> Any:
     """A Pillow image of one frame."""
-    import matplotlib as mpl
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    letters = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     image = Image.new("RGB", (scene.width, scene.height), PAPER)
     pen = ImageDraw.Draw(image)
     for drawing in (scene.ground, frame):
         for x, y, width, height, color in drawing.boxes:
             pen.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
         for words in drawing.words:
-            font = ImageFont.truetype(letters, words.size)
-            pen.text((words.x, words.y), words.text, words.color, font, anchor="ms" if words.centred else "ls")
+            anchor = "ms" if words.centred else "ls"
+            pen.text((words.x, words.y), words.text, words.color, _letters(words.size), anchor=anchor)
     return image
+
+
+def _letters(size: int) -> Any:
+    """The font of pictures, which comes with matplotlib, for Pillow."""
+    import matplotlib as mpl
+    from PIL import ImageFont
+
+    return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
 def _printable(text: str) -> str:

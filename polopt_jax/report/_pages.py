@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from polopt_jax.report._styles import COLORS, style
 from polopt_jax.report._tables import Column, Group, full_name
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-"""The page's Content-Security-Policy: no scripts, nothing loaded."""
+"""A page's Content-Security-Policy: no scripts, nothing loaded."""
 
 
 class Section(NamedTuple):
@@ -23,10 +25,19 @@ class Section(NamedTuple):
     pieces: Sequence[Markup]
 
 
-def page(title: str, lead: str, sections: Sequence[Section], *, notes: Sequence[str] = ()) -> str:
-    """The whole file: a title, a line below it, notes, sections."""
+def page(
+    title: str, lead: str, sections: Sequence[Section], *, notes: Sequence[str] = (), script: Markup | None = None
+) -> str:
+    """The whole file: a title, a line below it, notes, sections.
+
+    `script` is the only one that the page may run, whatever else is in it: its digest stands in the policy.
+    """
+    policy = POLICY
+    if script is not None:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy = f"{POLICY}; script-src 'sha256-{digest}'"
     template = _templates().get_template("page.html")
-    return template.render(title=title, lead=lead, notes=notes, sections=sections, policy=POLICY)
+    return template.render(title=title, lead=lead, notes=notes, sections=sections, policy=policy, script=script)
 
 
 def table(columns: Sequence[Column], groups: Sequence[Group], *, mark: Callable[[Any], int] | None = None) -> Markup:
