@@ -14,7 +14,7 @@ from small_run import hashes, run_small
 
 import polopt_jax as po
 from polopt_jax import settings
-from polopt_jax.cli import _play, _play_answers, main
+from polopt_jax.cli import _play, _play_answers, _train, main
 from polopt_jax.envs import Bodies, Discrete, chain
 from polopt_jax.evaluation import Episode
 from polopt_jax.networks import mlp_actor_critic
@@ -320,3 +320,26 @@ def test_what_is_of_episodes_is_refused(speaker, tmp_path, monkeypatch, capsys, 
 def test_discrete_actions_have_one_curve():
     assert chain(num_states=4, horizon=6).action_space == Discrete(2)
     assert _play._flat(np.zeros((5,), np.int32)).shape == (5, 1)
+
+
+def test_a_long_run_leaves_a_page_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(settings, "control", small_setting)
+    assert run_small("--out", "short") == 0
+    assert not (tmp_path / "short" / "play.html").exists()
+    monkeypatch.setattr(_train, "LONG", 0.0)
+    capsys.readouterr()
+    assert run_small("--out", "long") == 0
+    assert "Watch: long/play.html; a newer one, or of another seed: polopt play long" in capsys.readouterr().out
+    assert played(tmp_path / "long" / "play.html")["steps"][0] == 0
+    assert "<code>long/play.html</code>" not in (tmp_path / "short" / "report.html").read_text()
+    assert "long/play.html" in (tmp_path / "long" / "report.html").read_text()
+
+
+def test_a_run_whose_episode_cannot_be_drawn_is_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_train, "LONG", 0.0)  # and the setting is not that of the checkpoint
+    assert run_small("--out", "run") == 0
+    assert "no episode is drawn: " in capsys.readouterr().err
+    assert (tmp_path / "run" / "report.html").exists()
+    assert not (tmp_path / "run" / "play.html").exists()

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ from polopt_jax import checkpoint, report, runs
 from polopt_jax.cli._options import Play
 from polopt_jax.cli._play_answers import answers_page
 from polopt_jax.cli._progress import say
-from polopt_jax.cli._words import UsageError, check_new, flag
+from polopt_jax.cli._words import CommandError, UsageError, check_new, flag, one_line
 from polopt_jax.envs import Bodies, place_bodies
 from polopt_jax.evaluation import Episode, play_episode
 from polopt_jax.loading import load
@@ -35,25 +35,54 @@ def play(options: Play) -> int:
     """Shows one episode of a run's policy, or answers, on a page, and as a GIF if asked for one; says where it is."""
     _check(options)
     policy = load(options.run, seed=options.seed)
-    update = checkpoint.latest_step(options.run / runs.CHECKPOINTS)
-    title = f"{policy.config['algorithm']} on {policy.config['env']}"
-    learnt = f"Seed {policy.config['seed'] if options.seed is None else options.seed} after {update} updates"
     _check_suits(options, policy)
+    title, learnt = _learnt(options, policy)
     say(f"{title}: {learnt[0].lower()}{learnt[1:]}")
-    if policy.normalizer is None:
-        page, said = answers_page(policy, title, learnt, jax.random.key(options.key))
-    else:
-        episode, bodies = record(policy, options)
-        recording, said = recording_of(episode, bodies), described(episode)
-        how = "actions sampled" if options.sampled else "the most probable actions"
-        page = report.player_html(title, f"{learnt}, {how}. {said}", recording)
-        if options.gif is not None:
-            _write("--gif", options.gif, options.gif, report.player_gif(*beginning(recording)))
-    print(said)
+    shown = drawn(options, policy)
+    if options.gif is not None and shown.recording is not None:
+        _write("--gif", options.gif, options.gif, report.player_gif(*beginning(shown.recording)))
+    print(shown.said)
     if options.gif is not None:
         print(f"GIF: {options.gif}")
-    print(f"Page: {_write('--html', options.html, options.run / PAGE, page)}")
+    print(f"Page: {_write('--html', options.html, options.run / PAGE, shown.page)}")
     return 0
+
+
+def leave_page(directory: Path) -> None:
+    """Writes the page of a run that is over into its directory. Where that fails it says why, and all goes on."""
+    try:
+        options = Play(run=directory)
+        runs.write(directory / PAGE, drawn(options, load(directory)).page)
+    except (CommandError, checkpoint.CheckpointError, OSError, TypeError, ValueError) as error:
+        say(f"no episode is drawn: {one_line(str(error))}")
+
+
+class Drawn(NamedTuple):
+    """A page, and what there is to say of it."""
+
+    said: str
+    page: str
+    recording: Recording | None
+    """None of answers."""
+
+
+def drawn(options: Play, policy: Policy) -> Drawn:
+    """The episode, or the answers, of a policy that a run has learnt."""
+    title, learnt = _learnt(options, policy)
+    if policy.normalizer is None:
+        page, said = answers_page(policy, title, learnt, jax.random.key(options.key))
+        return Drawn(said, page, None)
+    episode, bodies = record(policy, options)
+    recording, said = recording_of(episode, bodies), described(episode)
+    how = "actions sampled" if options.sampled else "the most probable actions"
+    return Drawn(said, report.player_html(title, f"{learnt}, {how}. {said}", recording), recording)
+
+
+def _learnt(options: Play, policy: Policy) -> tuple[str, str]:
+    """What was learnt, and by whom so far."""
+    update = checkpoint.latest_step(options.run / runs.CHECKPOINTS)
+    seed = policy.config["seed"] if options.seed is None else options.seed
+    return f"{policy.config['algorithm']} on {policy.config['env']}", f"Seed {seed} after {update} updates"
 
 
 def _check_suits(options: Play, policy: Policy) -> None:

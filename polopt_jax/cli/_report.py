@@ -14,6 +14,7 @@ import numpy as np
 from polopt_jax import report, runs
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._plan import PACKAGES, versions
+from polopt_jax.cli._play import PAGE as EPISODE
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._result import Result, Summary
 from polopt_jax.cli._table import by_environment, columns_of, groups, print_table
@@ -53,7 +54,7 @@ def print_result(directory: Path, results: Sequence[Result], notes: Sequence[str
         print(note)
     print(f"Report: {directory / PAGE}")
     for how in _watching(directory).values():
-        print(f"Watch: {how.strip('`')}")
+        print(f"Watch: {how.replace('`', '')}")
     rows = runs.ROWS if (directory / runs.ROWS).exists() else "a directory of each run"
     print(f"Also in {directory}/: {', '.join((CURVES, rows, SUMMARY))}")
 
@@ -61,6 +62,8 @@ def print_result(directory: Path, results: Sequence[Result], notes: Sequence[str
 def _watching(directory: Path) -> dict[str, str]:
     """How to watch what was learnt in a directory, if that holds one run."""
     command = shlex.join(["polopt", "play", str(directory)])
+    if (directory / EPISODE).exists():
+        return {"Watch": f"`{directory / EPISODE}`; a newer one, or of another seed: `{command}`"}
     return {"Watch": f"`{command}`"} if (directory / runs.ROWS).exists() else {}
 
 

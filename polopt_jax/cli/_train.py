@@ -11,11 +11,15 @@ from polopt_jax import checkpoint, runs
 from polopt_jax.cli._build import about_reference
 from polopt_jax.cli._options import Train
 from polopt_jax.cli._plan import Plan
+from polopt_jax.cli._play import leave_page
 from polopt_jax.cli._progress import acknowledge, say
 from polopt_jax.cli._report import SUMMARY, print_result, write_files
 from polopt_jax.cli._result import Result
 from polopt_jax.cli._running import do, has_begun, is_done, restored_reference, started
 from polopt_jax.cli._words import BROKEN_DOWN, FILE_FAILED, CommandError
+
+LONG = 120.0
+"""Seconds of a run after which the few that drawing an episode takes are nothing: `polopt play` is done for it."""
 
 
 def train(options: Train, plan: Plan, arguments: Sequence[str]) -> int:
@@ -76,6 +80,8 @@ def _train(options: Train, plan: Plan, arguments: Sequence[str], start: runs.Sta
     with runs.stop_on_signals(acknowledge) as stop:
         result, reference = do(plan, start, stop)
         notes = [result.failure] if result.failure else [about_reference(reference)] if reference else []
+        if result.status == "finished" and result.summary["wall_seconds"] >= LONG:
+            leave_page(directory)
         write_files(directory, plan.title, [result], arguments, notes)
     print_result(directory, [result], notes, json=options.json)
     if result.failure is not None:
