@@ -140,6 +140,15 @@ def test_the_command_finds_a_module_in_the_working_directory(own, tmp_path):
     assert "failing() failed" in done.stderr
 
 
+def test_envs_looks_at_an_environment_of_ones_own(own, capsys):
+    assert main(["envs", f"{own}:Line"]) == 0
+    said = capsys.readouterr().out
+    assert "observations [2], actions Box(size=1); check_env finds nothing wrong" in said
+    assert "Learnt by reinforce, actor_critic, npg, trpo, ppo." in said
+    assert main(["envs", f"{own}:unboolean"]) == 2
+    assert "terminated must be boolean" in last_line(capsys)
+
+
 def test_import_env_is_for_python_too(own):
     sys.path.append("")
     try:

@@ -10,7 +10,7 @@ from polopt_jax.cli import _worlds
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._recipes import takes_groups
 from polopt_jax.cli._words import UsageError, choose
-from polopt_jax.envs import brax_backends, brax_names, import_env
+from polopt_jax.envs import Environment, brax_backends, brax_names, import_env
 from polopt_jax.settings import is_own
 
 TOKEN_ENV = "skip_the_test"
@@ -76,10 +76,7 @@ def check_environment(name: str) -> str:
     One's own, `package.module:factory`, is imported, made and looked at.
     """
     if is_own(name):
-        try:
-            import_env(name)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"--env {name}: {error}") from error
+        _own(name)
         return name
     if gymnasium := re.fullmatch(r"(?:\w+/)?([A-Za-z0-9]+)-v\d+", name):
         snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", gymnasium[1]).lower()
@@ -88,6 +85,14 @@ def check_environment(name: str) -> str:
         known = ", ".join(environments())
         raise UsageError(f"{name!r} is a name of Gymnasium's, and this is Brax's list: {known}{hint}")
     return choose("environment", name, environments())
+
+
+def _own(name: str) -> Environment:
+    """An environment of the user's; raises UsageError with what is wrong with it."""
+    try:
+        return import_env(name)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--env {name}: {error}") from error
 
 
 def check_algorithm(name: str) -> str:
@@ -112,11 +117,18 @@ def check_pair(algorithm: str, env: str) -> None:
 def show(name: str | None, html: Path | None) -> None:
     """The command `polopt envs`: everything in tables, or what is known of one, or a page of worlds.
 
+    One of the user's own is looked at: what it takes and gives.
+
     A token world that can be learnt in is an environment as well: of such a name both are shown.
 
     Raises UsageError if there is no such name, or if the page cannot be written where it should be.
     """
     worlds = _worlds.world_names()
+    if name is not None and is_own(name) and html is None:
+        env = _own(name)
+        print(f"{name}: observations {list(env.obs_shape)}, actions {env.action_space}; check_env finds nothing wrong")
+        print(f"Learnt by {', '.join(algorithms(name))}.")
+        return
     if name is not None:
         name = choose("environment or world", name, (*worlds, *environments()))
     world = None if name is None else name.replace("_", "-")

@@ -66,6 +66,7 @@ examples:
   polopt train ppo --env ant --num-seeds 3
   polopt train trpo --env hopper --radius 0.02 --out runs/wide
   polopt train --out runs/wide --resume
+  polopt train ppo --env my.module:Env --hidden 256,256 --eval-every 100000
   polopt train grpo --env skip_the_test --json
   polopt evaluate runs/wide --episodes 200
   polopt play runs/wide --gif hopper.gif

@@ -258,12 +258,12 @@ class Study:
 
 @dataclass(frozen=True)
 class Envs:
-    """List the environments (sizes, backends, what is rewarded) and the outcome worlds, or draw a world.
+    """List the environments (sizes, backends, what is rewarded) and the outcome worlds, draw a world, or look at yours.
 
     Of a world everything is known exactly: how it looks, what the best policies earn, and what they bring about.
     """
 
     name: Annotated[tyro.conf.Positional[str | None], NAME, _shown("[NAME]", "all")] = None
-    """One environment or world."""
+    """One environment or world; package.module:factory is looked at as training would."""
     html: Annotated[Path | None, _shown("FILE", "none")] = None
     """Write a page with all worlds, or with the one that is named, to a new file."""
