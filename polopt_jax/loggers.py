@@ -94,9 +94,9 @@ def tensorboard_logger(directory: str | Path, *, after: int | None = None) -> It
     Raises:
       MissingPackage: tensorboardX is not installed.
     """
-    package = _package("tensorboardX", "tensorboard_logger")
+    writes = package("tensorboardX", "tensorboard_logger")
     purge = {} if after is None else {"purge_step": after + 1}
-    with package.SummaryWriter(str(directory), **purge) as writer:
+    with writes.SummaryWriter(str(directory), **purge) as writer:
 
         def log(step: int, values: Mapping[str, float | None]) -> None:
             for name, x in values.items():
@@ -117,15 +117,20 @@ def wandb_logger(**options: Any) -> Iterator[Logger]:
     Raises:
       MissingPackage: wandb is not installed.
     """
-    package = _package("wandb", "wandb_logger")
-    run = package.init(**options)
+    run = package("wandb", "wandb_logger").init(**options)
     try:
         yield lambda step, values: run.log({name: x for name, x in values.items() if x is not None}, step=step)
     finally:
         run.finish()
 
 
-def _package(name: str, caller: str) -> Any:
+def package(name: str, caller: str) -> Any:
+    """What a logger writes with, imported. Raises MissingPackage.
+
+    >>> package("no_such_package", "a logger")
+    Traceback (most recent call last):
+    polopt_jax.loggers.MissingPackage: a logger needs the package no_such_package: pip install no_such_package
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:

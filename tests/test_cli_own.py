@@ -306,7 +306,8 @@ def test_a_missing_package_is_told_before_anything_is_computed(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert run_small("--out", "run", "--log-to", "wandb") == 2
-    assert "--log-to: wandb_logger needs the package wandb: pip install wandb" in last_line(capsys)
+    assert "--log-to wandb needs the package wandb: pip install wandb" in last_line(capsys)
+    assert not (tmp_path / "run").exists()
 
 
 def test_evaluations_are_whole_greedy_episodes_and_change_nothing(tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ CSV, EVENTS, PROJECT = "metrics.csv", "tensorboard", "polopt"
 
 @contextlib.contextmanager
 def telling(plan: Plan, start: runs.Start) -> Iterator[Callable[[runs.Row], None]]:
-    """What is to be told each row of a run, which goes on from `start`. Raises UsageError if a package is missing."""
+    """What is to be told each row of a run, which goes on from `start`. Raises UsageError if it cannot go on with a file that is there."""
     directory = start.directory
     after = start.rows[-1]["steps"] if start.rows else 0
     makers: dict[str, Callable[[], Any]] = {
@@ -27,7 +27,7 @@ def telling(plan: Plan, start: runs.Start) -> Iterator[Callable[[runs.Row], None
     with contextlib.ExitStack() as opened:
         try:
             logs = [opened.enter_context(makers[name]()) for name in plan.log_to]
-        except (loggers.MissingPackage, ValueError) as error:
+        except ValueError as error:
             raise UsageError(f"--log-to: {error}") from error
 
         def tell(row: runs.Row) -> None:

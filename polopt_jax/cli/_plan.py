@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import optax
 
 import polopt_jax
-from polopt_jax import runs, settings
+from polopt_jax import loggers, runs, settings
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import _envs, _recipes
 from polopt_jax.cli._options import Compare, Train
@@ -42,7 +42,8 @@ RATES: dict[str, Callable[[float, int], Any]] = {
     "cosine": lambda rate, updates: optax.cosine_decay_schedule(rate, updates),
 }
 """By its name, what becomes of a learning rate in so many updates: a number, or a schedule of the update's number."""
-LOGGERS = ("csv", "tensorboard", "wandb")
+LOGGERS = {"csv": "csv", "tensorboard": "tensorboardX", "wandb": "wandb"}
+"""By its name, the package that a logger writes with."""
 APPLY = {
     "the token world": ("group_size",),
     "an environment of one's own": ("rollout_steps", "hidden", "activation"),
@@ -220,7 +221,13 @@ def _rate(algorithm: str, name: str | None) -> str:
 
 
 def _loggers(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(_unique([choose("logger", name, LOGGERS) for name in names], "--log-to"))
+    chosen = _unique([choose("logger", name, tuple(LOGGERS)) for name in names], "--log-to")
+    for name in chosen:
+        try:
+            loggers.package(LOGGERS[name], f"--log-to {name}")
+        except loggers.MissingPackage as error:
+            raise UsageError(str(error)) from error
+    return tuple(chosen)
 
 
 def _backend(name: str | None, env: str) -> str:
