@@ -14,7 +14,10 @@ CSV, EVENTS, PROJECT = "metrics.csv", "tensorboard", "polopt"
 
 @contextlib.contextmanager
 def telling(plan: Plan, start: runs.Start) -> Iterator[Callable[[runs.Row], None]]:
-    """What is to be told each row of a run, which goes on from `start`. Raises UsageError if it cannot go on with a file that is there."""
+    """What is to be told each row of a run, which goes on from `start`.
+
+    Raises UsageError if a file that is there cannot be gone on with.
+    """
     directory = start.directory
     after = start.rows[-1]["steps"] if start.rows else 0
     makers: dict[str, Callable[[], Any]] = {
