@@ -496,7 +496,8 @@ def test_the_help_of_ppo(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     pair = "in Python also a pair (ε_low, ε_high)"
     assert help_of("ppo", capsys) == {
-        "--learning-rate": "Step size of Adam. (above 0; default: 0.0005; on token worlds 0.001)",
+        "--learning-rate": "Step size of Adam; in Python also a schedule of the update's number. "
+        "(above 0; default: 0.0005; on token worlds 0.001)",
         "--clip-eps": f"The ratio is clipped to 1 ± this; {pair}. (above 0; default: 0.2)",
         "--num-epochs": "Passes over each batch. (at least 1; default: 4)",
         "--num-minibatches": "Minibatches of each pass. (at least 1; default: 8)",
@@ -511,7 +512,7 @@ def test_the_help_of_ppo(capsys, monkeypatch):
 @pytest.mark.parametrize("algorithm", PRESETS)
 def test_every_keyword_of_a_recipe_is_a_flag_with_a_text(algorithm, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    python_alone = {"terms", "divergence", "constraints"}
+    python_alone = {"terms", "divergence", "constraints", "optimizer", "value_optimizer", "estimate"}
     keywords = [
         name for name in inspect.getfullargspec(getattr(algorithms, algorithm)).kwonlyargs if name not in python_alone
     ]
@@ -523,7 +524,9 @@ def test_every_keyword_of_a_recipe_is_a_flag_with_a_text(algorithm, capsys, monk
 
 def test_the_algorithms_of_the_command_are_the_recipes():
     functions = {name for name in algorithms.__all__ if inspect.isfunction(getattr(algorithms, name))}
-    assert set(PRESETS) == functions - {"adam", "assemble", "priced"}, "those make recipes, or go with one"
+    assert set(PRESETS) == functions - {"adam", "assemble", "gae_estimate", "priced"}, (
+        "those make recipes, or go with one"
+    )
     assert {name for name in PRESETS if _recipes.takes_groups(name)} == {"dpo", "grpo"}
 
 
@@ -934,7 +937,7 @@ def test_reward_is_that_of_finished_episodes_and_null_without_any():
 
 
 def test_summary():
-    result = fake_result("trpo", seeds=3)
+    result = fake_result("trpo", seeds=5)
     summary = result.summary
     last = [row for row in result.rows if row["update"] > 0.9 * result.plan.schedule.updates]
     by_seed = np.sum([row["episode/return_sum"] for row in last], 0) / np.sum(
@@ -942,9 +945,9 @@ def test_summary():
     )
     np.testing.assert_allclose(summary["reward_by_seed"], by_seed)
     np.testing.assert_allclose(summary["reward"], by_seed.mean())
-    np.testing.assert_allclose(summary["reward_interval"], 4.302653 * by_seed.std(ddof=1) / np.sqrt(3), rtol=1e-6)
+    np.testing.assert_allclose(summary["reward_interval"], 2.776445 * by_seed.std(ddof=1) / np.sqrt(5), rtol=1e-6)
     np.testing.assert_allclose(summary["kl_old_new"], np.mean([row["kl_old_new"] for row in result.rows]))
-    assert summary["steps_per_second"] == result.plan.schedule.steps * 3 / (0.5 * len(result.rows))
+    assert summary["steps_per_second"] == result.plan.schedule.steps * 5 / (0.5 * len(result.rows))
     assert summary["wall_seconds"] == 0.5 * len(result.rows) + 3.0
     assert (summary["cg_residual"], summary["line_search_accepted"]) == (0.01, 1.0)
     assert summary["skipped"] == 0.5  # of both phases
@@ -1036,7 +1039,7 @@ def test_unscored_sequences_are_summed_and_shown_where_there_are_any():
         row["episode/unscored"] = [1.0, 2.0]
     assert result.summary["unscored"] == 3 * len(result.rows)
     assert names()[-2:] == ["unscored", "compile time"]
-    assert _report.COMPILE.cell({**result.summary, "compile_seconds": 83.4}) == "1m23s"
+    assert _table.COMPILE.cell({**result.summary, "compile_seconds": 83.4}) == "1m23s"
 
 
 def test_the_table_says_what_a_step_is_and_how_the_reward_of_dpo_is_measured(results, capsys):
@@ -1065,17 +1068,20 @@ def test_the_table_fits(results, capsys):
     assert [line.split()[0] for line in lines[3:5]] == ["ppo", "trpo"]
     assert "dpo*" in out
     assert "100%" in next(line for line in lines if line.startswith("trpo"))
-    assert max(len(line) for line in lines[: lines.index("")]) <= 101
+    assert max(len(line) for line in lines[: lines.index("")]) <= 106
 
 
 def test_the_report_needs_nothing_from_outside(results):
     page = _report.render("A title", results, FACTS, notes=["a note"])
     tags = Tags(page)
     check_self_contained(page, tags)
-    assert page.count("<svg ") == 2
-    for name, value in tags.attributes:
-        if name == "aria-label":
-            assert value.startswith("Curves on ")
+    labels = [value for name, value in tags.attributes if name == "aria-label"]
+    assert page.count("<svg ") == len(labels)
+    assert sum(label.startswith("Curves on ") for label in labels) == 2
+    seeds = [label for label in labels if not label.startswith("Curves on ")]
+    assert len(seeds) == len(results)  # the final reward of each seed, as dots
+    for label, result in zip(seeds, results, strict=True):
+        assert label == ", ".join(report.short(x) for x in result.summary["reward_by_seed"])
     assert "KL(policy before ‖ policy after)" in page
 
 

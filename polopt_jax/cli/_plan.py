@@ -105,7 +105,8 @@ class Plan:
     def config(self) -> dict[str, Any]:
         """The plan as JSON, with every default, constant and version written out: equal configs are equal runs."""
         apart = ("hyperparameters", "schedule", "rate", "eval_every")
-        sizes = {name: x for name, x in asdict(self).items() if name not in apart}
+        own = {name: x for name, x in asdict(self).items() if name not in apart}
+        sizes = {name: list(x) if isinstance(x, tuple) else x for name, x in own.items()}
         return {
             **sizes,
             **self.schedule.config(),
