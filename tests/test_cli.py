@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_run
 
 import polopt_jax
 from polopt_jax import algorithms, report, settings
@@ -32,6 +33,7 @@ from polopt_jax.cli import (
     _recipes,
     _report,
     _result,
+    _running,
     _table,
     _token_worlds,
     _train,
@@ -1095,7 +1097,8 @@ def test_the_report_escapes_what_it_is_given(text, results):
 # --- runs ----------------------------------------------------------------------------------------------------------
 
 
-def test_compare_prints_one_table(tmp_path, capsys):
+def test_compare_prints_one_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(_running, "build", small_run.build)
     line = "compare --algorithms actor_critic reinforce --env inverted_pendulum --num-envs 8 --steps 1024 --num-seeds 2"
     assert main([*line.split(), "--out", "both"]) == 0
     out = capsys.readouterr().out
