@@ -74,8 +74,6 @@ def test_a_rollout_of_gymnasium_keeps_what_matters():
     assert rollout.reward[:, 1].tolist() == [0, 0, 1, 1, 2]
     assert (returns, after.tolist()) == ([7.0] * 4, [[1], [1]])
 
-    return jax.random.key(0)
-
 
 def test_language_model():
     module = example("language_model")

@@ -151,7 +151,7 @@ def test_a_full_disk_ends_with_6_and_a_line_and_with_more_room_the_run_goes_on(s
         subprocess.run(["mount", "-o", "remount,size=10m", disk], check=True)
         assert_ends_as(whole, disk / "run")
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 # --- order ---------------------------------------------------------------------------------------------------------
