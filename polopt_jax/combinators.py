@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.boundaries import check_loss, check_outputs, check_pair, check_scalar, check_takes, described
+from polopt_jax.reading import check_pairs, complete_pairs
 from polopt_jax.reductions import count
 from polopt_jax.rows import split_rows
-from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Model, Objective, Params, Term
+from polopt_jax.types import Array, ArrayLike, Batch, Counts, Metrics, Model, Objective, Outputs, Params, Term
 
 
 def objective(model: Model, term: Term) -> Objective:
@@ -82,6 +83,42 @@ def _check_part(name: str, pair: Any) -> None:
         order = "they are swapped" if not callable(part) else "a schedule must be called"
         raise TypeError(f"weighted_sum: {name} must be (weight, term); its weight is {described(weight)}: {order}")
     check_takes("weighted_sum", name, part, "outputs", "batch")
+
+
+def on_chosen(term: Term) -> Term:
+    """The same term, over the chosen rows of a preference batch alone.
+
+    The rejected rows, and chosen ones without a rejected one, are masked out before the term sees them, so that its
+    reduction counts what is left. With `negative_log_likelihood` it is the supervised part of CPO, ORPO and SLiC.
+
+    Args:
+      term: any term over decisions or rows, `(outputs, batch) -> (loss, metrics)`.
+
+    Returns:
+      A term over preference batches `[2, N, T]` (chosen, rejected). Reads `mask` and what the term reads; metrics are
+      the term's.
+
+    Raises TypeError if the term takes other arguments, and at trace time ValueError if the mask is not [2, N, T].
+
+    >>> import polopt_jax as po
+    >>> batch = po.Batch(obs=None, action=jnp.array([[[0]], [[1]]]), mask=jnp.ones((2, 1, 1), bool))
+    >>> outputs = po.Outputs(policy=po.Categorical(logits=jnp.log(jnp.array([[[[0.25, 0.75]]], [[[0.5, 0.5]]]]))))
+    >>> round(float(jnp.exp(-on_chosen(po.negative_log_likelihood())(outputs, batch)[0])), 6)
+    0.25
+    """
+    check_takes("on_chosen", "term", term, "outputs", "batch")
+
+    def chosen(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
+        check_pairs("on_chosen", batch)
+        first = (jnp.arange(2) == 0).reshape(2, *[1] * (batch.mask.ndim - 1))
+        mask = batch.mask & complete_pairs(batch)[None, ..., None] & first
+        whole = batch.counts
+        if whole is not None:
+            none = jnp.zeros_like(whole.pairs)
+            whole = Counts(decisions=whole.chosen, rows=whole.pairs, pairs=none, chosen=none)
+        return check_loss("on_chosen", term(outputs, replace(batch, mask=mask, counts=whole)))
+
+    return chosen
 
 
 Coupled = TypeVar("Coupled", bound=Callable[..., Any])

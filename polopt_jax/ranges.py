@@ -16,7 +16,7 @@ from polopt_jax.types import ArrayLike
 
 @dataclass(frozen=True)
 class Interval:
-    """Numbers from `low` to `high`, both included unless `above`; NaN is in none.
+    """Numbers from `low` to `high`, both included unless `above` or `below` say that they are not; NaN is in none.
 
     >>> 0.5 in Interval(0, 1), float("nan") in Interval(0, 1), 0 in Interval(0, above=True)
     (True, False, False)
@@ -26,19 +26,29 @@ class Interval:
     high: float = math.inf
     above: bool = False
     """Whether `low` itself is excluded."""
+    below: bool = False
+    """Whether `high` itself is excluded."""
 
     def __contains__(self, value: Any) -> bool:
-        return bool((value > self.low if self.above else value >= self.low) and value <= self.high)
+        from_low = value > self.low if self.above else value >= self.low
+        return bool(from_low and (value < self.high if self.below else value <= self.high))
 
     def __str__(self) -> str:
-        if math.isfinite(self.high):
+        if math.isinf(self.high):
+            return f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        if not (self.above or self.below):
             return f"from {self.low:g} to {self.high:g}"
-        return f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        low = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        return f"{low} and {'below' if self.below else 'at most'} {self.high:g}"
 
 
 Positive: TypeAlias = Annotated[ArrayLike, Interval(0, above=True)]
 Nonnegative: TypeAlias = Annotated[ArrayLike, Interval(0)]
 Unit: TypeAlias = Annotated[ArrayLike, Interval(0, 1)]
+Share: TypeAlias = Annotated[ArrayLike, Interval(0, 1, above=True)]
+"""A share of something, which may be all of it and not nothing."""
+Minority: TypeAlias = Annotated[ArrayLike, Interval(0, 0.5, below=True)]
+"""A rate at which labels are wrong and still say more than a coin does."""
 Count: TypeAlias = Annotated[int, Interval(1)]
 Rate: TypeAlias = Annotated[ArrayLike | optax.Schedule, Interval(0, above=True)]
 """A learning rate of a recipe: a number, or an optax schedule of the update's number, `update -> rate`."""

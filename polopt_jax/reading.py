@@ -22,6 +22,21 @@ def check_mask(caller: str, batch: Batch) -> None:
         raise ValueError(f"{caller}: batch.mask must have at least a time axis [T]; it is a scalar")
 
 
+def check_pairs(caller: str, batch: Batch) -> None:
+    """Raises unless the batch is one of pairs, `[2, N, T]`."""
+    check_mask(caller, batch)
+    if batch.mask.ndim < 3 or batch.mask.shape[0] != 2:
+        raise ValueError(
+            f"{caller} needs a preference batch [2, N, T] (chosen, rejected); mask has {batch.mask.shape}. "
+            "What splits such a batch, epochs and accumulate_gradients, splits its pairs with axis=1"
+        )
+
+
+def complete_pairs(batch: Batch) -> Array:
+    """Which pairs of a preference batch `[2, N, T]` have a real decision in both rows, `[N]` bool."""
+    return batch.mask.any(-1).all(0)
+
+
 def read(caller: str, batch: Batch, name: str) -> Array:
     """Field `name` of the batch: present, of the mask's shape, zeroed under the mask, and constant."""
     field = getattr(batch, name)
@@ -29,6 +44,24 @@ def read(caller: str, batch: Batch, name: str) -> Array:
         raise ValueError(f"{caller} needs batch.{name}, which is None")
     check_shape(caller, f"batch.{name}", field, batch.mask.shape, of="batch.mask")
     return jax.lax.stop_gradient(zero_where_masked(accumulate(field), batch.mask))
+
+
+def read_row(caller: str, batch: Batch, name: str) -> Array:
+    """Field `name` of the rows of the batch: present, of the mask's shape without T, zeroed for rows without a real
+    decision, and constant."""
+    field = getattr(batch, name)
+    if field is None:
+        raise ValueError(f"{caller} needs batch.{name}, which is None")
+    check_shape(caller, f"batch.{name}", field, batch.mask.shape[:-1], of="batch.mask without T")
+    return jax.lax.stop_gradient(zero_where_masked(field, batch.mask.any(-1)))
+
+
+def read_label(caller: str, batch: Batch) -> Array:
+    """`batch.label`: present, boolean, one per row; False for rows without a real decision."""
+    label = read_row(caller, batch, "label")
+    if label.dtype != jnp.bool_:
+        raise TypeError(f"{caller}: batch.label must be boolean; its dtype is {label.dtype}")
+    return label
 
 
 def _check_bound(caller: str, outputs: Any, name: str) -> None:

@@ -16,12 +16,11 @@ from polopt_jax.types import Array, ArrayLike, Batch, Counts, Reduction
 def count(mask: Array) -> Counts:
     """The denominators of a mask `[..., T]`: real decisions, rows that have one, preference pairs that have two."""
     rows = mask.any(-1)
-    pairs = jnp.sum(rows.all(0)) if rows.ndim >= 2 and rows.shape[0] == 2 else jnp.zeros((), jnp.int32)
-    return Counts(
-        decisions=jnp.sum(mask).astype(jnp.float32),
-        rows=jnp.sum(rows).astype(jnp.float32),
-        pairs=pairs.astype(jnp.float32),
-    )
+    paired = rows.ndim >= 2 and rows.shape[0] == 2
+    pairs = rows.all(0) if paired else jnp.zeros((), bool)
+    chosen = mask[0] & pairs[..., None] if paired else pairs
+    number = lambda flags: jnp.sum(flags).astype(jnp.float32)  # noqa: E731
+    return Counts(decisions=number(mask), rows=number(rows), pairs=number(pairs), chosen=number(chosen))
 
 
 def counts(batch: Batch) -> Counts:

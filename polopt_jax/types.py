@@ -107,6 +107,8 @@ class Counts:
     """Number of rows (the axes before T) with at least one real decision, `[]`."""
     pairs: Array
     """Number of preference pairs whose two rows both have a real decision, `[]`; 0 for other batches."""
+    chosen: Array
+    """Number of real decisions in the chosen rows of those pairs, `[]`; 0 for other batches."""
 
 
 @with_fields
@@ -138,6 +140,8 @@ class Batch:
     """log-probability of `action` that the engine which sampled it recorded, `[...]`, where that is not `log_prob`."""
     label: Array | None = None
     """bool, per row: whether it is a desirable one (unpaired preferences), `[...]` without T."""
+    reference_point: Array | None = None
+    """What the log-ratio of a row to the reference is measured from, in nats, `[...]` without T (`kto`, `bco`)."""
     outcome: Any = None
     """Outcome features of a whole row, any pytree of leading shape `[...]` without T."""
     counts: Counts | None = None

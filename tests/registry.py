@@ -7,6 +7,7 @@ fails for a public name that has none. Names of other kinds are listed in `OTHER
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import polopt_jax as po
-from polopt_jax import outcomes
+from polopt_jax import outcomes, surrogates
 from polopt_jax.masking import masked_mean
+from polopt_jax.objectives import mean_log_prob, mean_log_ratio, summed_log_prob
 
 B, T, A, D = 5, 3, 4, 2  # all different, so that no two axes can be taken for each other
 LEADING = (B, T)
@@ -127,6 +129,8 @@ def example_batch(distribution, leading, rng):
         target=rng.normal(size=leading),
         ref_log_prob=typical + 0.5 * rng.normal(size=leading),
         outcome={"score": rng.normal(size=leading[:-1])},
+        label=rng.random(leading[:-1]) < 0.6,
+        reference_point=0.3 * rng.normal(size=leading[:-1]),
     )
 
 
@@ -261,18 +265,35 @@ def sequence_capped(cap):
     return capped(cap, row_ratio)
 
 
-def mean_log_prob(caller, log_prob, batch):
-    """A score without a reference (SimPO's)."""
-    return masked_mean(log_prob, batch.mask, axis=-1)
-
-
-def hinge(beta):
+def soft_hinge(beta):
     return po.preference(lambda chosen, rejected: jax.nn.softplus(1 - chosen + rejected), mean_log_prob, beta=beta)
+
+
+def square_of_rows(beta, desirable_weight, undesirable_weight):
+    """An unpaired objective of a user's own."""
+    weights = dict(desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
+    return po.unpaired_preference(lambda score: jnp.square(score - 1), mean_log_prob, beta=beta, **weights)
+
+
+def alpha_dpo(beta, alpha):
+    return po.f_dpo(partial(surrogates.alpha_slope, alpha=alpha), beta=beta)
+
+
+def chosen_likelihood():
+    return po.on_chosen(po.negative_log_likelihood())
+
+
+def pairs(name, build=None, reads=("ref_log_prob",), *, documented=True, **hyper):
+    """An objective over pairs, by default one with DPO's score."""
+    hyper = {"beta": (0.1, 0.7)} | hyper
+    return term(name, ["action", *reads], build, hyper=hyper, leading=PAIRS, documented=documented)
 
 
 CLIP = {"clip_eps": (0.2, 0.35)}
 PAIR = {"low": (0.1, 0.2), "high": (0.3, 0.4)}
 RATIO = ("action", "log_prob", "advantage")
+LABELLED = ("action", "label", "reference_point", "ref_log_prob")
+WEIGHED = {"beta": (0.1, 0.7), "desirable_weight": (1.0, 1.4), "undesirable_weight": (1.0, 0.5)}
 SOFT = {"clip_eps": (0.2, 0.3), "beta": (0.04, 0.5)}
 
 CASES: dict[str, Case] = {
@@ -294,11 +315,33 @@ CASES: dict[str, Case] = {
     ),
     "entropy_bonus": term("entropy_bonus", []),
     "entropy_bonus-tanh": term("entropy_bonus", [], distribution="TanhGaussian"),
-    "dpo": term("dpo", ["action", "ref_log_prob"], hyper={"beta": (0.1, 0.7)}, leading=PAIRS),
+    "negative_log_likelihood": term("negative_log_likelihood", ["action"]),
+    "on_chosen": term("on_chosen", ["action"], chosen_likelihood, leading=PAIRS, documented=False),
+    **{name: pairs(name) for name in ("dpo", "ipo", "slic", "nca", "sppo", "apo_zero", "apo_down")},
+    "dpo-mean": pairs("dpo", lambda beta: po.dpo(beta=beta, score=mean_log_ratio)),
+    "dpo-free": pairs("dpo", lambda beta: po.dpo(beta=beta, score=summed_log_prob), reads=(), documented=False),
+    "conservative_dpo": pairs("conservative_dpo", label_smoothing=(0.1, 0.3)),
+    "robust_dpo": pairs("robust_dpo", label_smoothing=(0.1, 0.3)),
+    "exo": pairs("exo", label_smoothing=(0.1, 0.3)),
+    "discopop": pairs("discopop", temperature=(0.05, 2.0)),
+    "f_dpo": pairs("f_dpo", lambda beta: po.f_dpo(surrogates.jensen_shannon_slope, beta=beta)),
+    "f_dpo-alpha": pairs("f_dpo", alpha_dpo, alpha=(0.5, 1.0)),
+    "simpo": pairs("simpo", reads=(), gamma=(1.0, 0.3)),
+    "cpo": pairs("cpo", reads=(), likelihood_weight=(1.0, 0.3)),
+    "orpo": term("orpo", ["action"], hyper={"odds_weight": (0.1, 1.0)}, leading=PAIRS),
+    "aot": term("aot", ["action", "ref_log_prob"], hyper={"beta": (0.1, 0.7)}, leading=PAIRS, couples=True),
+    "aot_unpaired": term(
+        "aot_unpaired", ["action", "ref_log_prob"], hyper={"beta": (0.1, 0.7)}, leading=PAIRS, couples=True
+    ),
+    "kto": term("kto", LABELLED, hyper=WEIGHED),
+    "bco": term("bco", LABELLED, hyper={"beta": (0.1, 0.7)}),
+    "unpaired_preference": term(
+        "unpaired_preference", ["action", "label", "reference_point"], square_of_rows, hyper=WEIGHED
+    ),
     "grpo": term("grpo", [*RATIO, "ref_log_prob"], hyper=SOFT),
     "ratio_term": term("ratio_term", RATIO, capped, hyper={"cap": (1.2, 2.0)}),
     "ratio_term-sequence": term("ratio_term", RATIO, sequence_capped, hyper={"cap": (0.8, 0.9)}),
-    "preference": term("preference", ["action"], hinge, hyper={"beta": (0.1, 0.7)}, leading=PAIRS),
+    "preference": pairs("preference", soft_hinge, reads=()),
     "kl_to_reference": term("kl_to_reference", ["obs"], lambda: po.kl_to_reference(reference)),
     "kl_to_reference-tanh": term(
         "kl_to_reference",
@@ -403,6 +446,12 @@ def episode_arrays(*values):
     return make
 
 
+def rows_of_log_probs(rng):
+    """Of a policy that prefers these rows to the reference, so that the KL is not clamped at 0."""
+    ref = rng.normal(size=LEADING)
+    return {"log_prob": ref + 0.5 + rng.normal(size=LEADING), "ref_log_prob": ref, "mask": ragged_mask(LEADING, rng)}
+
+
 def group_arrays(rng):
     return {"reward": rng.normal(size=(B, A))}
 
@@ -435,6 +484,12 @@ ARRAY_CASES: dict[str, ArrayCase] = {
     "group_relative": plain("group_relative", group_arrays, hyper={"eps": (1e-6, 0.1)}, constant=True, alone=True),
     "group_centred": plain("group_centred", group_arrays, constant=True, alone=True),
     "leave_one_out": plain("leave_one_out", group_arrays, constant=True, alone=True),
+    "kl_reference_point": plain("kl_reference_point", rows_of_log_probs, constant=True),
+    "mean_reference_point": plain(
+        "mean_reference_point",
+        lambda rng: rows_of_log_probs(rng) | {"label": rng.random(B) < 0.6},
+        constant=True,
+    ),
     "standardize": plain("standardize", masked_arrays, hyper={"eps": (1e-8, 0.1)}),
     **{name: plain(name, log_ratios, alone=True) for name in ("k1", "k2", "k3")},
     **{

@@ -37,6 +37,7 @@ CLOSE = dict(rtol=2e-6, atol=2e-6)
 GARBAGE = (np.nan, np.inf, -np.inf, 1e38, -1e38)
 GARBAGE_IDS = (-100, 256, 2**31 - 1, -(2**31), A)
 
+PER_ROW = ("label", "reference_point")  # fields [...] without T
 PREFERENCES = [label for label in TERMS if CASES[label].leading == PAIRS]
 TRACES = collections.Counter()
 
@@ -168,7 +169,8 @@ def test_every_public_name_has_a_row():
 def test_every_objective_and_every_hyperparameter_has_a_row():
     from polopt_jax import objectives
 
-    parts = {"summed_log_ratio", "token_ratio"}  # of the two seams: a score and a ratio, no terms
+    scores = {"mean_log_prob", "mean_log_ratio", "summed_log_prob", "summed_log_ratio"}
+    parts = {*scores, "token_ratio"}  # of the seams, no terms
     assert set(objectives.__all__) - parts <= {CASES[label].name for label in TERMS}
     # Every keyword of a term that is a number is traced somewhere. (`reduce`, `ddof`, `divergence` are no numbers.)
     for name in registered():
@@ -329,16 +331,24 @@ def test_half_a_pair_is_no_pair(label, missing):
     assert_all_zero(run(label, (outputs,), half).input_grads[0].policy.logits[:, 0])
 
 
-@pytest.mark.parametrize("label", PREFERENCES)
+ONE_SIDED = {
+    "on_chosen",
+    "nca",
+}  # the chosen row's own score has a price of its own, so a swap changes more than the order
+
+
+@pytest.mark.parametrize("label", [label for label in PREFERENCES if label not in ONE_SIDED])
 def test_a_pair_that_favours_its_chosen_row_costs_less_than_the_same_pair_swapped(label):
     (outputs,), batch = example(label)
     swap = lambda tree: jax.tree.map(lambda x: x[::-1], tree)  # noqa: E731
     batch = replace(batch, mask=jnp.ones_like(batch.mask), outcome=None)
     there, back = run(label, (outputs,), batch), run(label, (swap(outputs),), swap(batch))
-    assert_close(there.metrics["margin"], -back.metrics["margin"])
-    assert_close(there.metrics["accuracy"], 1 - back.metrics["accuracy"])
-    assert_close(there.metrics["chosen_log_ratio"], back.metrics["rejected_log_ratio"])
-    assert (there.metrics["margin"] > 0) == (there.value < back.value)
+    of_scores = lambda metrics: {name.removeprefix("preference/"): value for name, value in metrics.items()}  # noqa: E731
+    forth, reverse = of_scores(there.metrics), of_scores(back.metrics)
+    assert_close(forth["margin"], -reverse["margin"])
+    assert_close(forth["accuracy"], 1 - reverse["accuracy"])
+    assert_close(forth["chosen_log_ratio"], reverse["rejected_log_ratio"])
+    assert (forth["margin"] > 0) == (there.value < back.value)
 
 
 @each_case
@@ -447,7 +457,7 @@ def test_wrong_shape_is_refused_by_name(label):
                     with pytest.raises(ValueError, match=r"\boutcome\b"):
                         evaluate(inputs, replace(batch, outcome={"score": np.zeros(shape)}))
             continue
-        for shape in wrong_shapes(field.shape, batch.mask.shape):
+        for shape in wrong_shapes(field.shape, field.shape if name in PER_ROW else batch.mask.shape):
             with pytest.raises((ValueError, TypeError), match=rf"\b{name}\b"):
                 evaluate(inputs, replace(batch, **{name: np.zeros(shape, field.dtype)}))
             checked += 1
@@ -498,6 +508,7 @@ def test_any_leading_shape(label):
         flat, shapes = (2, 6, T), [(2, 6, T), (2, 3, 2, T)]
     inputs, batch = cast(case.example(leading=flat), jnp.float32)
     batch = replace(batch, outcome=None)
+    rows = {name: getattr(batch, name) for name in PER_ROW}
 
     @jax.jit
     def values(inputs, batch):
@@ -505,7 +516,8 @@ def test_any_leading_shape(label):
         reshaped = []
         for shape in shapes:
             reshape = lambda x, shape=shape: x.reshape(*shape, *x.shape[len(flat) :])  # noqa: E731
-            reshaped.append(call(*per_decision(reshape, (inputs, batch), flat)))
+            per_row = {name: x.reshape(shape[:-1]) for name, x in rows.items()}
+            reshaped.append(call(*per_decision(reshape, (inputs, replace(batch, **per_row)), flat)))
         if case.leading == PAIRS:
             return reshaped
         one, row = (jax.tree.map(lambda x, i=i: x[i], (inputs, batch)) for i in (slice(0, 1), 0))

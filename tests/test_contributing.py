@@ -266,7 +266,9 @@ def test_make_check_runs_the_batteries_and_what_has_changed(tmp_path):
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("1\n")
-    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # `make test` runs this
+    outside = {
+        name: value for name, value in os.environ.items() if not name.startswith("MAKE")
+    }  # `make test` runs this
     run = lambda *command: subprocess.run(  # noqa: E731
         command, cwd=tmp_path, capture_output=True, text=True, check=False, env={**outside, **IDENTITY}
     )

@@ -12,6 +12,10 @@ from polopt_jax.advantages._baselines import (
 )
 from polopt_jax.advantages._episodes import discounted_returns, gae
 from polopt_jax.advantages._groups import group_centred, group_relative, leave_one_out
+from polopt_jax.advantages._reference_points import (
+    kl_reference_point,
+    mean_reference_point,
+)
 
 __all__ = [
     "Baseline",
@@ -20,8 +24,10 @@ __all__ = [
     "gae",
     "group_centred",
     "group_relative",
+    "kl_reference_point",
     "learned_baseline",
     "leave_one_out",
+    "mean_reference_point",
     "running_mean_baseline",
     "static_baseline",
 ]

@@ -9,28 +9,111 @@ which `dpo` is one). Every name is a function of hyperparameters that returns a 
 """
 
 from polopt_jax.objectives._actor_critic import actor_critic
-from polopt_jax.objectives._dpo import dpo
+from polopt_jax.objectives._aot import (
+    aot,
+    aot_unpaired,
+)
+from polopt_jax.objectives._apo import (
+    apo_down,
+    apo_zero,
+)
+from polopt_jax.objectives._bco import (
+    bco,
+)
+from polopt_jax.objectives._cpo import (
+    cpo,
+)
+from polopt_jax.objectives._discopop import (
+    discopop,
+)
+from polopt_jax.objectives._dpo import (
+    conservative_dpo,
+    dpo,
+    robust_dpo,
+)
 from polopt_jax.objectives._entropy import entropy_bonus
+from polopt_jax.objectives._exo import (
+    exo,
+)
+from polopt_jax.objectives._f_dpo import (
+    f_dpo,
+)
 from polopt_jax.objectives._grpo import grpo
+from polopt_jax.objectives._ipo import (
+    ipo,
+)
+from polopt_jax.objectives._kto import (
+    kto,
+)
+from polopt_jax.objectives._likelihood import (
+    negative_log_likelihood,
+)
+from polopt_jax.objectives._nca import (
+    nca,
+)
+from polopt_jax.objectives._orpo import (
+    orpo,
+)
 from polopt_jax.objectives._ppo import ppo
-from polopt_jax.objectives._preference import preference, summed_log_ratio
+from polopt_jax.objectives._preference import preference
 from polopt_jax.objectives._ratio_term import ratio_term, token_ratio
 from polopt_jax.objectives._reinforce import reinforce
+from polopt_jax.objectives._scores import (
+    mean_log_prob,
+    mean_log_ratio,
+    summed_log_prob,
+    summed_log_ratio,
+)
+from polopt_jax.objectives._simpo import (
+    simpo,
+)
+from polopt_jax.objectives._slic import (
+    slic,
+)
+from polopt_jax.objectives._sppo import (
+    sppo,
+)
 from polopt_jax.objectives._surrogate import surrogate
+from polopt_jax.objectives._unpaired import (
+    unpaired_preference,
+)
 from polopt_jax.objectives._value import clipped_value_loss, value_loss
 
 __all__ = [
     "actor_critic",
+    "aot",
+    "aot_unpaired",
+    "apo_down",
+    "apo_zero",
+    "bco",
     "clipped_value_loss",
+    "conservative_dpo",
+    "cpo",
+    "discopop",
     "dpo",
     "entropy_bonus",
+    "exo",
+    "f_dpo",
     "grpo",
+    "ipo",
+    "kto",
+    "mean_log_prob",
+    "mean_log_ratio",
+    "nca",
+    "negative_log_likelihood",
+    "orpo",
     "ppo",
     "preference",
     "ratio_term",
     "reinforce",
+    "robust_dpo",
+    "simpo",
+    "slic",
+    "sppo",
+    "summed_log_prob",
     "summed_log_ratio",
     "surrogate",
     "token_ratio",
+    "unpaired_preference",
     "value_loss",
 ]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import jax.numpy as jnp
 
 from polopt_jax.masking import accumulate
-from polopt_jax.surrogates._ratio import LOG_RATIO_LIMIT
+from polopt_jax.surrogates._ratio import expm1_with_tangent
 from polopt_jax.types import Array
 
 IMPOSSIBLE = 1e4
@@ -52,6 +50,4 @@ def k3(log_ratio: Array) -> Array:
     [0.0, 29.0]
     """
     log_ratio = jnp.clip(accumulate(log_ratio), -IMPOSSIBLE, IMPOSSIBLE)
-    surplus = -log_ratio  # log ref/π, of which the exponential is taken
-    beyond = math.exp(LOG_RATIO_LIMIT) * jnp.maximum(surplus - LOG_RATIO_LIMIT, 0)
-    return jnp.expm1(jnp.minimum(surplus, LOG_RATIO_LIMIT)) + beyond + log_ratio
+    return expm1_with_tangent(-log_ratio) + log_ratio

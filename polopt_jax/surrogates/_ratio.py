@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -23,6 +25,16 @@ def log_ratio(log_prob: Array, old_log_prob: Array) -> Array:
     inside = jnp.abs(difference) <= LOG_RATIO_LIMIT
     beyond = jnp.where(jnp.isnan(difference), jnp.nan, LOG_RATIO_LIMIT * jnp.sign(difference))
     return jnp.where(inside, jnp.where(inside, difference, 0), jax.lax.stop_gradient(beyond))
+
+
+def expm1_with_tangent(x: Array) -> Array:
+    """exp(x) - 1 where x <= 20, and its tangent at 20 beyond: finite, and with a gradient that never vanishes.
+
+    >>> bool(jnp.isfinite(expm1_with_tangent(jnp.array(1e4)))), float(expm1_with_tangent(jnp.array(0.0)))
+    (True, 0.0)
+    """
+    beyond = math.exp(LOG_RATIO_LIMIT) * jnp.maximum(x - LOG_RATIO_LIMIT, 0)
+    return jnp.expm1(jnp.minimum(x, LOG_RATIO_LIMIT)) + beyond
 
 
 def clip_bounds(clip_eps: ClipRange) -> tuple[ArrayLike, ArrayLike]:
