@@ -19,13 +19,7 @@ from polopt_jax.advantages import (
     leave_one_out,
     mean_reference_point,
 )
-from polopt_jax.combinators import (
-    accumulate_gradients,
-    couples_rows,
-    objective,
-    on_chosen,
-    weighted_sum,
-)
+from polopt_jax.combinators import accumulate_gradients, couples_rows, objective, on_chosen, weighted_sum
 from polopt_jax.distributions import Categorical, DiagGaussian, TanhGaussian
 from polopt_jax.divergences import action_kl, kl_to_reference, reverse, trajectory_kl, weighted_divergence
 from polopt_jax.episodes import episodes, final_step, first_episodes, per_episode, to_batch

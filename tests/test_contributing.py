@@ -67,13 +67,13 @@ def module():
 
 
 def test_the_example_is_not_there_yet():
-    assert "ipo" not in po.__all__, "the example has come true: choose another one"
+    assert "odpo" not in po.__all__, "the example has come true: choose another one"
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("beta", [0.1, 0.8])
-def test_the_example_equals_numpy_in_value_and_gradient(beta):
-    """L = mean (h - 1/(2β))², so that dL/dlog π(chosen) is 2 (h - 1/(2β)) / N, and the opposite for the rejected."""
+@pytest.mark.parametrize(("beta", "offset"), [(0.1, 0.0), (0.8, 1.5)])
+def test_the_example_equals_numpy_in_value_and_gradient(beta, offset):
+    """L = mean log(1 + exp(δ - βh)), so dL/dlog π(chosen) is -β σ(δ - βh) / N, and the opposite of the rejected one."""
     rng = np.random.default_rng(11)
     logits, action = rng.normal(size=(*PAIRS, A)), rng.integers(A, size=PAIRS)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -81,7 +81,8 @@ def test_the_example_equals_numpy_in_value_and_gradient(beta):
     mask = ragged_mask(PAIRS, rng)
     batch = po.Batch(obs=None, action=jnp.asarray(action), mask=jnp.asarray(mask), ref_log_prob=jnp.asarray(ref))
     (loss, metrics), gradient = jax.value_and_grad(
-        lambda x: module()["ipo"](beta=beta)(po.Outputs(policy=po.Categorical(logits=x)), batch), has_aux=True
+        lambda x: module()["odpo"](beta=beta, offset=offset)(po.Outputs(policy=po.Categorical(logits=x)), batch),
+        has_aux=True,
     )(jnp.asarray(logits))
 
     pairs = [n for n in range(PAIRS[1]) if mask[0, n].any() and mask[1, n].any()]
@@ -90,12 +91,12 @@ def test_the_example_equals_numpy_in_value_and_gradient(beta):
     for n in pairs:
         taken = [[(t, action[side, n, t]) for t in range(PAIRS[2]) if mask[side, n, t]] for side in (0, 1)]
         scores = [sum(log_p[side, n, t, a] - ref[side, n, t] for t, a in taken[side]) for side in (0, 1)]
-        distance = scores[0] - scores[1] - 1 / (2 * beta)
-        total += distance**2 / len(pairs)
+        short = offset - beta * (scores[0] - scores[1])
+        total += np.log1p(np.exp(short)) / len(pairs)
         for side, sign in ((0, 1), (1, -1)):
             for t, a in taken[side]:
                 score = np.eye(A)[a] - np.exp(log_p[side, n, t])
-                expected[side, n, t] += sign * 2 * distance * score / len(pairs)
+                expected[side, n, t] -= sign * beta / (1 + np.exp(-short)) * score / len(pairs)
     np.testing.assert_allclose(loss, total, rtol=1e-12)
     np.testing.assert_allclose(gradient, expected, atol=1e-12)
     assert int(metrics["num_valid"]) == mask.sum()
@@ -103,15 +104,16 @@ def test_the_example_equals_numpy_in_value_and_gradient(beta):
 
 def test_the_examples_docstring_runs():
     names = module()
-    test = doctest.DocTestParser().get_doctest(names["ipo"].__doc__, names, "ipo", "CONTRIBUTING.md", 0)
-    assert len(test.examples) == 3
+    test = doctest.DocTestParser().get_doctest(names["odpo"].__doc__, names, "odpo", "CONTRIBUTING.md", 0)
+    assert len(test.examples) == 4
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
-def test_the_example_refuses_a_beta_of_nothing():
-    for beta in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="ipo: beta must be above 0"):
-            module()["ipo"](beta=beta)
+def test_the_example_refuses_what_is_negative_by_name():
+    for wrong in (-1.0, float("nan")):
+        for name in ("beta", "offset"):
+            with pytest.raises(ValueError, match=f"odpo: {name} must be at least 0"):
+                module()["odpo"](**{name: wrong})
 
 
 def test_an_edit_goes_to_its_place_and_to_no_other():
@@ -130,13 +132,16 @@ def test_every_edit_fits_the_files_of_today():
             assert not (ROOT / path).exists()
         else:
             text = edited((ROOT / path).read_text(), block)
-            assert "ipo" in text
+            assert "odpo" in text
             compile(text, path, "exec")
 
 
 def test_the_terms_in_the_readme_are_those_of_the_library():
-    (row,) = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| terms |")]
-    assert set(re.findall(r"`(\w+)`", row)) == set(objectives.__all__) - {"summed_log_ratio", "token_ratio"}
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| terms")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert len(named) == len(set(named))
+    scores = {"mean_log_prob", "mean_log_ratio", "summed_log_prob", "summed_log_ratio"}
+    assert set(named) == set(objectives.__all__) - scores - {"token_ratio"}
 
 
 # --- the example, in a copy of the library ----------------------------------------------------------------------------
@@ -164,34 +169,34 @@ def pytest_in(folder, *arguments):
 def test_who_follows_the_page_passes_the_battery(copy):
     follow(copy)
     code, said = pytest_in(
-        copy, "-k", "ipo or every or sorted", "tests/test_contracts.py", "tests/test_style.py",
-        "tests/test_seams.py", "tests/test_architecture.py", "polopt_jax/objectives/_ipo.py",
+        copy, "-k", "odpo or every or sorted", "tests/test_contracts.py", "tests/test_style.py",
+        "tests/test_preferences.py", "tests/test_architecture.py", "polopt_jax/objectives/_odpo.py",
     )  # fmt: skip
     assert code == 0, said
     assert int(re.search(r"(\d+) passed", said)[1]) > 40
 
 
-ROW = '+    "ipo": term("ipo", ["action", "ref_log_prob"], hyper={"beta": (0.1, 0.7)}, leading=PAIRS),'
+ROW = '+    "odpo": pairs("odpo", offset=(1.0, 0.3)),'
 FORGOTTEN = {
     "the import of the chapter": (
-        [(2, "+from polopt_jax.objectives._ipo import ipo")],
+        [(2, "+from polopt_jax.objectives._odpo import odpo")],
         "tests/test_contracts.py",
-        "cannot import name 'ipo' from 'polopt_jax.objectives'",
+        "cannot import name 'odpo' from 'polopt_jax.objectives'",
     ),
     "the import at the front": (
-        [(3, "+    ipo,")],
+        [(3, "+    odpo,")],
         "tests/test_contracts.py",
-        "ipo is public neither in polopt_jax nor in polopt_jax.outcomes",
+        "odpo is public neither in polopt_jax nor in polopt_jax.outcomes",
     ),
     "__all__ at the front": (
-        [(3, '+    "ipo",')],
+        [(3, '+    "odpo",')],
         "tests/test_style.py::test_all_is_sorted_and_complete",
-        "Extra items in the left set:\nE         'ipo'",
+        "Extra items in the left set:\nE         'odpo'",
     ),
     "the row": (
         [(4, ROW)],
         "tests/test_contracts.py::test_every_public_name_has_a_row",
-        "enter these in tests/registry.py: ['ipo']",
+        "enter these in tests/registry.py: ['odpo']",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The preference family: every member against its formula in plain Python, its optimum, and the limits between members."""
+"""The preference family: every member against its formula in plain Python, its optimum, and limits between members."""
 
 import math
 from dataclasses import replace

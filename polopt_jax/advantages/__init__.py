@@ -12,10 +12,7 @@ from polopt_jax.advantages._baselines import (
 )
 from polopt_jax.advantages._episodes import discounted_returns, gae
 from polopt_jax.advantages._groups import group_centred, group_relative, leave_one_out
-from polopt_jax.advantages._reference_points import (
-    kl_reference_point,
-    mean_reference_point,
-)
+from polopt_jax.advantages._reference_points import kl_reference_point, mean_reference_point
 
 __all__ = [
     "Baseline",

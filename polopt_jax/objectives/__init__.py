@@ -1,82 +1,47 @@
 """The history of policy optimization, one private module per chapter; open them in this order.
 
 1. `reinforce`  2. `actor_critic`  3.-4. `surrogate` (with `polopt_jax.solvers`: NPG, TRPO)  5. `ppo`  6. `dpo`
-7. `grpo`, and the terms that accompany them: `value_loss`, `clipped_value_loss`, `entropy_bonus`.
+7. `grpo`, and the terms that accompany them: `value_loss`, `clipped_value_loss`, `entropy_bonus`,
+`negative_log_likelihood`.
 
-Two seams carry the families: `ratio_term` (of which `surrogate`, `ppo` and `grpo` are members) and `preference` (of
-which `dpo` is one). Every name is a function of hyperparameters that returns a *term*,
-`(outputs, batch) -> (loss, metrics)`: always a loss, so that a positive weight asks for what the name says.
+Three seams carry the families, and the members have a module each, by the name of the paper:
+
+* `ratio_term`, a gain of a log-ratio and an advantage: `surrogate`, `ppo`, `grpo`.
+* `preference`, a score of a row and a link of a pair of scores: `dpo`, `conservative_dpo`, `robust_dpo`, `ipo`, `slic`,
+  `f_dpo`, `nca`, `exo`, `sppo`, `apo_zero`, `apo_down`, `discopop`; without a reference `simpo`, `cpo`, `orpo`; of
+  sorted scores `aot`, `aot_unpaired`.
+* `unpaired_preference`, the same of single rows that have a label: `kto`, `bco`.
+
+Every name is a function of hyperparameters that returns a *term*, `(outputs, batch) -> (loss, metrics)`: always a loss,
+so that a positive weight asks for what the name says.
 """
 
 from polopt_jax.objectives._actor_critic import actor_critic
-from polopt_jax.objectives._aot import (
-    aot,
-    aot_unpaired,
-)
-from polopt_jax.objectives._apo import (
-    apo_down,
-    apo_zero,
-)
-from polopt_jax.objectives._bco import (
-    bco,
-)
-from polopt_jax.objectives._cpo import (
-    cpo,
-)
-from polopt_jax.objectives._discopop import (
-    discopop,
-)
-from polopt_jax.objectives._dpo import (
-    conservative_dpo,
-    dpo,
-    robust_dpo,
-)
+from polopt_jax.objectives._aot import aot, aot_unpaired
+from polopt_jax.objectives._apo import apo_down, apo_zero
+from polopt_jax.objectives._bco import bco
+from polopt_jax.objectives._cpo import cpo
+from polopt_jax.objectives._discopop import discopop
+from polopt_jax.objectives._dpo import conservative_dpo, dpo, robust_dpo
 from polopt_jax.objectives._entropy import entropy_bonus
-from polopt_jax.objectives._exo import (
-    exo,
-)
-from polopt_jax.objectives._f_dpo import (
-    f_dpo,
-)
+from polopt_jax.objectives._exo import exo
+from polopt_jax.objectives._f_dpo import f_dpo
 from polopt_jax.objectives._grpo import grpo
-from polopt_jax.objectives._ipo import (
-    ipo,
-)
-from polopt_jax.objectives._kto import (
-    kto,
-)
-from polopt_jax.objectives._likelihood import (
-    negative_log_likelihood,
-)
-from polopt_jax.objectives._nca import (
-    nca,
-)
-from polopt_jax.objectives._orpo import (
-    orpo,
-)
+from polopt_jax.objectives._ipo import ipo
+from polopt_jax.objectives._kto import kto
+from polopt_jax.objectives._likelihood import negative_log_likelihood
+from polopt_jax.objectives._nca import nca
+from polopt_jax.objectives._orpo import orpo
 from polopt_jax.objectives._ppo import ppo
 from polopt_jax.objectives._preference import preference
 from polopt_jax.objectives._ratio_term import ratio_term, token_ratio
 from polopt_jax.objectives._reinforce import reinforce
-from polopt_jax.objectives._scores import (
-    mean_log_prob,
-    mean_log_ratio,
-    summed_log_prob,
-    summed_log_ratio,
-)
-from polopt_jax.objectives._simpo import (
-    simpo,
-)
-from polopt_jax.objectives._slic import (
-    slic,
-)
-from polopt_jax.objectives._sppo import (
-    sppo,
-)
+from polopt_jax.objectives._scores import mean_log_prob, mean_log_ratio, summed_log_prob, summed_log_ratio
+from polopt_jax.objectives._simpo import simpo
+from polopt_jax.objectives._slic import slic
+from polopt_jax.objectives._sppo import sppo
 from polopt_jax.objectives._surrogate import surrogate
-from polopt_jax.objectives._unpaired import (
-    unpaired_preference,
-)
+from polopt_jax.objectives._unpaired import unpaired_preference
 from polopt_jax.objectives._value import clipped_value_loss, value_loss
 
 __all__ = [
