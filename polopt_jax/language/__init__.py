@@ -1,10 +1,54 @@
-"""Token policies: a transformer, its sampler, imitation of a reference language; one that was recorded elsewhere."""
+"""Token policies, and a person's own texts.
+
+A transformer, its sampler, imitation of a reference language; a model that was recorded elsewhere. Texts from files
+(`read_pairs`, ...) through a tokenizer into batches (`pair_rows`, ...) that every loss takes, with any model.
+"""
 
 from polopt_jax.language._greedy import greedy_network
 from polopt_jax.language._imitation import imitate
 from polopt_jax.language._recorded import recorded
+from polopt_jax.language._records import (
+    Labelled,
+    Pair,
+    Problem,
+    Prompt,
+    Records,
+    Text,
+    chat_text,
+    read_labelled,
+    read_pairs,
+    read_prompts,
+    read_texts,
+)
+from polopt_jax.language._rows import Rows, labelled_rows, pair_rows, text_rows
 from polopt_jax.language._sampler import sample_tokens
 from polopt_jax.language._token_table import token_table
+from polopt_jax.language._tokenizer import ByteTokenizer, Tokenizer
 from polopt_jax.language._transformer import TokenNetwork, transformer
 
-__all__ = ["TokenNetwork", "greedy_network", "imitate", "recorded", "sample_tokens", "token_table", "transformer"]
+__all__ = [
+    "ByteTokenizer",
+    "Labelled",
+    "Pair",
+    "Problem",
+    "Prompt",
+    "Records",
+    "Rows",
+    "Text",
+    "TokenNetwork",
+    "Tokenizer",
+    "chat_text",
+    "greedy_network",
+    "imitate",
+    "labelled_rows",
+    "pair_rows",
+    "read_labelled",
+    "read_pairs",
+    "read_prompts",
+    "read_texts",
+    "recorded",
+    "sample_tokens",
+    "text_rows",
+    "token_table",
+    "transformer",
+]

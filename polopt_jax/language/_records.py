@@ -1,0 +1,253 @@
+"""A person's own texts, read from the files that people have; nothing is dropped without being told.
+
+JSON Lines, one record per line, also gzipped; or a directory that Hugging Face's `datasets` saved, where that package
+is installed. A prompt, a completion is a string or a list of chat messages.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+Render: TypeAlias = Callable[[Sequence[Mapping[str, str]]], str]
+"""`(messages, each with a role and a content) -> text`."""
+
+
+class Pair(NamedTuple):
+    """Two completions of a prompt, of which one was preferred."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    line: int
+    """Where it stood in the file, from 1."""
+
+
+class Labelled(NamedTuple):
+    """A completion of a prompt, and whether it is a desirable one."""
+
+    prompt: str
+    completion: str
+    label: bool
+    line: int
+
+
+class Text(NamedTuple):
+    """A completion to be imitated; its prompt may be empty."""
+
+    prompt: str
+    completion: str
+    line: int
+
+
+class Prompt(NamedTuple):
+    """A prompt to be completed."""
+
+    prompt: str
+    line: int
+
+
+class Problem(NamedTuple):
+    """What is the matter with a line of a file."""
+
+    line: int
+    what: str
+    left_out: bool
+    """Whether the record is not among those that were read."""
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.what}{' (left out)' if self.left_out else ''}"
+
+
+Record = TypeVar("Record", Pair, Labelled, Text, Prompt)
+
+
+class Records(NamedTuple, Generic[Record]):
+    """What was read, and what is to be told of it."""
+
+    rows: list[Record]
+    problems: list[Problem]
+
+
+class _Wrong(Exception):
+    """What is the matter with a record."""
+
+
+def chat_text(messages: Sequence[Mapping[str, str]]) -> str:
+    """Messages as text: a line with the role in brackets, then the content, for each.
+
+    >>> chat_text([{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}])
+    '[user]\\n2+2?\\n[assistant]\\n4\\n'
+    """
+    return "".join(f"[{message['role']}]\n{message['content']}\n" for message in messages)
+
+
+def read_pairs(path: str | Path, *, render: Render = chat_text) -> Records[Pair]:
+    """Preference pairs: `{"prompt", "chosen", "rejected"}`, each a string or a list of messages.
+
+    Where there is no prompt, it is what the two lists of messages begin with in common; strings must have one. A record
+    with an empty completion, or with two that are equal, teaches nothing and is left out; a second copy of a record is
+    kept. All of it is told, as are broken lines.
+
+    Args:
+      path: a file of JSON Lines (`.gz`: gzipped), or a directory saved by `datasets`.
+      render: makes text of messages.
+
+    Returns:
+      `Records(rows, problems)`; every line of the file is in one of the two, or in both.
+
+    Raises:
+      ValueError: no record is left, with the first problems; OSError: the file cannot be read.
+
+    >>> import tempfile, pathlib
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "prefs.jsonl"
+    >>> _ = file.write_text('{"prompt": "2+2=", "chosen": "4", "rejected": "5"}\\n{"prompt": "1+1="}\\n')
+    >>> records = read_pairs(file)
+    >>> records.rows[0].chosen, str(records.problems[0])
+    ('4', 'line 2: has no "chosen" (left out)')
+    """
+
+    def parse(record: Mapping[str, Any], line: int) -> Pair:
+        chosen, rejected = (_field(record, name) for name in ("chosen", "rejected"))
+        if "prompt" in record:
+            prompt = _field(record, "prompt")
+        elif isinstance(chosen, list) and isinstance(rejected, list):
+            shared = _shared(chosen, rejected)
+            prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+        else:
+            raise _Wrong('has no "prompt"')
+        pair = Pair(_text(prompt, render), _text(chosen, render), _text(rejected, render), line)
+        _not_empty(chosen=pair.chosen, rejected=pair.rejected)
+        if pair.chosen == pair.rejected:
+            raise _Wrong('"chosen" and "rejected" are the same')
+        return pair
+
+    return _read(path, parse)
+
+
+def read_labelled(path: str | Path, *, render: Render = chat_text) -> Records[Labelled]:
+    """Completions with a thumb up or down: `{"prompt", "completion", "label"}`, the label true or false.
+
+    Arguments, what is returned and what is raised as `read_pairs`.
+    """
+
+    def parse(record: Mapping[str, Any], line: int) -> Labelled:
+        label = record.get("label")
+        if label not in (True, False):  # 1 and 0 as well, which some files have
+            raise _Wrong(f'"label" must be true or false; it is {json.dumps(label)}')
+        prompt, completion = (_text(_field(record, name), render) for name in ("prompt", "completion"))
+        _not_empty(completion=completion)
+        return Labelled(prompt, completion, bool(label), line)
+
+    return _read(path, parse)
+
+
+def read_texts(path: str | Path, *, render: Render = chat_text) -> Records[Text]:
+    """Texts to be imitated: `{"prompt", "completion"}`, of which the completion is learnt, `{"text"}`, `{"messages"}`.
+
+    Arguments, what is returned and what is raised as `read_pairs`.
+    """
+
+    def parse(record: Mapping[str, Any], line: int) -> Text:
+        whole = next((name for name in ("text", "messages") if name in record), None)
+        names = ("prompt", "completion") if whole is None else (whole,)
+        *prompt, completion = (_text(_field(record, name), render) for name in names)
+        _not_empty(**{names[-1]: completion})
+        return Text(prompt[0] if prompt else "", completion, line)
+
+    return _read(path, parse)
+
+
+def read_prompts(path: str | Path, *, render: Render = chat_text) -> Records[Prompt]:
+    """Prompts to be completed: `{"prompt"}`, which must not be empty.
+
+    Arguments, what is returned and what is raised as `read_pairs`.
+    """
+
+    def parse(record: Mapping[str, Any], line: int) -> Prompt:
+        prompt = _text(_field(record, "prompt"), render)
+        _not_empty(prompt=prompt)
+        return Prompt(prompt, line)
+
+    return _read(path, parse)
+
+
+def _field(record: Mapping[str, Any], name: str) -> Any:
+    if name not in record:
+        raise _Wrong(f'has no "{name}"')
+    value = record[name]
+    if isinstance(value, str):
+        return value
+    is_message = lambda x: isinstance(x, Mapping) and all(isinstance(x.get(k), str) for k in ("role", "content"))  # noqa: E731
+    if isinstance(value, list) and all(map(is_message, value)):
+        return value
+    raise _Wrong(f'"{name}" must be a string or a list of messages with a role and a content')
+
+
+def _text(value: str | list[Mapping[str, str]], render: Render) -> str:
+    return value if isinstance(value, str) else render(value)
+
+
+def _shared(chosen: list[Any], rejected: list[Any]) -> int:
+    """How many messages both begin with; at least one of either is its own."""
+    most = min(len(chosen), len(rejected)) - 1
+    return next((i for i in range(most) if chosen[i] != rejected[i]), max(most, 0))
+
+
+def _not_empty(**texts: str) -> None:
+    for name, text in texts.items():
+        if not text:
+            raise _Wrong(f'"{name}" is empty')
+
+
+def _read(path: str | Path, parse: Callable[[Mapping[str, Any], int], Record]) -> Records[Record]:
+    rows, problems, seen = [], [], {}
+    for line, found in _lines(Path(path)):
+        try:
+            if isinstance(found, _Wrong):
+                raise found
+            if not isinstance(found, Mapping):
+                raise _Wrong("is not a JSON object")
+            row = parse(found, line)
+        except _Wrong as wrong:
+            problems.append(Problem(line, str(wrong), left_out=True))
+            continue
+        first = seen.setdefault(row[:-1], line)
+        if first != line:
+            problems.append(Problem(line, f"is the same as line {first}", left_out=False))
+        rows.append(row)
+    if not rows:
+        told = "; ".join(map(str, problems[:3])) or "it is empty"
+        raise ValueError(f"{path} has no record that can be used: {told}")
+    return Records(rows, problems)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """The records of a file with their numbers from 1; of a broken line, what is the matter with it."""
+    if path.is_dir():
+        yield from enumerate(_dataset(path), start=1)
+        return
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line.rstrip())
+            except UnicodeDecodeError:
+                yield number, _Wrong("is not UTF-8")
+            except json.JSONDecodeError as error:
+                yield number, _Wrong(f"is not JSON ({error.msg} at column {error.colno})")
+
+
+def _dataset(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        from datasets import load_from_disk  # type: ignore[import-not-found]
+    except ImportError:
+        raise ValueError(f"{path} is a directory: to read a saved dataset, pip install datasets") from None
+    found = load_from_disk(str(path))
+    if hasattr(found, "keys"):
+        raise ValueError(f"{path} has several splits: give one of {', '.join(map(str, found.keys()))}")
+    return iter(found)
