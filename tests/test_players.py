@@ -267,7 +267,7 @@ def test_what_does_not_fit_is_refused(change, said):
 def test_it_plays_in_a_browser(tmp_path, less_motion):
     """To the end, and then it stops; or not at all, for who asks for less motion."""
     (tmp_path / "page.html").write_text(report.player_html("ant", "lead", walk()._replace(seconds_per_step=0.01)))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000", "--dump-dom"]
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=30000", "--dump-dom"]
     line = ["chromium", *flags, *["--force-prefers-reduced-motion"] * less_motion, f"file://{tmp_path}/page.html"]
     page = subprocess.run(line, capture_output=True, text=True, timeout=100).stdout
     clock, hud, button = (

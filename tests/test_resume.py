@@ -187,7 +187,7 @@ def test_the_token_world_is_resumed_with_its_reference(algorithm, tmp_path, caps
 # --- the log -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cut", [1, 30, -1])
+@pytest.mark.parametrize("cut", [30, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, -1))])
 def test_a_torn_last_line_beyond_the_checkpoint_is_done_again(cut, at_ten, finished, capsys):
     line = (at_ten / "metrics.jsonl").read_bytes().splitlines(keepends=True)[10]
     keep_lines(at_ten, 10, line[:cut])
