@@ -1,6 +1,8 @@
 """`polopt compare`: every run is one of its own, and what is not finished goes on."""
 
+import errno
 import json
+import os
 import shutil
 import signal
 
@@ -73,6 +75,27 @@ def test_a_run_of_a_comparison_is_a_run(whole, in_tmp, capsys):
     assert "is finished" in capsys.readouterr().err
     config = json.loads((whole / "config.json").read_text())["runs"][0]
     assert json.loads((whole / NAMES[0] / "config.json").read_text()) == config
+
+
+def test_a_file_that_cannot_be_written_is_told_with_the_way_to_go_on(whole, in_tmp, capsys, monkeypatch):
+    """A disk that is full in the second run: the first is not done again."""
+
+    def full(path, *arguments):
+        if NAMES[1] in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return save(path, *arguments)
+
+    save = checkpoint.save
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save", full)
+        assert main([*LINE.split(), "--out", "parts"]) == 6
+    said = last_line(capsys)
+    assert "No space left on device: parts/inverted_pendulum-actor_critic" in said
+    assert said.endswith("what was saved is intact; when that is mended, polopt compare --out parts --resume")
+    assert main(["compare", "--out", "parts", "--resume"]) == 0
+    assert "reinforce on inverted_pendulum is finished" in capsys.readouterr().err
+    for name in NAMES:
+        assert digests(in_tmp / "parts" / name) == digests(whole / name)
 
 
 @pytest.mark.parametrize(

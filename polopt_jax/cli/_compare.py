@@ -10,7 +10,7 @@ from polopt_jax.cli._plan import Plan
 from polopt_jax.cli._progress import acknowledge, say
 from polopt_jax.cli._report import print_result, write_files
 from polopt_jax.cli._result import Result
-from polopt_jax.cli._running import do, has_begun, is_done, restored_reference, started
+from polopt_jax.cli._running import again, do, failures_told, has_begun, is_done, restored_reference, started
 from polopt_jax.cli._table import group_title
 from polopt_jax.cli._words import BROKEN_DOWN, CommandError
 
@@ -22,7 +22,8 @@ def compare(
 
     To go on is to do those that are not finished.
     """
-    with runs.existing(out or Path()) if go_on else runs.new(out, "compare") as directory:
+    opened = runs.existing(out or Path()) if go_on else runs.new(out, "compare")
+    with opened as directory, failures_told(directory, arguments):
         if not go_on:
             runs.write_json(directory / runs.CONFIG, {"runs": [plan.config() for plan in plans]})
         with runs.stop_on_signals(acknowledge) as stop:
@@ -34,8 +35,8 @@ def compare(
         print_result(directory, results, notes, json=json)
     if stop.signal_number is not None and (len(results) < len(plans) or results[-1].status == "interrupted"):
         finished = sum(result.status == "finished" for result in results)
-        again = shlex.join(["polopt", "compare", "--out", str(directory), "--resume", *(["--json"] if json else [])])
-        message = f"interrupted, with {finished} of {len(plans)} runs finished; go on with: {again}"
+        how = shlex.join(again(arguments, directory))
+        message = f"interrupted, with {finished} of {len(plans)} runs finished; go on with: {how}"
         raise CommandError(message, 128 + stop.signal_number)
     if broken:
         raise CommandError("; ".join(broken), BROKEN_DOWN)

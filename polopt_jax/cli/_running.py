@@ -1,6 +1,8 @@
 """One run in its directory: where it starts, and its updates. `polopt train` does one, `polopt compare` many."""
 
 import contextlib
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from polopt_jax.cli._loggers import telling
 from polopt_jax.cli._plan import Plan
 from polopt_jax.cli._progress import Progress, progress
 from polopt_jax.cli._result import Result
-from polopt_jax.cli._words import UsageError
+from polopt_jax.cli._words import FILE_FAILED, CommandError, UsageError
 
 REFERENCE = "reference"
 """Where a run keeps the reference policy of the token world."""
@@ -19,6 +21,29 @@ REFERENCE = "reference"
 def has_begun(directory: Path) -> bool:
     """Whether there is a run in the directory."""
     return (directory / runs.CONFIG).exists()
+
+
+def again(arguments: Sequence[str], directory: Path) -> list[str]:
+    """The command line that goes on with what is in a directory, or that begins it where it has not begun."""
+    if has_begun(directory):
+        told = ["--json"] if "--json" in arguments else []
+        return ["polopt", arguments[0], "--out", str(directory), "--resume", *told]
+    words = ["polopt", *(word for word in arguments if word != "--resume")]
+    given = "--out" in [word.split("=")[0] for word in words]
+    return words if given else [*words, "--out", str(directory)]
+
+
+@contextlib.contextmanager
+def failures_told(directory: Path, arguments: Sequence[str]) -> Iterator[None]:
+    """Says of a file that cannot be read or written how to go on when that is mended."""
+    try:
+        yield
+    except BrokenPipeError:  # stdout or stderr, not a file
+        raise
+    except (checkpoint.SaveError, OSError) as error:
+        told = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+        said = f"{told}; what was saved is intact; when that is mended, {shlex.join(again(arguments, directory))}"
+        raise CommandError(said, FILE_FAILED) from error
 
 
 def started(plan: Plan, directory: Path, *, steps: int | None = None) -> tuple[Plan, runs.Start, list[str]]:

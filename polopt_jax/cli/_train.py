@@ -1,13 +1,12 @@
 """`polopt train`."""
 
-import contextlib
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from polopt_jax import checkpoint, runs
+from polopt_jax import runs
 from polopt_jax.cli._build import about_reference
 from polopt_jax.cli._options import Train
 from polopt_jax.cli._plan import Plan
@@ -15,8 +14,8 @@ from polopt_jax.cli._play import leave_page
 from polopt_jax.cli._progress import acknowledge, say
 from polopt_jax.cli._report import SUMMARY, print_result, write_files
 from polopt_jax.cli._result import Result
-from polopt_jax.cli._running import do, has_begun, is_done, restored_reference, started
-from polopt_jax.cli._words import BROKEN_DOWN, FILE_FAILED, CommandError
+from polopt_jax.cli._running import again, do, failures_told, is_done, restored_reference, started
+from polopt_jax.cli._words import BROKEN_DOWN, CommandError
 
 LONG = 120.0
 """Seconds of a run after which the few that drawing an episode takes are nothing: `polopt play` is done for it."""
@@ -26,7 +25,7 @@ def train(options: Train, plan: Plan, arguments: Sequence[str]) -> int:
     """Trains, or goes on training; returns the exit code."""
     default = f"{plan.name}-{plan.schedule.seed}"
     opened = runs.existing(options.out or Path()) if options.resume else runs.new(options.out, default)
-    with opened as directory, _failures_told(directory, arguments):
+    with opened as directory, failures_told(directory, arguments):
         start, notes = runs.Start(directory, plan.config()), []
         if options.resume:
             plan, start, notes = started(plan, directory, steps=options.steps)
@@ -35,19 +34,6 @@ def train(options: Train, plan: Plan, arguments: Sequence[str]) -> int:
         if is_done(plan, start):
             return _finished(options, plan, arguments, start)
         return _train(options, plan, arguments, start)
-
-
-@contextlib.contextmanager
-def _failures_told(directory: Path, arguments: Sequence[str]) -> Iterator[None]:
-    """Says of a file that cannot be read or written how to go on when that is mended."""
-    try:
-        yield
-    except BrokenPipeError:  # stdout or stderr, not a file
-        raise
-    except (checkpoint.SaveError, OSError) as error:
-        told = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
-        said = f"{told}; what was saved is intact; when that is mended, {shlex.join(_again(arguments, directory))}"
-        raise CommandError(said, FILE_FAILED) from error
 
 
 def _finished(options: Train, plan: Plan, arguments: Sequence[str], start: runs.Start) -> int:
@@ -88,15 +74,6 @@ def _train(options: Train, plan: Plan, arguments: Sequence[str], start: runs.Sta
         raise CommandError(result.failure, BROKEN_DOWN)
     if stop.signal_number is not None and result.status == "interrupted":
         done = f"saved at update {result.rows[-1]['update']}" if result.rows else "before the first update was done"
-        again = shlex.join(_again(arguments, directory))
-        raise CommandError(f"interrupted, {done}; go on with: {again}", 128 + stop.signal_number)
+        how = shlex.join(again(arguments, directory))
+        raise CommandError(f"interrupted, {done}; go on with: {how}", 128 + stop.signal_number)
     return 0
-
-
-def _again(arguments: Sequence[str], directory: Path) -> list[str]:
-    """The command line that goes on with the run, or that begins it where it has not begun."""
-    if has_begun(directory):
-        return ["polopt", "train", "--out", str(directory), "--resume", *(["--json"] if "--json" in arguments else [])]
-    words = ["polopt", *(word for word in arguments if word != "--resume")]
-    given = "--out" in [word.split("=")[0] for word in words]
-    return words if given else [*words, "--out", str(directory)]
