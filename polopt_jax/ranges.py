@@ -39,6 +39,8 @@ class Interval:
 Positive: TypeAlias = Annotated[ArrayLike, Interval(0, above=True)]
 Nonnegative: TypeAlias = Annotated[ArrayLike, Interval(0)]
 Unit: TypeAlias = Annotated[ArrayLike, Interval(0, 1)]
+AboveOne: TypeAlias = Annotated[ArrayLike, Interval(1, above=True)]
+AtLeastOne: TypeAlias = Annotated[ArrayLike, Interval(1)]
 Count: TypeAlias = Annotated[int, Interval(1)]
 Rate: TypeAlias = Annotated[ArrayLike | optax.Schedule, Interval(0, above=True)]
 """A learning rate of a recipe: a number, or an optax schedule of the update's number, `update -> rate`."""

@@ -11,13 +11,23 @@ from polopt_jax.advantages._baselines import (
     static_baseline,
 )
 from polopt_jax.advantages._episodes import discounted_returns, gae
-from polopt_jax.advantages._groups import group_centred, group_relative, leave_one_out
+from polopt_jax.advantages._groups import (
+    batch_relative,
+    decoupled_relative,
+    greedy_centred,
+    group_centred,
+    group_relative,
+    leave_one_out,
+)
 
 __all__ = [
     "Baseline",
     "batch_mean_baseline",
+    "batch_relative",
+    "decoupled_relative",
     "discounted_returns",
     "gae",
+    "greedy_centred",
     "group_centred",
     "group_relative",
     "learned_baseline",
