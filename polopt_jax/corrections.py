@@ -1,8 +1,8 @@
 """Corrections of terms: functions from a term to a term that weigh or silence what its batch says of a decision.
 
 Each changes `batch.advantage` for the term inside and nothing else. So the denominators stay those of all real
-decisions, a penalty to a reference or a critic's loss inside is not touched, and the masks and the exactness under
-`accumulate_gradients` are the inner term's. They nest, and commute.
+decisions, also under `accumulate_gradients` (where `mask_low_entropy`, which couples rows, raises); a penalty to a
+reference or a critic's loss inside is not touched; and masks are the inner term's affair. They nest, in any order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from polopt_jax.boundaries import check_loss, check_takes
 from polopt_jax.combinators import couples_rows
+from polopt_jax.masking import accumulate
 from polopt_jax.objectives import sequence_ratio, token_ratio
 from polopt_jax.objectives._ratio_term import Ratio
 from polopt_jax.ranges import Nonnegative, Positive, Unit, check_range
@@ -167,7 +168,7 @@ def mask_low_entropy(term: Term, *, quantile: Unit = 0.8) -> Term:
     check_range(name, Unit, quantile=quantile)
 
     def mask_low_entropy(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
-        entropy = read_policy(name, outputs, batch).entropy()
+        entropy = accumulate(read_policy(name, outputs, batch).entropy())
         # Compared with one of themselves: the barrier lets no compiler round the two sides differently.
         entropy = jax.lax.optimization_barrier(jax.lax.stop_gradient(entropy))
         advantage = read(name, batch, "advantage")

@@ -6,7 +6,7 @@ fails for a public name that has none. Names of other kinds are listed in `OTHER
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -175,6 +175,8 @@ class Case:
         """`(inputs, batch)` of float64 numpy arrays; `cast` makes jax arrays of them."""
         rng, leading = np.random.default_rng(seed), leading or self.leading
         batch = example_batch(self.distribution, leading, rng)
+        if "sampler_log_prob" not in self.reads:  # where it is present, some read it *instead of* log_prob
+            batch = replace(batch, sampler_log_prob=None)
         make = {"x": lambda: rng.normal(size=leading)}
         inputs = tuple(
             make.get(name, lambda: example_outputs(self.distribution, leading, rng))() for name in self.inputs

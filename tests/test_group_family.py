@@ -198,24 +198,28 @@ def test_the_defaults_are_the_papers():
             log_prob=jnp.log(0.25) - log_ratio * jnp.ones((1, 2)),
             advantage=advantage * jnp.ones((1, 2)),
         )
-        return float(term(outputs, batch)[0])
+        return term(outputs, batch)[0]
 
-    for term, above, below in [
-        (po.dapo(), 1.28, 0.8),
-        (po.dr_grpo(length=2.0), 1.2, 0.8),
-        (po.gspo(), 1.0004, 0.9997),
-        (po.gspo_token(), 1.0004, 0.9997),
-        (po.luspo(), 2 * 1.0025, 2 * 0.998),
-        (po.gmpo(), np.exp(0.4), np.exp(-0.4)),
-        (po.dual_clip(), 1.2, 0.8),
-    ]:
-        np.testing.assert_allclose(loss(term, 2.0, 1.0), -above, rtol=1e-12)
-        np.testing.assert_allclose(loss(term, -2.0, -1.0), below, rtol=1e-12)
-    np.testing.assert_allclose(loss(po.dual_clip(), 2.0, -1.0), 3.0, rtol=1e-12)
-    np.testing.assert_allclose(loss(po.cispo(), 2.0, -1.0), 5.0 * 2.0, rtol=1e-12)
+    both_sides = {
+        po.dapo(): (1.28, 0.8),
+        po.dr_grpo(length=2.0): (1.2, 0.8),
+        po.gspo(): (1.0004, 0.9997),
+        po.gspo_token(): (1.0004, 0.9997),
+        po.luspo(): (2 * 1.0025, 2 * 0.998),
+        po.gmpo(): (np.exp(0.4), np.exp(-0.4)),
+        po.dual_clip(): (1.2, 0.8),
+    }
     sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
-    np.testing.assert_allclose(loss(po.sapo(), 1.0, 1.0), -4 * sigmoid(np.e - 1), rtol=1e-12)
-    np.testing.assert_allclose(loss(po.sapo(), 1.0, -1.0), 4 / 1.05 * sigmoid(1.05 * (np.e - 1)), rtol=1e-12)
+    cases = [
+        *[(term, 2.0, 1.0, -above) for term, (above, _) in both_sides.items()],
+        *[(term, -2.0, -1.0, below) for term, (_, below) in both_sides.items()],
+        (po.dual_clip(), 2.0, -1.0, 3.0),
+        (po.cispo(), 2.0, -1.0, 5.0 * 2.0),
+        (po.sapo(), 1.0, 1.0, -4 * sigmoid(np.e - 1)),
+        (po.sapo(), 1.0, -1.0, 4 / 1.05 * sigmoid(1.05 * (np.e - 1))),
+    ]
+    found = jax.jit(lambda: [loss(*case[:3]) for case in cases])()
+    np.testing.assert_allclose(found, [expected for *_, expected in cases], rtol=1e-12)
 
 
 # --- identities ---------------------------------------------------------------------------------------------------
@@ -302,6 +306,10 @@ def test_a_penalty_to_the_reference_has_no_ratio_in_it():
 # --- estimators ---------------------------------------------------------------------------------------------------
 
 
+def estimated(estimate, *arrays, ddof=1, **hyper):
+    return jax.jit(lambda *arrays, **hyper: estimate(*arrays, ddof=ddof, **hyper))(*arrays, **hyper)
+
+
 def sample_std(x):
     return np.sqrt(sum((v - sum(x) / len(x)) ** 2 for v in x) / (len(x) - 1))
 
@@ -312,10 +320,12 @@ def test_batch_relative_is_relative_to_all_that_could_be_scored():
     scored = reward[np.isfinite(reward)].tolist()
     expected = (reward - sum(scored) / len(scored)) / (sample_std(scored) + 1e-3)
     expected[~np.isfinite(reward)] = np.nan
-    np.testing.assert_allclose(po.batch_relative(reward, eps=1e-3), expected, rtol=1e-12)
-    population = po.batch_relative(np.array([0.0, 2.0, 4.0]), eps=0.0, ddof=0)
+    found = estimated(po.batch_relative, reward, eps=1e-3)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(estimated(po.batch_relative, reward.reshape(-1), eps=1e-3).reshape(4, 3), found)
+    population = estimated(po.batch_relative, np.array([0.0, 2.0, 4.0]), eps=0.0, ddof=0)
     np.testing.assert_allclose(population, np.array([-2, 0, 2]) / np.sqrt(8 / 3), rtol=1e-14)
-    assert not np.any(po.batch_relative(jnp.full((3, 2), 0.1)))
+    assert not np.any(estimated(po.batch_relative, jnp.full((3, 2), 0.1)))
     for shape in ((), (0,), (2, 0)):
         with pytest.raises(ValueError, match="batch_relative: reward"):
             po.batch_relative(jnp.zeros(shape))
@@ -327,7 +337,8 @@ def test_reinforce_plus_plus_with_baseline_is_a_composition():
     centred = reward - np.nanmean(reward, axis=1, keepdims=True)
     scored = centred[np.isfinite(centred)].tolist()
     expected = centred / (sample_std(scored) + 1e-6)
-    np.testing.assert_allclose(po.batch_relative(po.group_centred(reward)), expected, rtol=1e-9, atol=1e-12)
+    found = jax.jit(lambda x: po.batch_relative(po.group_centred(x)))(reward)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_decoupled_relative_by_loop():
@@ -345,10 +356,10 @@ def test_decoupled_relative_by_loop():
     total[3, 0] = np.nan
     scored = total[np.isfinite(total)].tolist()
     expected = (total - sum(scored) / len(scored)) / (sample_std(scored) + 1e-4)
-    np.testing.assert_allclose(po.decoupled_relative(reward, weight, eps=1e-4), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        estimated(po.decoupled_relative, reward, weight, eps=1e-4), expected, rtol=1e-9, atol=1e-12
+    )
     assert np.isnan(expected).sum() == 1
-    alone = po.decoupled_relative(reward[1:2, :2], np.ones(1), eps=0.0)
-    np.testing.assert_allclose(alone, po.batch_relative(po.group_relative(reward[1, :2], eps=0.0), eps=0.0), atol=1e-12)
     for shapes in (((3,), (3,)), ((3, 4, 5), (4,)), ((3, 4, 5), ()), ((3, 4, 5), (3, 1))):
         with pytest.raises(ValueError, match="decoupled_relative: (reward|weight)"):
             po.decoupled_relative(*map(jnp.zeros, shapes))
@@ -357,8 +368,8 @@ def test_decoupled_relative_by_loop():
 def test_decoupled_rewards_tell_apart_what_their_sum_does_not():
     """(1, 0) and (0, 1) add up to the same; a rare reward is worth more where it is given."""
     reward = jnp.array([[[1.0, 0.0, 0.0, 0.0]], [[0.0, 1.0, 1.0, 0.0]]])
-    together = po.group_relative(reward.sum(0))[0]
-    apart = po.decoupled_relative(reward, jnp.ones(2))[0]
+    together = estimated(po.group_relative, reward.sum(0))[0]
+    apart = estimated(po.decoupled_relative, reward, jnp.ones(2))[0]
     assert together[0] == together[1]
     assert apart[0] > apart[1] + 0.1
 
@@ -388,7 +399,7 @@ def test_the_expected_gradient_is_that_of_the_expected_reward(estimate):
         outputs = po.Outputs(policy=po.Categorical(logits=jnp.broadcast_to(x, (2, 1, 3))))
         return po.reinforce(reduce=po.sequence_sum)(outputs, batch)[0]
 
-    gradients = jax.vmap(jax.grad(loss), (None, 0, 0))(logits, groups, advantage)
+    gradients = jax.jit(jax.vmap(jax.grad(loss), (None, 0, 0)))(logits, groups, advantage)
     np.testing.assert_allclose(-(probability @ gradients), exact, atol=1e-14)
 
 
@@ -550,7 +561,8 @@ def test_what_is_no_term_is_refused_by_name(make):
 
 
 def test_every_separable_member_is_exact_under_accumulation():
-    """Shares of a ragged batch in which no two weigh the same; the mean of their own means is something else."""
+    """Shares of a ragged batch in which no two weigh the same, all members in one sum; `test_combinators` sees that the
+    mean of the shares' own means would be something else."""
     outputs, batch, log_prob = example((6, 2, 5), seed=12)
     mask = np.array(batch.mask)
     mask[0, :, 1:], mask[1] = False, False
@@ -565,24 +577,16 @@ def test_every_separable_member_is_exact_under_accumulation():
     }
     model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))  # noqa: E731
     params = jnp.asarray(np.random.default_rng(14).normal(size=(A, A)))
-
-    @jax.jit
-    def everything(params):
-        result = {}
-        for name, term in terms.items():
-            whole = po.objective(model, term)
-            shares = po.accumulate_gradients(whole, 3)
-            result[name] = [jax.value_and_grad(f, has_aux=True)(params, batch) for f in (whole, shares)]
-            own = [whole(params, jax.tree.map(lambda x, i=i: x[i::3], batch))[0] for i in range(3)]
-            result[name].append(sum(own) / 3)
-        return result
-
-    for name, (whole, shares, own) in everything(params).items():
-        for ours, theirs in zip(jax.tree.leaves(shares), jax.tree.leaves(whole), strict=True):
-            rtol = 1e-6 if ours.dtype == jnp.float32 else 1e-11  # shares of decisions are float32
-            np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=1e-13, err_msg=name)
-        assert np.abs(whole[1]).max() > 1e-4
-        assert abs(own - whole[0][0]) > 1e-4 * abs(whole[0][0]), name
+    weights = np.random.default_rng(15).uniform(0.5, 1.5, len(terms))
+    parts = {name: (w, term) for (name, term), w in zip(terms.items(), weights, strict=True)}
+    whole = po.objective(model, po.weighted_sum(**parts))
+    shares = po.accumulate_gradients(whole, 3)
+    both = [jax.value_and_grad(f, has_aux=True) for f in (whole, shares)]
+    expected, found = jax.jit(lambda p: [f(p, batch) for f in both])(params)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        rtol = 1e-6 if ours.dtype == jnp.float32 else 1e-11  # shares of decisions are float32
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=1e-13)
+    assert np.abs(expected[1]).max() > 1e-3
     with pytest.raises(ValueError, match="mask_low_entropy couples rows"):
         po.accumulate_gradients(po.objective(model, po.mask_low_entropy(po.ppo())), 3)(params, batch)
 
