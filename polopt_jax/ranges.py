@@ -45,10 +45,10 @@ class Interval:
 Positive: TypeAlias = Annotated[ArrayLike, Interval(0, above=True)]
 Nonnegative: TypeAlias = Annotated[ArrayLike, Interval(0)]
 Unit: TypeAlias = Annotated[ArrayLike, Interval(0, 1)]
-Share: TypeAlias = Annotated[ArrayLike, Interval(0, 1, above=True)]
-"""A share of something, which may be all of it and not nothing."""
 Minority: TypeAlias = Annotated[ArrayLike, Interval(0, 0.5, below=True)]
 """A rate at which labels are wrong and still say more than a coin does."""
+AboveOne: TypeAlias = Annotated[ArrayLike, Interval(1, above=True)]
+AtLeastOne: TypeAlias = Annotated[ArrayLike, Interval(1)]
 Count: TypeAlias = Annotated[int, Interval(1)]
 Rate: TypeAlias = Annotated[ArrayLike | optax.Schedule, Interval(0, above=True)]
 """A learning rate of a recipe: a number, or an optax schedule of the update's number, `update -> rate`."""

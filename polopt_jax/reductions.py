@@ -38,7 +38,8 @@ def _check_reducible(caller: str, x: Array, batch: Batch) -> None:
 
 
 def token_mean(x: Array, batch: Batch) -> Array:
-    """Σ x / number of real decisions: every decision counts the same. The mean of PPO, DAPO's and BNPO's choice.
+    """Σ x / number of real decisions: every decision counts the same. PPO's mean and DAPO's, and what TRL
+    calls BNPO's, over the whole batch and no local part of it.
 
     Raises, as every reduction, `ValueError` if `x` has not the shape of the mask.
 

@@ -6,7 +6,7 @@ fails for a public name that has none. Names of other kinds are listed in `OTHER
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import polopt_jax as po
 from polopt_jax import outcomes, surrogates
 from polopt_jax.masking import masked_mean
-from polopt_jax.objectives import mean_log_prob, mean_log_ratio, summed_log_prob
+from polopt_jax.objectives import mean_log_prob, mean_log_ratio, summed_log_prob, trajectory_ratio
 
 B, T, A, D = 5, 3, 4, 2  # all different, so that no two axes can be taken for each other
 LEADING = (B, T)
@@ -131,6 +131,7 @@ def example_batch(distribution, leading, rng):
         outcome={"score": rng.normal(size=leading[:-1])},
         label=rng.random(leading[:-1]) < 0.6,
         reference_point=0.3 * rng.normal(size=leading[:-1]),
+        sampler_log_prob=typical + 0.5 * rng.normal(size=leading),
     )
 
 
@@ -160,6 +161,8 @@ class Case:
     """Fields of the batch that it reads where they are present."""
     couples: bool = False
     """Whether it couples rows: `[..., G, T]` is not `[..., T]`, and it cannot be evaluated on shares of a batch."""
+    held: bool = False
+    """Whether a part of its value is held constant, so that its gradient is not the derivative of its value."""
     documented: bool = True
     """Whether the docstring of `name` says what is read and reported (that of a combinator cannot)."""
 
@@ -175,6 +178,8 @@ class Case:
         """`(inputs, batch)` of float64 numpy arrays; `cast` makes jax arrays of them."""
         rng, leading = np.random.default_rng(seed), leading or self.leading
         batch = example_batch(self.distribution, leading, rng)
+        if "sampler_log_prob" not in self.reads:  # where it is present, some read it *instead of* log_prob
+            batch = replace(batch, sampler_log_prob=None)
         make = {"x": lambda: rng.normal(size=leading)}
         inputs = tuple(
             make.get(name, lambda: example_outputs(self.distribution, leading, rng))() for name in self.inputs
@@ -199,6 +204,11 @@ def reduction(name, build, **rest):
 
 def ppo_of_pair(low, high):
     return po.ppo(clip_eps=(low, high))
+
+
+def corrected(name):
+    """PPO, corrected by a function from a term to a term."""
+    return lambda **hyper: public(name)(po.ppo(), **hyper)
 
 
 def reference(params, obs):
@@ -263,6 +273,10 @@ def row_ratio(difference, batch):
 
 def sequence_capped(cap):
     return capped(cap, row_ratio)
+
+
+def weighted_by_rows(cap):
+    return po.truncated_importance_sampling(po.ppo(), cap=cap, ratio=trajectory_ratio)
 
 
 def soft_hinge(beta):
@@ -339,6 +353,45 @@ CASES: dict[str, Case] = {
         "unpaired_preference", ["action", "label", "reference_point"], square_of_rows, hyper=WEIGHED
     ),
     "grpo": term("grpo", [*RATIO, "ref_log_prob"], hyper=SOFT),
+    "dual_clip": term("dual_clip", RATIO, hyper=CLIP | {"cap": (1.5, 2.5)}),
+    "dr_grpo": term("dr_grpo", RATIO, hyper=CLIP | {"length": (7.0, 3.0)}),
+    "dapo": term("dapo", RATIO, hyper=CLIP),
+    "gspo": term("gspo", RATIO, hyper=CLIP),
+    "gspo_token": term("gspo_token", RATIO, hyper=CLIP, held=True),
+    "luspo": term("luspo", RATIO, hyper=CLIP),
+    "gmpo": term("gmpo", RATIO, hyper={"log_clip": (0.4, 0.2)}),
+    "cispo": term("cispo", RATIO, hyper={"cap": (1.5, 2.5)}, held=True),
+    "sapo": term("sapo", RATIO, hyper={"temperature_positive": (1.0, 2.0), "temperature_negative": (1.05, 0.5)}),
+    "truncated_importance_sampling": term(
+        "truncated_importance_sampling",
+        [*RATIO, "sampler_log_prob"],
+        corrected("truncated_importance_sampling"),
+        hyper={"cap": (1.2, 2.0)},
+        documented=False,
+    ),
+    "truncated_importance_sampling-rows": term(
+        "truncated_importance_sampling",
+        [*RATIO, "sampler_log_prob"],
+        weighted_by_rows,
+        hyper={"cap": (1.2, 2.0)},
+        documented=False,
+    ),
+    "mask_off_policy": term(
+        "mask_off_policy",
+        RATIO,
+        corrected("mask_off_policy"),
+        hyper={"threshold": (0.1, 1.0)},
+        optional=frozenset({"sampler_log_prob"}),
+        documented=False,
+    ),
+    "mask_low_entropy": term(
+        "mask_low_entropy",
+        RATIO,
+        corrected("mask_low_entropy"),
+        hyper={"quantile": (0.5, 0.2)},
+        couples=True,
+        documented=False,
+    ),
     "ratio_term": term("ratio_term", RATIO, capped, hyper={"cap": (1.2, 2.0)}),
     "ratio_term-sequence": term("ratio_term", RATIO, sequence_capped, hyper={"cap": (0.8, 0.9)}),
     "preference": pairs("preference", soft_hinge, reads=()),
@@ -456,6 +509,24 @@ def group_arrays(rng):
     return {"reward": rng.normal(size=(B, A))}
 
 
+def batch_arrays(rng):
+    return {"reward": rng.normal(size=(B, A))}
+
+
+def greedy_arrays(rng):
+    return {"reward": rng.normal(size=(B, A)), "greedy": rng.normal(size=B)}
+
+
+def several_arrays(rng):
+    return {"rewards": rng.normal(size=(B, 2, A))}
+
+
+def decoupled(hyper, rewards):
+    """Two rewards, of which the second has a weight of `weight`."""
+    weight = jnp.stack([jnp.ones_like(hyper["weight"]), jnp.asarray(hyper["weight"])])
+    return po.decoupled_relative(jnp.swapaxes(rewards, 0, 1), weight, eps=hyper["eps"])
+
+
 def masked_arrays(rng):
     return {"x": rng.normal(size=LEADING), "mask": ragged_mask(LEADING, rng)}
 
@@ -489,6 +560,16 @@ ARRAY_CASES: dict[str, ArrayCase] = {
         "mean_reference_point",
         lambda rng: rows_of_log_probs(rng) | {"label": rng.random(B) < 0.6},
         constant=True,
+    ),
+    "batch_relative": plain("batch_relative", batch_arrays, hyper={"eps": (1e-6, 0.1)}, constant=True, alone=True),
+    "greedy_centred": plain("greedy_centred", greedy_arrays, constant=True, event=("reward",), free=("reward",)),
+    "decoupled_relative": ArrayCase(
+        "decoupled_relative",
+        decoupled,
+        several_arrays,
+        hyper={"eps": (1e-6, 0.1), "weight": (0.5, 2.0)},
+        constant=True,
+        alone=True,
     ),
     "standardize": plain("standardize", masked_arrays, hyper={"eps": (1e-8, 0.1)}),
     **{name: plain(name, log_ratios, alone=True) for name in ("k1", "k2", "k3")},

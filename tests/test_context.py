@@ -28,7 +28,8 @@ def batch_after_context(batch):
     time = batch.mask.ndim - 1
     per_step = {
         name: after_context(getattr(batch, name), time, np.nan)
-        for name in ("log_prob", "advantage", "value", "target", "ref_log_prob")
+        for name in ("log_prob", "advantage", "value", "target", "ref_log_prob", "sampler_log_prob")
+        if getattr(batch, name) is not None
     }
     broken = A + 3 if np.issubdtype(batch.action.dtype, np.integer) else np.nan
     return replace(

@@ -169,8 +169,7 @@ def test_every_public_name_has_a_row():
 def test_every_objective_and_every_hyperparameter_has_a_row():
     from polopt_jax import objectives
 
-    scores = {"mean_log_prob", "mean_log_ratio", "summed_log_prob", "summed_log_ratio"}
-    parts = {*scores, "token_ratio"}  # of the seams, no terms
+    parts = {name for name in objectives.__all__ if name.endswith(("_ratio", "_log_prob"))}  # ratios and scores
     assert set(objectives.__all__) - parts <= {CASES[label].name for label in TERMS}
     # Every keyword of a term that is a number is traced somewhere. (`reduce`, `ddof`, `divergence` are no numbers.)
     for name in registered():
@@ -196,7 +195,7 @@ def test_examples_are_not_vacuous():
         assert_all_finite(result)
         reached = [np.abs(x).max() for x in entries(result.input_grads, batch.mask)]
         assert max(reached) > 1e-4, label
-        if case.name == "surrogate":
+        if case.name in ("surrogate", "cispo", "sapo"):
             assert float(result.metrics["clip_fraction"]) == 0, "nothing is clipped"
         elif "clip_fraction" in result.metrics:
             assert 0 < float(result.metrics["clip_fraction"]) < 1, label
@@ -586,7 +585,7 @@ def test_float64(x64, label):
     moved = lambda h: tree.unflatten([x + h * d for x, d in zip(leaves, direction, strict=True)])  # noqa: E731
     difference = (run(label, moved(h), batch).value - run(label, moved(-h), batch).value) / (2 * h)
     slope = sum(np.vdot(g, d) for g, d in zip(jax.tree.leaves(result.input_grads), direction, strict=True))
-    np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-8)
+    assert np.isclose(slope, difference, rtol=1e-6, atol=1e-8) != CASES[label].held
 
 
 @each_case

@@ -11,14 +11,24 @@ from polopt_jax.advantages._baselines import (
     static_baseline,
 )
 from polopt_jax.advantages._episodes import discounted_returns, gae
-from polopt_jax.advantages._groups import group_centred, group_relative, leave_one_out
+from polopt_jax.advantages._groups import (
+    batch_relative,
+    decoupled_relative,
+    greedy_centred,
+    group_centred,
+    group_relative,
+    leave_one_out,
+)
 from polopt_jax.advantages._reference_points import kl_reference_point, mean_reference_point
 
 __all__ = [
     "Baseline",
     "batch_mean_baseline",
+    "batch_relative",
+    "decoupled_relative",
     "discounted_returns",
     "gae",
+    "greedy_centred",
     "group_centred",
     "group_relative",
     "kl_reference_point",

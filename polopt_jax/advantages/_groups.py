@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.masking import accumulate, masked_mean
+from polopt_jax.masking import accumulate, check_shape, masked_mean
 from polopt_jax.types import Array, ArrayLike
 
 
@@ -63,7 +63,11 @@ def group_relative(reward: Array, *, eps: ArrayLike = 1e-6, ddof: int = 1) -> Ar
     >>> group_relative(jnp.array([0.0, 1.0, jnp.nan]), eps=0.0).tolist()
     [-0.7071067690849304, 0.7071067690849304, nan]
     """
-    group = _group("group_relative", reward)
+    return _relative("group_relative", reward, eps, ddof)
+
+
+def _relative(caller: str, reward: Array, eps: ArrayLike, ddof: int) -> Array:
+    group = _group(caller, reward)
     degrees = jnp.maximum(group.size - ddof, 1).astype(group.centred.dtype)
     variance = jnp.sum(group.centred**2, axis=-1, keepdims=True) / degrees
     advantage = jnp.where(group.differ, group.centred / (jnp.sqrt(jnp.where(group.differ, variance, 1)) + eps), 0)
@@ -99,3 +103,106 @@ def leave_one_out(reward: Array) -> Array:
     group = _group("leave_one_out", reward)
     size = group.size.astype(group.centred.dtype)
     return jnp.where(group.scored, group.centred * (size / jnp.maximum(size - 1, 1)), jnp.nan)
+
+
+def batch_relative(reward: Array, *, eps: ArrayLike = 1e-6, ddof: int = 1) -> Array:
+    """REINFORCE++'s advantage: each reward relative to the *whole* batch, whatever its prompt.
+
+        A_i = (R_i - mean R) / (std R + eps),    over all rewards of the batch
+
+    Prompts are not set against each other's spread, as `group_relative` does; one attempt per prompt is enough. The
+    variant "with baseline" subtracts the group's mean first: it is `batch_relative(group_centred(reward))`.
+
+    Args:
+      reward: any shape `[...]` of at least one axis, as `[N]` or `[N, G]`: the whole batch, before it is split. One
+        that is not finite is left out.
+      eps, ddof: as `group_relative`.
+
+    Returns:
+      `[...]`, a constant; NaN where the reward is not finite, which `to_batch` masks out. Where all are equal, exactly
+      0.
+
+    Raises:
+      ValueError: reward is a scalar or empty.
+
+    Differs from the paper: eps and ddof are stated. Its rewards are per token, with the KL to the reference in them,
+    and its mean is over tokens, so that long rows count more: `standardize(advantage, mask)` on the batch is that.
+    Source: Hu et al. 2025, "REINFORCE++", arXiv 2501.03262.
+
+    >>> batch_relative(jnp.array([[0.0, 1.0], [jnp.nan, 2.0]]), eps=0.0).tolist()
+    [[-1.0, 0.0], [nan, 1.0]]
+    """
+    if jnp.ndim(reward) < 1:
+        raise ValueError("batch_relative: reward must have at least one axis; it is a scalar")
+    return _relative("batch_relative", jnp.reshape(reward, -1), eps, ddof).reshape(reward.shape)
+
+
+def greedy_centred(reward: Array, greedy: Array) -> Array:
+    """ReMax's advantage: the reward less that of the greedy attempt at the same prompt.
+
+        A_i = R_i - R(greedy)
+
+    The baseline costs one more answer per prompt, the policy's most probable one, and no attempt is in it, so that it
+    is unbiased for a group of one too.
+
+    Args:
+      reward: `[..., G]`, one number per attempt.
+      greedy: `[...]`, the reward of the greedy attempt of each prompt, which is itself not learnt from.
+
+    Returns:
+      `[..., G]`, a constant; NaN where the reward is not finite, or the greedy one of its prompt is not, which
+      `to_batch` masks out.
+
+    Raises:
+      ValueError: reward has no group axis, or greedy another shape.
+
+    Source: Li et al. 2024, "ReMax: a simple, effective, and efficient reinforcement learning method for aligning large
+    language models".
+
+    >>> greedy_centred(jnp.array([[0.0, 1.0], [1.0, jnp.inf]]), jnp.array([0.5, 1.0])).tolist()
+    [[-0.5, 0.5], [0.0, nan]]
+    """
+    if jnp.ndim(reward) < 1:
+        raise ValueError(f"greedy_centred: reward must be [..., G]; it has shape {jnp.shape(reward)}")
+    check_shape("greedy_centred", "greedy", greedy, reward.shape[:-1], of="reward without its last axis")
+    reward, baseline = jax.lax.stop_gradient((accumulate(reward), accumulate(greedy)[..., None]))
+    scored = jnp.isfinite(reward) & jnp.isfinite(baseline)
+    return jnp.where(scored, jnp.where(scored, reward, 0) - jnp.where(scored, baseline, 0), jnp.nan)
+
+
+def decoupled_relative(reward: Array, weight: Array, *, eps: ArrayLike = 1e-6, ddof: int = 1) -> Array:
+    """GDPO's advantage of several rewards: each is made relative to its group before they are added.
+
+        A_i = batch_relative( Σ_k w_k group_relative(R_k)_i )
+
+    Added first, rewards that differ in scale or in how often they are given drown each other, and different
+    combinations get the same advantage. Here each has spread 1 in every group in which it varies, and w is all that
+    ranks them.
+
+    Args:
+      reward: `[K, ..., G]`: K rewards of every attempt. One that is not finite is left out of its reward's group and of
+        its attempt's sum; an attempt that no reward scored is unscorable.
+      weight: `[K]`.
+      eps, ddof: of each of the two divisions, as `group_relative`.
+
+    Returns:
+      `[..., G]`, a constant; NaN where no reward is finite, which `to_batch` masks out.
+
+    Raises:
+      ValueError: reward is not [K, ..., G], or weight is not [K].
+
+    Differs from the paper: eps and ddof are stated. Source: Liu et al. 2026, "GDPO: group reward-decoupled
+    normalization policy optimization for multi-reward RL optimization", arXiv 2601.05242.
+
+    >>> correct, brief = jnp.array([[0.0, 1.0], [0.0, 1.0]]), jnp.array([[9.0, 9.0], [0.0, 70.0]])
+    >>> decoupled_relative(jnp.stack([correct, brief]), jnp.array([1.0, 0.5])).round(3).tolist()
+    [[-0.6790000200271606, 0.6790000200271606], [-1.0190000534057617, 1.0190000534057617]]
+    """
+    if jnp.ndim(reward) < 2:
+        raise ValueError(f"decoupled_relative: reward must be [K, ..., G]; it has shape {jnp.shape(reward)}")
+    check_shape("decoupled_relative", "weight", weight, reward.shape[:1], of="reward's first axis")
+    each = _relative("decoupled_relative", reward, eps, ddof)
+    scored = jnp.isfinite(each)
+    weight = jax.lax.stop_gradient(jnp.asarray(weight, each.dtype)).reshape(-1, *[1] * (each.ndim - 1))
+    total = jnp.sum(weight * jnp.where(scored, each, 0), axis=0)
+    return batch_relative(jnp.where(scored.any(0), total, jnp.nan), eps=eps, ddof=ddof)

@@ -21,11 +21,11 @@ def grpo(*, clip_eps: ClipRange = 0.2, beta: Nonnegative = 0.04, reduce: Reducti
     The clip is relative to the policy that *sampled*, the penalty to the frozen *reference*.
 
     Args:
-      clip_eps: ε, or a pair (ε_low, ε_high) as DAPO has it. May be traced.
+      clip_eps: ε, or a pair (ε_low, ε_high). May be traced.
       beta: weight of the penalty, per decision. May be traced. Where there is to be no penalty and so no reference,
         GRPO is `ppo(clip_eps=..., reduce=sequence_mean)` on the same batch.
-      reduce: the default is GRPO's, the mean over rows of each row's mean; `token_mean` is DAPO's,
-        `constant_length(L)` Dr.GRPO's.
+      reduce: the default is GRPO's, the mean over rows of each row's mean. Variants with other means have names of
+        their own: `dapo`, `dr_grpo`.
 
     Returns:
       A term, over group batches `[N, G, T]` as a rule. Reads `action, log_prob, advantage, ref_log_prob, mask`, each

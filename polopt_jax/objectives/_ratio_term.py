@@ -8,6 +8,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.masking import masked_mean, masked_sum
 from polopt_jax.reading import read, read_log_prob
 from polopt_jax.reductions import token_mean
 from polopt_jax.surrogates import LOG_RATIO_LIMIT, k3, log_ratio
@@ -25,6 +26,30 @@ def token_ratio(difference: Array, batch: Batch) -> Array:
     return difference
 
 
+def sequence_ratio(difference: Array, batch: Batch) -> Array:
+    """The mean log-ratio of a row's real decisions, repeated over them: ρ is their geometric mean (GSPO).
+
+    log s = 1/|y| Σ_t log π_θ/π_old
+    """
+    mean = masked_mean(difference, batch.mask, axis=-1)
+    return jnp.broadcast_to(mean[..., None], difference.shape)
+
+
+def sequence_token_ratio(difference: Array, batch: Batch) -> Array:
+    """The value of `sequence_ratio`, with the gradient of each decision's own log-ratio (GSPO-token).
+
+    log s_t = sg[log s] + log π_θ - sg[log π_θ]
+    """
+    constant = jax.lax.stop_gradient
+    return constant(sequence_ratio(difference, batch)) + difference - constant(difference)
+
+
+def trajectory_ratio(difference: Array, batch: Batch) -> Array:
+    """The sum of the log-ratios of a row's real decisions, repeated over them: the ratio of the row's probabilities."""
+    total = masked_sum(difference, batch.mask, axis=-1)
+    return jnp.broadcast_to(total[..., None], difference.shape)
+
+
 def ratio_term(
     gain: Gain, *, ratio: Ratio = token_ratio, reduce: Reduction = token_mean, caller: str | None = None
 ) -> Term:
@@ -38,14 +63,14 @@ def ratio_term(
     Args:
       gain: elementwise function of the log-ratio and the advantage, e.g. `lambda log_ratio, advantage: ...`.
       ratio: which log-ratio the gain sees, given that of every decision and the batch; `token_ratio` is the
-        decision's own. One of a whole row (GSPO's) must be repeated over its decisions.
+        decision's own. One of a whole row must be repeated over its decisions, as `sequence_ratio` is.
       reduce: how decisions become one number.
       caller: the name that errors give; that of this function if None.
 
     Returns:
       A term. Reads `action, log_prob, advantage, mask`, each of leading shape [...]. Metrics: `approx_kl` (k3 sample
-      of KL(old ‖ new) per decision), `clip_fraction` (decisions with an advantage of whose gradient the gain leaves
-      nothing), `clamped_fraction` (log-ratios beyond ±20), `num_valid`.
+      of KL(old ‖ new) per decision), `clip_fraction` (decisions with an advantage of whose gradient the gain or
+      the ratio leaves nothing), `clamped_fraction` (log-ratios beyond ±20), `num_valid`.
 
     Raises (at trace time): ValueError if a field is missing or has another shape.
 
@@ -74,14 +99,17 @@ def ratio_loss(
     """`ratio_term` from log-probabilities that were read already, for members that need them once more."""
     old_log_prob = read(caller, batch, "log_prob")
     advantage = read(caller, batch, "advantage")
-    log_rho = ratio(log_prob - old_log_prob, batch)
+    difference = log_prob - old_log_prob
+    log_rho = ratio(difference, batch)
     clamped = log_ratio(log_rho, jnp.zeros_like(log_rho))
-    constant = jax.lax.stop_gradient(clamped)
-    _, slope = jax.jvp(lambda x: gain(x, advantage), (constant,), (jnp.ones_like(constant),))
+    constant = jax.lax.stop_gradient((difference, clamped))
+    _, pull = jax.vjp(lambda x: ratio(x, batch), constant[0])
+    _, slope = jax.jvp(lambda x: gain(x, advantage), (constant[1],), (jnp.ones_like(constant[1]),))
+    removed = (slope == 0) | (pull(jnp.ones_like(log_rho))[0] == 0)
     to_old = log_ratio(old_log_prob, log_prob)
     return -reduce(gain(clamped, advantage), batch), {
         "approx_kl": token_mean(k3(to_old), batch),
-        "clip_fraction": token_mean((slope == 0) & (advantage != 0), batch),
+        "clip_fraction": token_mean(removed & (advantage != 0), batch),
         "clamped_fraction": token_mean(jnp.abs(log_rho) > LOG_RATIO_LIMIT, batch),
         "num_valid": batch.mask.sum().astype(log_prob.dtype),
     }

@@ -23,7 +23,17 @@ from polopt_jax.surrogates._preference import (
     squared_scores,
     unbiased_bradley_terry,
 )
-from polopt_jax.surrogates._ratio import LOG_RATIO_LIMIT, ClipRange, clip_bounds, clipped_surrogate, log_ratio
+from polopt_jax.surrogates._ratio import (
+    LOG_RATIO_LIMIT,
+    ClipRange,
+    capped_score,
+    clip_bounds,
+    clipped_surrogate,
+    dual_clipped_surrogate,
+    gated_surrogate,
+    log_ratio,
+    one_sided_clip,
+)
 from polopt_jax.surrogates._value import clipped_squared_error, squared_error
 
 __all__ = [
@@ -34,9 +44,12 @@ __all__ = [
     "anchored_zero",
     "binary_cross_entropy",
     "bradley_terry",
+    "capped_score",
     "clip_bounds",
     "clipped_squared_error",
     "clipped_surrogate",
+    "dual_clipped_surrogate",
+    "gated_surrogate",
     "hinge",
     "jensen_shannon_slope",
     "k1",
@@ -47,6 +60,7 @@ __all__ = [
     "log_ratio",
     "modulated",
     "noise_contrastive",
+    "one_sided_clip",
     "reverse_kl_slope",
     "saturating",
     "smoothed_bradley_terry",

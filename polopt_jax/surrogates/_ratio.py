@@ -51,3 +51,54 @@ def clipped_surrogate(log_ratio: Array, advantage: Array, *, clip_eps: ClipRange
     """
     ratio = jnp.exp(log_ratio)
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, *clip_bounds(clip_eps)) * advantage)
+
+
+def dual_clipped_surrogate(log_ratio: Array, advantage: Array, *, clip_eps: ClipRange, cap: ArrayLike) -> Array:
+    """max(clipped_surrogate, c A) where A < 0, and the clipped surrogate elsewhere: bounded below by c A.
+
+    The gradient is exactly 0 where A < 0 and ρ > c as well; c = ∞ is the clipped surrogate.
+
+    >>> dual_clipped_surrogate(jnp.log(jnp.array([9.0, 9.0])), jnp.array([1.0, -1.0]), clip_eps=0.2, cap=3.0).tolist()
+    [1.2000000476837158, -3.0]
+    """
+    worse = advantage < 0
+    floor = jnp.where(worse, cap * jnp.where(worse, advantage, -1), -jnp.inf)
+    return jnp.maximum(clipped_surrogate(log_ratio, advantage, clip_eps=clip_eps), floor)
+
+
+def capped_score(log_ratio: Array, advantage: Array, *, cap: ArrayLike) -> Array:
+    """sg[min(ρ, c)] A log ρ, sg: no gradient through it. The slope, min(ρ, c) A, is 0 nowhere: the cap is on the
+    weight.
+
+    >>> capped_score(jnp.log(jnp.array([1.0, 9.0])), jnp.array([1.0, -1.0]), cap=5.0).round(3).tolist()
+    [0.0, -10.986000061035156]
+    """
+    weight = jax.lax.stop_gradient(jnp.minimum(jnp.exp(log_ratio), cap))
+    return weight * log_ratio * advantage
+
+
+def gated_surrogate(
+    log_ratio: Array, advantage: Array, *, temperature_positive: ArrayLike, temperature_negative: ArrayLike
+) -> Array:
+    """(4/τ) σ(τ(ρ - 1)) A, with a τ for A > 0 and one for A ≤ 0: a clip without an edge.
+
+    At ρ = 1 its slope is that of ρA, and the larger τ, the sooner the gradient fades on both sides.
+
+    >>> gate = dict(temperature_positive=1.0, temperature_negative=2.0)
+    >>> gated_surrogate(jnp.zeros(2), jnp.array([1.0, -1.0]), **gate).tolist()
+    [2.0, -1.0]
+    """
+    temperature = jnp.where(advantage > 0, temperature_positive, temperature_negative).astype(log_ratio.dtype)
+    return 4 / temperature * jax.nn.sigmoid(temperature * jnp.expm1(log_ratio)) * advantage
+
+
+def one_sided_clip(log_ratio: Array, advantage: Array, *, log_clip: ClipRange) -> Array:
+    """min(log ρ, ε_high) where A > 0 and max(log ρ, -ε_low) elsewhere: PPO's clip, on the *logarithm* of the ratio.
+
+    `log_clip` is ε or a pair (ε_low, ε_high), in nats.
+
+    >>> one_sided_clip(jnp.array([1.0, 1.0, -1.0]), jnp.array([1.0, -1.0, -1.0]), log_clip=(0.5, 0.25)).tolist()
+    [0.25, 1.0, -0.5]
+    """
+    low, high = log_clip if isinstance(log_clip, tuple) else (log_clip, log_clip)
+    return jnp.where(advantage > 0, jnp.minimum(log_ratio, high), jnp.maximum(log_ratio, -low))
