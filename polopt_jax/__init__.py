@@ -10,7 +10,17 @@ Importing this module imports jax and optax. Networks (flax), Brax environments,
 command live in modules of their own: `polopt_jax.networks`, `.envs`, `.algorithms`, `.checkpoint`, `.cli`.
 """
 
-from polopt_jax.advantages import discounted_returns, gae, group_centred, group_relative, leave_one_out
+from polopt_jax.advantages import (
+    discounted_returns,
+    gae,
+    group_centred,
+    group_relative,
+    lambda_returns,
+    leave_one_out,
+    n_step_returns,
+    reward_minus_kl,
+    v_trace,
+)
 from polopt_jax.combinators import accumulate_gradients, couples_rows, objective, weighted_sum
 from polopt_jax.distributions import Categorical, DiagGaussian, TanhGaussian
 from polopt_jax.divergences import action_kl, kl_to_reference, reverse, trajectory_kl, weighted_divergence
@@ -98,10 +108,12 @@ __all__ = [
     "k2",
     "k3",
     "kl_to_reference",
+    "lambda_returns",
     "leave_one_out",
     "load",
     "make_step",
     "monitored",
+    "n_step_returns",
     "natural_gradient",
     "npg",
     "objective",
@@ -113,6 +125,7 @@ __all__ = [
     "ratio_term",
     "reinforce",
     "reverse",
+    "reward_minus_kl",
     "scale_to_radius",
     "sequence_mean",
     "sequence_sum",
@@ -127,6 +140,7 @@ __all__ = [
     "trajectory_kl",
     "trpo",
     "unroll",
+    "v_trace",
     "value_loss",
     "weighted_divergence",
     "weighted_sum",

@@ -407,6 +407,11 @@ def group_arrays(rng):
     return {"reward": rng.normal(size=(B, A))}
 
 
+def priced_rewards(rng):
+    floats = {name: rng.normal(size=LEADING) for name in ("reward", "log_prob", "ref_log_prob")}
+    return floats | {"mask": ragged_mask(LEADING, rng)}
+
+
 def masked_arrays(rng):
     return {"x": rng.normal(size=LEADING), "mask": ragged_mask(LEADING, rng)}
 
@@ -432,6 +437,24 @@ ARRAY_CASES: dict[str, ArrayCase] = {
     "discounted_returns": plain(
         "discounted_returns", episode_arrays("next_value"), hyper=DISCOUNT, constant=True, rows=1
     ),
+    "lambda_returns": plain(
+        "lambda_returns",
+        episode_arrays("next_value"),
+        hyper=DISCOUNT | {"lambda_": (0.95, 0.3)},
+        constant=True,
+        rows=1,
+    ),
+    "n_step_returns": plain(
+        "n_step_returns", episode_arrays("next_value"), hyper=DISCOUNT | {"n": (3, 1)}, constant=True, rows=1
+    ),
+    "v_trace": plain(
+        "v_trace",
+        episode_arrays("value", "next_value", "log_prob", "new_log_prob"),
+        hyper=DISCOUNT | {"lambda_": (1.0, 0.3), "rho_bar": (1.0, 0.5), "c_bar": (1.0, 0.5)},
+        constant=True,
+        rows=1,
+    ),
+    "reward_minus_kl": plain("reward_minus_kl", priced_rewards, hyper={"beta": (0.1, 0.7)}, constant=True),
     "group_relative": plain("group_relative", group_arrays, hyper={"eps": (1e-6, 0.1)}, constant=True, alone=True),
     "group_centred": plain("group_centred", group_arrays, constant=True, alone=True),
     "leave_one_out": plain("leave_one_out", group_arrays, constant=True, alone=True),

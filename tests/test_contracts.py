@@ -717,7 +717,10 @@ def test_arrays_wrong_shape_is_refused_by_name(label):
                 evaluate(arrays | {name: np.zeros(shape, x.dtype)})
 
 
-@pytest.mark.parametrize("label", ["gae", "discounted_returns", "standardize"])
+@pytest.mark.parametrize(
+    "label",
+    ["gae", "discounted_returns", "lambda_returns", "n_step_returns", "v_trace", "reward_minus_kl", "standardize"],
+)
 def test_flags_and_masks_must_be_boolean(label):
     arrays = array_example(label)
     for name, x in arrays.items():

@@ -10,8 +10,10 @@ from polopt_jax.advantages._baselines import (
     running_mean_baseline,
     static_baseline,
 )
-from polopt_jax.advantages._episodes import discounted_returns, gae
+from polopt_jax.advantages._episodes import discounted_returns, gae, lambda_returns, n_step_returns
 from polopt_jax.advantages._groups import group_centred, group_relative, leave_one_out
+from polopt_jax.advantages._rewards import reward_minus_kl
+from polopt_jax.advantages._v_trace import v_trace
 
 __all__ = [
     "Baseline",
@@ -20,8 +22,12 @@ __all__ = [
     "gae",
     "group_centred",
     "group_relative",
+    "lambda_returns",
     "learned_baseline",
     "leave_one_out",
+    "n_step_returns",
+    "reward_minus_kl",
     "running_mean_baseline",
     "static_baseline",
+    "v_trace",
 ]
