@@ -31,10 +31,12 @@ from polopt_jax.loading import load
 from polopt_jax.masking import standardize
 from polopt_jax.objectives import (
     actor_critic,
+    categorical_value_loss,
     clipped_value_loss,
     dpo,
     entropy_bonus,
     grpo,
+    huber_value_loss,
     ppo,
     preference,
     ratio_term,
@@ -56,7 +58,7 @@ from polopt_jax.solvers import (
     scale_to_radius,
     trpo,
 )
-from polopt_jax.surrogates import k1, k2, k3
+from polopt_jax.surrogates import expected_value, k1, k2, k3, two_hot
 from polopt_jax.training import Step, TrainState, epochs, init_state, make_step, monitored, sequential, train
 from polopt_jax.types import Batch, Distribution, Divergence, Model, Objective, Outputs, Rollout, Term
 
@@ -83,6 +85,7 @@ __all__ = [
     "action_kl",
     "actor_critic",
     "backtrack",
+    "categorical_value_loss",
     "clip_by_global_norm",
     "clipped_value_loss",
     "conjugate_gradient",
@@ -95,6 +98,7 @@ __all__ = [
     "epochs",
     "evaluate_policy",
     "every",
+    "expected_value",
     "final_step",
     "first_episodes",
     "fisher_operator",
@@ -103,6 +107,7 @@ __all__ = [
     "group_centred",
     "group_relative",
     "grpo",
+    "huber_value_loss",
     "init_state",
     "k1",
     "k2",
@@ -139,6 +144,7 @@ __all__ = [
     "train",
     "trajectory_kl",
     "trpo",
+    "two_hot",
     "unroll",
     "v_trace",
     "value_loss",

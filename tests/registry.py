@@ -17,7 +17,7 @@ import polopt_jax as po
 from polopt_jax import outcomes
 from polopt_jax.masking import masked_mean
 
-B, T, A, D = 5, 3, 4, 2  # all different, so that no two axes can be taken for each other
+B, T, A, D, K = 5, 3, 4, 2, 6  # all different, so that no two axes can be taken for each other
 LEADING = (B, T)
 PAIRS = (2, B, T)
 
@@ -109,7 +109,7 @@ def cast(tree, dtype):
 
 def example_outputs(distribution, leading, rng):
     policy = DISTRIBUTIONS[distribution](**policy_leaves(distribution, leading, rng))
-    return po.Outputs(policy=policy, value=rng.normal(size=leading))
+    return po.Outputs(policy=policy, value=rng.normal(size=leading), value_logits=rng.normal(size=(*leading, K)))
 
 
 def example_batch(distribution, leading, rng):
@@ -148,6 +148,8 @@ class Case:
     """Whether it reads `outputs.policy`."""
     critic: bool = False
     """Whether it reads `outputs.value`."""
+    value_logits: bool = False
+    """Whether it reads `outputs.value_logits`."""
     hyper: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Hyperparameters, with two values to trace."""
     distribution: str = "Categorical"
@@ -270,6 +272,10 @@ def hinge(beta):
     return po.preference(lambda chosen, rejected: jax.nn.softplus(1 - chosen + rejected), mean_log_prob, beta=beta)
 
 
+def on_a_grid(span):
+    return po.categorical_value_loss(support=span * jnp.linspace(-1, 1, K))
+
+
 CLIP = {"clip_eps": (0.2, 0.35)}
 PAIR = {"low": (0.1, 0.2), "high": (0.3, 0.4)}
 RATIO = ("action", "log_prob", "advantage")
@@ -291,6 +297,10 @@ CASES: dict[str, Case] = {
     "value_loss": term("value_loss", ["target"], policy=False, critic=True),
     "clipped_value_loss": term(
         "clipped_value_loss", ["value", "target"], policy=False, critic=True, hyper={"clip_eps": (1.0, 2.0)}
+    ),
+    "huber_value_loss": term("huber_value_loss", ["target"], policy=False, critic=True, hyper={"delta": (1.0, 0.5)}),
+    "categorical_value_loss": term(
+        "categorical_value_loss", ["target"], on_a_grid, policy=False, value_logits=True, hyper={"span": (1.0, 2.0)}
     ),
     "entropy_bonus": term("entropy_bonus", []),
     "entropy_bonus-tanh": term("entropy_bonus", [], distribution="TanhGaussian"),
@@ -416,6 +426,17 @@ def masked_arrays(rng):
     return {"x": rng.normal(size=LEADING), "mask": ragged_mask(LEADING, rng)}
 
 
+def values_and_grid(rng):
+    return {"target": rng.normal(size=LEADING)}
+
+
+def grid_logits(rng):
+    return {"logits": rng.normal(size=(*LEADING, K))}
+
+
+GRID = np.array([-2.0, -1.0, -0.5, 0.0, 1.0, 3.0])
+
+
 def log_ratios(rng):
     return {"log_ratio": rng.normal(size=LEADING)}
 
@@ -458,6 +479,20 @@ ARRAY_CASES: dict[str, ArrayCase] = {
     "group_relative": plain("group_relative", group_arrays, hyper={"eps": (1e-6, 0.1)}, constant=True, alone=True),
     "group_centred": plain("group_centred", group_arrays, constant=True, alone=True),
     "leave_one_out": plain("leave_one_out", group_arrays, constant=True, alone=True),
+    "two_hot": ArrayCase(
+        "two_hot",
+        lambda hyper, target: po.two_hot(target, hyper["span"] * jnp.asarray(GRID)),
+        values_and_grid,
+        hyper={"span": (1.0, 2.0)},
+        alone=True,
+    ),
+    "expected_value": ArrayCase(
+        "expected_value",
+        lambda hyper, logits: po.expected_value(logits, hyper["span"] * jnp.asarray(GRID)),
+        grid_logits,
+        hyper={"span": (1.0, 2.0)},
+        alone=True,
+    ),
     "standardize": plain("standardize", masked_arrays, hyper={"eps": (1e-8, 0.1)}),
     **{name: plain(name, log_ratios, alone=True) for name in ("k1", "k2", "k3")},
     **{

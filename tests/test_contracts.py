@@ -263,6 +263,8 @@ def test_undocumented_fields_are_not_read(label):
     if case.inputs == ("outputs",):
         if not case.critic:
             assert evaluate((replace(inputs[0], value=None),), batch) == expected
+        if not case.value_logits:
+            assert evaluate((replace(inputs[0], value_logits=None),), batch) == expected
         if not case.policy:
             assert evaluate((replace(inputs[0], policy=None),), batch) == expected
 
@@ -277,7 +279,7 @@ def test_missing_field_is_named(label):
             evaluate(inputs, replace(batch, **{name: None}))
     for position, name in enumerate(case.inputs):
         name = "(old|new)" if label == "reverse" else name
-        for part, needed in (("policy", case.policy), ("value", case.critic)):
+        for part, needed in (("policy", case.policy), ("value", case.critic), ("value_logits", case.value_logits)):
             if needed:
                 short = [replace(x, **{part: None}) if i == position else x for i, x in enumerate(inputs)]
                 with pytest.raises(ValueError, match=rf"{name}\.{part}\b"):
@@ -293,6 +295,7 @@ def test_docstring_says_what_is_read_and_reported(label):
     names = {f.name for f in fields(po.Batch)}
     assert words & names == case.reads | case.optional | {"mask"}
     assert ("outputs.value" in words) == case.critic
+    assert ("outputs.value_logits" in words) == case.value_logits
     inputs, batch = example(label)
     for metric in run(label, inputs, batch).metrics:
         assert metric.split("/")[0] in doc, f"the docstring of {case.name} does not mention its metric {metric}"
@@ -454,12 +457,14 @@ def test_wrong_shape_is_refused_by_name(label):
     for position, name in enumerate(case.inputs):
         for part, x in jax.tree_util.tree_leaves_with_path(inputs[position]):
             path = jax.tree_util.keystr(part)
-            if (".value" in path and not case.critic) or (".policy" in path and not case.policy):
+            read = {".policy": case.policy, ".value": case.critic, ".value_logits": case.value_logits}
+            part = next((part for part in (".policy", ".value_logits", ".value") if path.startswith(part)), "")
+            if not read.get(part, True):
                 continue
             for shape in wrong_shapes(x.shape, batch.mask.shape):
                 leaf = np.zeros(shape)
                 wrong = jax.tree.map(lambda y, x=x, leaf=leaf: leaf if y is x else y, inputs)
-                subject = name + (".policy" if ".policy" in path else ".value" if ".value" in path else "")
+                subject = name + part
                 if label == "reverse":  # hands its arguments on, swapped
                     subject = "(old|new).policy"
                 with pytest.raises((ValueError, TypeError), match=rf"\b{subject}\b|log_std"):

@@ -1,7 +1,8 @@
 """The history of policy optimization, one private module per chapter; open them in this order.
 
 1. `reinforce`  2. `actor_critic`  3.-4. `surrogate` (with `polopt_jax.solvers`: NPG, TRPO)  5. `ppo`  6. `dpo`
-7. `grpo`, and the terms that accompany them: `value_loss`, `clipped_value_loss`, `entropy_bonus`.
+7. `grpo`, and the terms that accompany them: `value_loss`, `clipped_value_loss`, `huber_value_loss`,
+`categorical_value_loss`, `entropy_bonus`.
 
 Two seams carry the families: `ratio_term` (of which `surrogate`, `ppo` and `grpo` are members) and `preference` (of
 which `dpo` is one). Every name is a function of hyperparameters that returns a *term*,
@@ -17,14 +18,16 @@ from polopt_jax.objectives._preference import preference, summed_log_ratio
 from polopt_jax.objectives._ratio_term import ratio_term, token_ratio
 from polopt_jax.objectives._reinforce import reinforce
 from polopt_jax.objectives._surrogate import surrogate
-from polopt_jax.objectives._value import clipped_value_loss, value_loss
+from polopt_jax.objectives._value import categorical_value_loss, clipped_value_loss, huber_value_loss, value_loss
 
 __all__ = [
     "actor_critic",
+    "categorical_value_loss",
     "clipped_value_loss",
     "dpo",
     "entropy_bonus",
     "grpo",
+    "huber_value_loss",
     "ppo",
     "preference",
     "ratio_term",

@@ -6,7 +6,14 @@ Those of a probability ratio take its logarithm.
 from polopt_jax.surrogates._kl import k1, k2, k3
 from polopt_jax.surrogates._preference import bradley_terry
 from polopt_jax.surrogates._ratio import LOG_RATIO_LIMIT, ClipRange, clip_bounds, clipped_surrogate, log_ratio
-from polopt_jax.surrogates._value import clipped_squared_error, squared_error
+from polopt_jax.surrogates._value import (
+    clipped_squared_error,
+    cross_entropy,
+    expected_value,
+    huber,
+    squared_error,
+    two_hot,
+)
 
 __all__ = [
     "LOG_RATIO_LIMIT",
@@ -15,9 +22,13 @@ __all__ = [
     "clip_bounds",
     "clipped_squared_error",
     "clipped_surrogate",
+    "cross_entropy",
+    "expected_value",
+    "huber",
     "k1",
     "k2",
     "k3",
     "log_ratio",
     "squared_error",
+    "two_hot",
 ]
