@@ -83,7 +83,7 @@ def read_value_logits(caller: str, outputs: Outputs, batch: Batch) -> Array:
     leading = jnp.shape(outputs.value_logits)[:-1]
     if leading != batch.mask.shape:
         raise ValueError(
-            f"{caller}: outputs.value_logits must have shape {batch.mask.shape}, that of batch.mask, and one axis more; "
+            f"{caller}: outputs.value_logits must have shape {batch.mask.shape}, that of batch.mask, and one more; "
             f"it has {jnp.shape(outputs.value_logits)}"
         )
     return zero_where_masked(accumulate(outputs.value_logits), batch.mask)

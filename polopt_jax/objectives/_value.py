@@ -96,7 +96,8 @@ def huber_value_loss(*, delta: Positive = 1.0, reduce: Reduction = token_mean) -
     (DQN), whose clipped error is the default.
 
     >>> import jax.numpy as jnp, polopt_jax as po
-    >>> batch = po.Batch(obs=jnp.zeros(2), action=jnp.zeros(2, int), mask=jnp.ones(2, bool), target=jnp.array([0.5, 3.0]))
+    >>> target = jnp.array([0.5, 3.0])
+    >>> batch = po.Batch(obs=jnp.zeros(2), action=jnp.zeros(2, int), mask=jnp.ones(2, bool), target=target)
     >>> float(huber_value_loss(delta=1.0)(po.Outputs(policy=None, value=jnp.zeros(2)), batch)[0])
     1.3125
     """
