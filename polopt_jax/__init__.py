@@ -21,9 +21,25 @@ from polopt_jax.advantages import (
     reward_minus_kl,
     v_trace,
 )
-from polopt_jax.combinators import accumulate_gradients, couples_rows, objective, weighted_sum
+from polopt_jax.combinators import (
+    accumulate_gradients,
+    couples_rows,
+    lagrangian,
+    objective,
+    standardize_advantage,
+    weighted_sum,
+)
 from polopt_jax.distributions import Categorical, DiagGaussian, TanhGaussian
-from polopt_jax.divergences import action_kl, kl_to_reference, reverse, trajectory_kl, weighted_divergence
+from polopt_jax.divergences import (
+    KLPenalty,
+    action_kl,
+    init_kl_penalty,
+    kl_to_reference,
+    reverse,
+    trajectory_kl,
+    update_kl_penalty,
+    weighted_divergence,
+)
 from polopt_jax.episodes import episodes, final_step, first_episodes, per_episode, to_batch
 from polopt_jax.evaluation import Episode, Evaluation, evaluate_policy, play_episode
 from polopt_jax.guards import clip_by_global_norm
@@ -72,6 +88,7 @@ __all__ = [
     "Divergence",
     "Episode",
     "Evaluation",
+    "KLPenalty",
     "Model",
     "Objective",
     "Outputs",
@@ -108,11 +125,13 @@ __all__ = [
     "group_relative",
     "grpo",
     "huber_value_loss",
+    "init_kl_penalty",
     "init_state",
     "k1",
     "k2",
     "k3",
     "kl_to_reference",
+    "lagrangian",
     "lambda_returns",
     "leave_one_out",
     "load",
@@ -136,6 +155,7 @@ __all__ = [
     "sequence_sum",
     "sequential",
     "standardize",
+    "standardize_advantage",
     "start",
     "start_from",
     "surrogate",
@@ -146,6 +166,7 @@ __all__ = [
     "trpo",
     "two_hot",
     "unroll",
+    "update_kl_penalty",
     "v_trace",
     "value_loss",
     "weighted_divergence",

@@ -25,7 +25,18 @@ DISTRIBUTIONS = {"Categorical": po.Categorical, "DiagGaussian": po.DiagGaussian,
 
 OTHER_KINDS = {
     # records and aliases
-    *("Batch", "Distribution", "Divergence", "Episode", "Evaluation", "Model", "Objective", "Outputs", "Policy"),
+    *(
+        "Batch",
+        "Distribution",
+        "Divergence",
+        "Episode",
+        "Evaluation",
+        "KLPenalty",
+        "Model",
+        "Objective",
+        "Outputs",
+        "Policy",
+    ),
     *("Rollout", "Step", "Term", "TrainState"),
     # what acts, and what that is worth; test_policies.py, test_play_episode.py
     *("evaluate_policy", "greedy", "load", "play_episode"),
@@ -49,6 +60,8 @@ OTHER_KINDS = {
         "train",
     ),
     "unroll",
+    # what holds a divergence near a target; test_adaptive_kl.py
+    *("init_kl_penalty", "update_kl_penalty"),
     # what makes objectives of terms and objectives
     *("accumulate_gradients", "couples_rows", "objective"),
     # outcomes: records
@@ -158,6 +171,8 @@ class Case:
     """Fields of the batch that it reads where they are present."""
     couples: bool = False
     """Whether it couples rows: `[..., G, T]` is not `[..., T]`, and it cannot be evaluated on shares of a batch."""
+    holds: bool = False
+    """Whether it holds a part of itself constant, so that its gradient is not the derivative of its value."""
     documented: bool = True
     """Whether the docstring of `name` says what is read and reported (that of a combinator cannot)."""
 
@@ -321,6 +336,24 @@ CASES: dict[str, Case] = {
         RATIO,
         ppo_and_entropy,
         hyper={"policy_weight": (1.0, 0.3), "entropy_weight": (0.01, 0.2)},
+        documented=False,
+    ),
+    "standardize_advantage": term(
+        "standardize_advantage",
+        RATIO,
+        lambda eps: po.standardize_advantage(ppo_and_entropy(1.0, 0.3), eps=eps),
+        hyper={"eps": (1e-8, 0.1)},
+        couples=True,
+        documented=False,
+    ),
+    "lagrangian": term(
+        "lagrangian",
+        ["target"],
+        lambda multiplier, bound: po.lagrangian(po.value_loss(), multiplier=multiplier, bound=bound),
+        policy=False,
+        critic=True,
+        hyper={"multiplier": (0.5, 2.0), "bound": (0.1, 0.3)},
+        holds=True,
         documented=False,
     ),
     "action_kl": divergence("action_kl", lambda: po.action_kl),

@@ -563,7 +563,10 @@ def test_float32_in_float32_out(strict, label):
 
 @each_case
 def test_float64(x64, label):
-    """Under x64, and strict: float64 in and out, the same numbers, and the derivative is that of the value."""
+    """Under x64, and strict: float64 in and out, the same numbers, and the derivative is that of the value.
+
+    The last not of what holds a part of itself constant, on purpose; tests of its own have its gradient.
+    """
     inputs, batch = example(label, dtype=jnp.float64)
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         jax.eval_shape(evaluation(label), CASES[label].defaults(), inputs, batch)
@@ -573,6 +576,8 @@ def test_float64(x64, label):
         single = run(label, *example(label))
     assert_close(single, result, rtol=1e-5)
 
+    if CASES[label].holds:
+        return
     rng, h = np.random.default_rng(0), 1e-6
     leaves, tree = jax.tree.flatten(inputs)
     direction = [rng.normal(size=x.shape) for x in leaves]

@@ -191,4 +191,6 @@ def test_huber_and_two_hot_are_those_of_rlax():
     )
     inside = jnp.asarray(np.random.default_rng(70).uniform(-2, 3, 40))
     theirs = rlax.transform_to_2hot(inside, -2.0, 3.0, 11)
-    np.testing.assert_allclose(po.two_hot(inside, jnp.linspace(-2, 3, 11)), theirs, atol=1e-4)  # theirs adds 1e-5 to what it divides by
+    np.testing.assert_allclose(
+        po.two_hot(inside, jnp.linspace(-2, 3, 11)), theirs, atol=1e-4
+    )  # theirs adds 1e-5 to what it divides by
