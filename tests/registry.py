@@ -294,6 +294,7 @@ def on_a_grid(span):
 CLIP = {"clip_eps": (0.2, 0.35)}
 PAIR = {"low": (0.1, 0.2), "high": (0.3, 0.4)}
 RATIO = ("action", "log_prob", "advantage")
+DUAL = {"temperature": (0.5, 1.0), "epsilon": (0.1, 0.3)}
 SOFT = {"clip_eps": (0.2, 0.3), "beta": (0.04, 0.5)}
 
 CASES: dict[str, Case] = {
@@ -321,6 +322,10 @@ CASES: dict[str, Case] = {
     "entropy_bonus-tanh": term("entropy_bonus", [], distribution="TanhGaussian"),
     "dpo": term("dpo", ["action", "ref_log_prob"], hyper={"beta": (0.1, 0.7)}, leading=PAIRS),
     "grpo": term("grpo", [*RATIO, "ref_log_prob"], hyper=SOFT),
+    "awr": term("awr", ["action", "advantage"], hyper={"beta": (0.5, 1.0), "cap": (2.0, 3.0)}),
+    "mpo": term("mpo", ["action", "advantage"], hyper=DUAL, couples=True),
+    "mpo-groups": term("mpo", ["action", "advantage"], hyper=DUAL, couples=True, leading=(B, 6, T)),
+    "v_mpo": term("v_mpo", ["action", "advantage"], hyper=DUAL | {"top": (0.5, 0.8)}, couples=True),
     "ratio_term": term("ratio_term", RATIO, capped, hyper={"cap": (1.2, 2.0)}),
     "ratio_term-sequence": term("ratio_term", RATIO, sequence_capped, hyper={"cap": (0.8, 0.9)}),
     "preference": term("preference", ["action"], hinge, hyper={"beta": (0.1, 0.7)}, leading=PAIRS),
@@ -340,8 +345,8 @@ CASES: dict[str, Case] = {
     ),
     "standardize_advantage": term(
         "standardize_advantage",
-        RATIO,
-        lambda eps: po.standardize_advantage(ppo_and_entropy(1.0, 0.3), eps=eps),
+        ["action", "advantage"],
+        lambda eps: po.standardize_advantage(po.awr(beta=1.0), eps=eps),
         hyper={"eps": (1e-8, 0.1)},
         couples=True,
         documented=False,
@@ -459,6 +464,10 @@ def masked_arrays(rng):
     return {"x": rng.normal(size=LEADING), "mask": ragged_mask(LEADING, rng)}
 
 
+def weighed_arrays(rng):
+    return {"advantage": rng.normal(size=LEADING), "mask": ragged_mask(LEADING, rng)}
+
+
 def values_and_grid(rng):
     return {"target": rng.normal(size=LEADING)}
 
@@ -512,6 +521,20 @@ ARRAY_CASES: dict[str, ArrayCase] = {
     "group_relative": plain("group_relative", group_arrays, hyper={"eps": (1e-6, 0.1)}, constant=True, alone=True),
     "group_centred": plain("group_centred", group_arrays, constant=True, alone=True),
     "leave_one_out": plain("leave_one_out", group_arrays, constant=True, alone=True),
+    "improved_weights": plain(
+        "improved_weights",
+        weighed_arrays,
+        hyper={"temperature": (0.5, 1.0)},
+        constant=True,
+        rows=0,
+    ),
+    "temperature_loss": ArrayCase(
+        "temperature_loss",
+        lambda hyper, advantage, mask: po.temperature_loss(advantage, mask, **hyper, axis=-1),
+        weighed_arrays,
+        hyper=DUAL,
+        constant=True,
+    ),
     "two_hot": ArrayCase(
         "two_hot",
         lambda hyper, target: po.two_hot(target, hyper["span"] * jnp.asarray(GRID)),

@@ -2,7 +2,8 @@
 
 1. `reinforce`  2. `actor_critic`  3.-4. `surrogate` (with `polopt_jax.solvers`: NPG, TRPO)  5. `ppo`  6. `dpo`
 7. `grpo`, and the terms that accompany them: `value_loss`, `clipped_value_loss`, `huber_value_loss`,
-`categorical_value_loss`, `entropy_bonus`.
+`categorical_value_loss`, `entropy_bonus`. Beside the chapters stand `awr`, `mpo` and `v_mpo`, which imitate weighted
+actions.
 
 Two seams carry the families: `ratio_term` (of which `surrogate`, `ppo` and `grpo` are members) and `preference` (of
 which `dpo` is one). Every name is a function of hyperparameters that returns a *term*,
@@ -10,9 +11,11 @@ which `dpo` is one). Every name is a function of hyperparameters that returns a 
 """
 
 from polopt_jax.objectives._actor_critic import actor_critic
+from polopt_jax.objectives._awr import awr
 from polopt_jax.objectives._dpo import dpo
 from polopt_jax.objectives._entropy import entropy_bonus
 from polopt_jax.objectives._grpo import grpo
+from polopt_jax.objectives._mpo import improved_weights, mpo, temperature_loss, v_mpo
 from polopt_jax.objectives._ppo import ppo
 from polopt_jax.objectives._preference import preference, summed_log_ratio
 from polopt_jax.objectives._ratio_term import ratio_term, token_ratio
@@ -22,18 +25,23 @@ from polopt_jax.objectives._value import categorical_value_loss, clipped_value_l
 
 __all__ = [
     "actor_critic",
+    "awr",
     "categorical_value_loss",
     "clipped_value_loss",
     "dpo",
     "entropy_bonus",
     "grpo",
     "huber_value_loss",
+    "improved_weights",
+    "mpo",
     "ppo",
     "preference",
     "ratio_term",
     "reinforce",
     "summed_log_ratio",
     "surrogate",
+    "temperature_loss",
     "token_ratio",
+    "v_mpo",
     "value_loss",
 ]

@@ -14,6 +14,7 @@ from polopt_jax.surrogates._value import (
     squared_error,
     two_hot,
 )
+from polopt_jax.surrogates._weight import exponential_weight
 
 __all__ = [
     "LOG_RATIO_LIMIT",
@@ -24,6 +25,7 @@ __all__ = [
     "clipped_surrogate",
     "cross_entropy",
     "expected_value",
+    "exponential_weight",
     "huber",
     "k1",
     "k2",
