@@ -54,14 +54,12 @@ from polopt_jax.objectives import (
     entropy_bonus,
     grpo,
     huber_value_loss,
-    improved_weights,
     mpo,
     ppo,
     preference,
     ratio_term,
     reinforce,
     surrogate,
-    temperature_loss,
     v_mpo,
     value_loss,
 )
@@ -79,7 +77,7 @@ from polopt_jax.solvers import (
     scale_to_radius,
     trpo,
 )
-from polopt_jax.surrogates import expected_value, k1, k2, k3, two_hot
+from polopt_jax.surrogates import expected_value, improved_weights, k1, k2, k3, temperature_loss, two_hot
 from polopt_jax.training import Step, TrainState, epochs, init_state, make_step, monitored, sequential, train
 from polopt_jax.types import Batch, Distribution, Divergence, Model, Objective, Outputs, Rollout, Term
 

@@ -15,7 +15,7 @@ from polopt_jax.objectives._awr import awr
 from polopt_jax.objectives._dpo import dpo
 from polopt_jax.objectives._entropy import entropy_bonus
 from polopt_jax.objectives._grpo import grpo
-from polopt_jax.objectives._mpo import improved_weights, mpo, temperature_loss, v_mpo
+from polopt_jax.objectives._mpo import mpo, v_mpo
 from polopt_jax.objectives._ppo import ppo
 from polopt_jax.objectives._preference import preference, summed_log_ratio
 from polopt_jax.objectives._ratio_term import ratio_term, token_ratio
@@ -32,7 +32,6 @@ __all__ = [
     "entropy_bonus",
     "grpo",
     "huber_value_loss",
-    "improved_weights",
     "mpo",
     "ppo",
     "preference",
@@ -40,7 +39,6 @@ __all__ = [
     "reinforce",
     "summed_log_ratio",
     "surrogate",
-    "temperature_loss",
     "token_ratio",
     "v_mpo",
     "value_loss",

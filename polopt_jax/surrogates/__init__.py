@@ -1,6 +1,7 @@
 """Elementwise formulas, `[...] -> [...]`: what the objectives average. They mask nothing; the terms do.
 
-Those of a probability ratio take its logarithm.
+Those of a probability ratio take its logarithm. Weights that add up to 1 over several decisions are no elementwise
+formula, and take the mask.
 """
 
 from polopt_jax.surrogates._kl import k1, k2, k3
@@ -14,7 +15,13 @@ from polopt_jax.surrogates._value import (
     squared_error,
     two_hot,
 )
-from polopt_jax.surrogates._weight import exponential_weight
+from polopt_jax.surrogates._weight import (
+    exponential_weight,
+    improved_weights,
+    temperature_loss,
+    top_entries,
+    weight_kl,
+)
 
 __all__ = [
     "LOG_RATIO_LIMIT",
@@ -27,10 +34,14 @@ __all__ = [
     "expected_value",
     "exponential_weight",
     "huber",
+    "improved_weights",
     "k1",
     "k2",
     "k3",
     "log_ratio",
     "squared_error",
+    "temperature_loss",
+    "top_entries",
     "two_hot",
+    "weight_kl",
 ]
