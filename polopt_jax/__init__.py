@@ -50,6 +50,8 @@ from polopt_jax.objectives import (
     awr,
     categorical_value_loss,
     clipped_value_loss,
+    corrected_kl_to_reference,
+    discovered_policy_optimization,
     dpo,
     entropy_bonus,
     grpo,
@@ -59,6 +61,8 @@ from polopt_jax.objectives import (
     preference,
     ratio_term,
     reinforce,
+    sampled_kl_to_reference,
+    simple_policy_optimization,
     surrogate,
     v_mpo,
     value_loss,
@@ -77,7 +81,17 @@ from polopt_jax.solvers import (
     scale_to_radius,
     trpo,
 )
-from polopt_jax.surrogates import expected_value, improved_weights, k1, k2, k3, temperature_loss, two_hot
+from polopt_jax.surrogates import (
+    expected_value,
+    improved_weights,
+    k1,
+    k2,
+    k3,
+    temperature_loss,
+    two_hot,
+    weighted_k2,
+    weighted_k3,
+)
 from polopt_jax.training import Step, TrainState, epochs, init_state, make_step, monitored, sequential, train
 from polopt_jax.types import Batch, Distribution, Divergence, Model, Objective, Outputs, Rollout, Term
 
@@ -111,8 +125,10 @@ __all__ = [
     "clipped_value_loss",
     "conjugate_gradient",
     "constant_length",
+    "corrected_kl_to_reference",
     "couples_rows",
     "discounted_returns",
+    "discovered_policy_optimization",
     "dpo",
     "entropy_bonus",
     "episodes",
@@ -156,10 +172,12 @@ __all__ = [
     "reinforce",
     "reverse",
     "reward_minus_kl",
+    "sampled_kl_to_reference",
     "scale_to_radius",
     "sequence_mean",
     "sequence_sum",
     "sequential",
+    "simple_policy_optimization",
     "standardize",
     "standardize_advantage",
     "start",
@@ -178,5 +196,7 @@ __all__ = [
     "v_trace",
     "value_loss",
     "weighted_divergence",
+    "weighted_k2",
+    "weighted_k3",
     "weighted_sum",
 ]

@@ -258,6 +258,10 @@ def hellinger(log_p, log_q):
     return jnp.sum(jnp.square(jnp.exp(log_p / 2) - jnp.exp(log_q / 2)), axis=-1)
 
 
+def weighted_log_ratios(rng):
+    return {name: rng.normal(size=LEADING) for name in ("log_ratio", "log_weight")}
+
+
 def log_laws(rng):
     return {name: np.log(rng.dirichlet(np.ones(A), B)) for name in ("log_p", "log_q")}
 
@@ -294,6 +298,8 @@ def on_a_grid(span):
 CLIP = {"clip_eps": (0.2, 0.35)}
 PAIR = {"low": (0.1, 0.2), "high": (0.3, 0.4)}
 RATIO = ("action", "log_prob", "advantage")
+CORRECTED = ("action", "log_prob", "ref_log_prob")
+SAMPLER = {"optional": frozenset({"sampler_log_prob"})}
 DUAL = {"temperature": (0.5, 1.0), "epsilon": (0.1, 0.3)}
 SOFT = {"clip_eps": (0.2, 0.3), "beta": (0.04, 0.5)}
 
@@ -322,6 +328,24 @@ CASES: dict[str, Case] = {
     "entropy_bonus-tanh": term("entropy_bonus", [], distribution="TanhGaussian"),
     "dpo": term("dpo", ["action", "ref_log_prob"], hyper={"beta": (0.1, 0.7)}, leading=PAIRS),
     "grpo": term("grpo", [*RATIO, "ref_log_prob"], hyper=SOFT),
+    "discovered_policy_optimization": term(
+        "discovered_policy_optimization", RATIO, hyper={"alpha": (2.0, 0.5), "beta": (0.6, 0.3)}
+    ),
+    "simple_policy_optimization": term("simple_policy_optimization", RATIO, hyper=CLIP),
+    "sampled_kl_to_reference": term("sampled_kl_to_reference", ["action", "ref_log_prob"]),
+    "sampled_kl_to_reference-k3": term(
+        "sampled_kl_to_reference",
+        ["action", "ref_log_prob"],
+        lambda: po.sampled_kl_to_reference(estimator=po.k3),
+    ),
+    "corrected_kl_to_reference": term("corrected_kl_to_reference", CORRECTED, **SAMPLER),
+    "corrected_kl_to_reference-k2": term(
+        "corrected_kl_to_reference",
+        CORRECTED,
+        lambda: po.corrected_kl_to_reference(estimator=po.weighted_k2),
+        holds=True,
+        **SAMPLER,
+    ),
     "awr": term("awr", ["action", "advantage"], hyper={"beta": (0.5, 1.0), "cap": (2.0, 3.0)}),
     "mpo": term("mpo", ["action", "advantage"], hyper=DUAL, couples=True),
     "mpo-groups": term("mpo", ["action", "advantage"], hyper=DUAL, couples=True, leading=(B, 6, T)),
@@ -422,6 +446,8 @@ class ArrayCase:
     hyper: dict[str, tuple[float, float]] = field(default_factory=dict)
     constant: bool = False
     """Its results are data: the gradient is exactly 0 with respect to everything."""
+    holds: bool = False
+    """Whether it holds a part of itself constant, as in `Case`."""
     rows: int | None = 0
     """An axis of exchangeable rows of all arguments and results."""
     event: tuple[str, ...] = ()
@@ -551,6 +577,8 @@ ARRAY_CASES: dict[str, ArrayCase] = {
     ),
     "standardize": plain("standardize", masked_arrays, hyper={"eps": (1e-8, 0.1)}),
     **{name: plain(name, log_ratios, alone=True) for name in ("k1", "k2", "k3")},
+    "weighted_k2": plain("weighted_k2", weighted_log_ratios, alone=True, holds=True),
+    "weighted_k3": plain("weighted_k3", weighted_log_ratios, alone=True),
     **{
         name: plain(name, log_laws, event=("log_p", "log_q"))
         for name in ("kl", "total_variation", "jensen_shannon", "chi_square")

@@ -194,7 +194,7 @@ def test_examples_are_not_vacuous():
         assert_all_finite(result)
         reached = [np.abs(x).max() for x in entries(result.input_grads, batch.mask)]
         assert max(reached) > 1e-4, label
-        if case.name == "surrogate":
+        if case.name in ("surrogate", "discovered_policy_optimization", "simple_policy_optimization"):
             assert float(result.metrics["clip_fraction"]) == 0, "nothing is clipped"
         elif "clip_fraction" in result.metrics:
             assert 0 < float(result.metrics["clip_fraction"]) < 1, label
@@ -774,7 +774,7 @@ def test_arrays_float64_and_gradient(x64, label):
     direction = {name: np.random.default_rng(2).normal(size=x.shape) for name, x in floats.items()}
     moved = lambda h: {name: x + h * direction[name] for name, x in floats.items()}  # noqa: E731
     slope = sum(np.vdot(grads[name], direction[name]) for name in floats)
-    if not case.constant:
+    if not case.constant and not case.holds:
         difference = (value_and_grad(moved(1e-6))[0] - value_and_grad(moved(-1e-6))[0]) / 2e-6
         np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-7)
 
