@@ -145,6 +145,21 @@ def test_metrics_and_means_are_those_of_the_real_decisions(make):
         np.testing.assert_allclose(metrics["clamped_fraction"], 1 / mask.sum(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("nats", [30.0, 300.0])
+def test_a_weight_is_clamped_at_20_nats_and_has_no_gradient_beyond(nats):
+    """Beyond e^20 the weight is constant, so that only k3 itself is differentiated, as its tangent says: 1 - ref/π."""
+    logits = jnp.log(jnp.array([[0.2, 0.3, 0.5]]))
+    log_prob = logits[:, 2]
+    batch = po.Batch(
+        obs=None, action=jnp.array([2]), mask=jnp.ones(1, bool), log_prob=log_prob - nats, ref_log_prob=log_prob - 1.0
+    )
+    loss = lambda x: po.corrected_kl_to_reference()(po.Outputs(policy=po.Categorical(logits=x)), batch)[0]  # noqa: E731
+    value, gradient = jax.value_and_grad(loss)(logits)
+    np.testing.assert_allclose(value, np.exp(20.0) * np.exp(-1.0), rtol=1e-12)
+    expected = np.exp(20.0) * (1 - np.exp(-1.0)) * np.array([[-0.2, -0.3, 0.5]])
+    np.testing.assert_allclose(gradient, expected, rtol=1e-12)
+
+
 # --- in the reward: sentences of three tokens, all of them ------------------------------------------------------------
 
 BETA = 0.3
