@@ -167,6 +167,19 @@ def test_v_trace_corrects_for_the_policy():
         np.testing.assert_allclose(advantage, target - 0.4, rtol=1e-12)
 
 
+def test_v_traces_ratios_are_clamped_at_20_nats():
+    """Untruncated and in float32, where exp(100) is infinite: e^20 and e^-20 times the error, and no NaN."""
+    with jax.enable_x64(False):
+        once = {name: jnp.zeros((1, 3)) for name in ("value", "next_value", "log_prob")}
+        flags = {"terminated": jnp.ones((1, 3), bool), "truncated": jnp.zeros((1, 3), bool)}
+        ratios = jnp.array([[100.0, -100.0, 1.0]])
+        advantage, target = po.v_trace(
+            reward=jnp.full((1, 3), 2.0), **once, **flags, new_log_prob=ratios, rho_bar=jnp.inf, c_bar=jnp.inf
+        )
+    np.testing.assert_allclose(target[0], 2 * np.exp([20.0, -20.0, 1.0]), rtol=1e-6)
+    np.testing.assert_array_equal(advantage, target)
+
+
 @pytest.mark.parametrize("estimate", ["v_trace", "lambda_returns", "n_step_returns"])
 def test_nothing_leaks_over_the_end_of_an_episode(estimate):
     """What follows an end is NaN, and so is the value after a termination: nothing before it changes by a bit."""
