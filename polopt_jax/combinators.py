@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.boundaries import check_loss, check_outputs, check_pair, check_scalar, check_takes, described
-from polopt_jax.reading import check_pairs, complete_pairs
-from polopt_jax.reductions import count
+from polopt_jax.masking import standardize
+from polopt_jax.reading import check_mask, check_pairs, complete_pairs, read
+from polopt_jax.reductions import count, token_mean
 from polopt_jax.rows import split_rows
 from polopt_jax.types import Array, ArrayLike, Batch, Counts, Metrics, Model, Objective, Outputs, Params, Term
 
@@ -149,6 +150,93 @@ def couples_rows(part: Coupled) -> Coupled:
         return part(*args)
 
     return guarded  # type: ignore[return-value]
+
+
+def standardize_advantage(term: Term, *, eps: ArrayLike = 1e-8) -> Term:
+    """The same term, with the advantages standardised over the batch that it is given.
+
+        A ← (A - mean A) / (std A + eps)
+
+    In a loop over minibatches that is PPO's usual standardisation, minibatch by minibatch; standardising once, before
+    the batch is split, is another algorithm (`standardize(advantage, mask)` in `to_batch`). Couples rows.
+
+    Args:
+      term: any term that reads `advantage`.
+      eps: added to the standard deviation (ddof 0). May be traced.
+
+    Returns:
+      A term. Reads `advantage, mask` and what the term reads. Metrics: those of the term.
+
+    Raises (at trace time): as the term, and ValueError on shares of a batch (`accumulate_gradients`).
+
+    Differs from SB3 and other PyTorch code: their standard deviation has ddof 1. A minibatch of equal advantages, and
+    one of a single decision, gives exactly 0.
+
+    >>> import polopt_jax as po
+    >>> batch = po.Batch(obs=jnp.zeros(2), action=jnp.array([0, 1]), mask=jnp.ones(2, bool),
+    ...                  log_prob=jnp.log(jnp.array([0.25, 0.5])), advantage=jnp.array([5.0, 9.0]))
+    >>> outputs = po.Outputs(policy=po.Categorical(logits=jnp.zeros((2, 2))))
+    >>> round(float(standardize_advantage(po.surrogate())(outputs, batch)[0]), 4)    # -(2 · -1 + 1 · 1) / 2
+    0.5
+    """
+    check_takes("standardize_advantage", "term", term, "outputs", "batch")
+
+    def standardize_advantage(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
+        check_mask("standardize_advantage", batch)
+        advantage = read("standardize_advantage", batch, "advantage")
+        return term(outputs, replace(batch, advantage=standardize(advantage, batch.mask, eps=eps)))
+
+    return couples_rows(standardize_advantage)
+
+
+def lagrangian(term: Term, *, multiplier: ArrayLike, bound: ArrayLike) -> Term:
+    """A term held below a bound by a multiplier that learns itself: the Lagrangian of the constraint D <= bound.
+
+        L(θ, α) = sg(α) D(θ) + α (bound - sg(D(θ))),     sg: no gradient goes through
+
+    A dual variable is a hyperparameter with a gradient: keep it among the parameters, descend on both together, and α
+    rises while D is above the bound and falls while it is below. It must stay nonnegative, so let it be an exp or a
+    softplus of a parameter:
+
+        def loss(params, batch):
+            held = po.lagrangian(po.kl_to_reference(model, old_params, divergence=po.action_kl),
+                                 multiplier=jnp.exp(params["log_alpha"]), bound=0.01)
+            term = po.weighted_sum(policy=(1.0, po.surrogate()), kl=(1.0, held))
+            return po.objective(model, term)(params["model"], batch)
+
+    The value is α · bound; it says nothing of how the policy does. This is how MPO and V-MPO bound their M-step.
+
+    Args:
+      term: any term, D.
+      multiplier: α >= 0, differentiated. May be traced.
+      bound: where D is to stay. May be traced.
+
+    Returns:
+      A term. Reads `mask` and what the term reads. Metrics: `constrained`, the value of D; and those of the term.
+
+    Raises (at trace time): as the term; ValueError if multiplier or bound is no scalar.
+
+    Source: Abdolmaleki et al. 2018, "Relative entropy regularized policy iteration"; Song et al. 2020 (V-MPO),
+    equation 10.
+
+    >>> import polopt_jax as po
+    >>> batch = po.Batch(obs=jnp.zeros(2), action=jnp.zeros(2, int), mask=jnp.ones(2, bool), target=jnp.ones(2))
+    >>> outputs = po.Outputs(policy=None, value=jnp.zeros(2))
+    >>> held = lambda alpha: lagrangian(po.value_loss(), multiplier=alpha, bound=0.2)(outputs, batch)[0]
+    >>> round(float(held(2.0)), 4), round(float(jax.grad(held)(2.0)), 4)             # D = 0.5 is above its bound
+    (0.4, -0.3)
+    """
+    check_takes("lagrangian", "term", term, "outputs", "batch")
+    for name, x in {"multiplier": multiplier, "bound": bound}.items():
+        check_scalar(f"lagrangian: {name}", x)
+
+    def held(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
+        value, metrics = check_loss("lagrangian: the term", term(outputs, batch))
+        share = token_mean(jnp.ones(batch.mask.shape), batch)  # 1, or this part of the batch under accumulate_gradients
+        dual = multiplier * (bound * share - jax.lax.stop_gradient(value))
+        return jax.lax.stop_gradient(multiplier) * value + dual, {"constrained": value, **metrics}
+
+    return held
 
 
 def accumulate_gradients(objective: Objective, num_microbatches: int, *, axis: int = 0) -> Objective:

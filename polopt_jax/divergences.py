@@ -10,11 +10,14 @@ times the first).
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
+from polopt_jax.fields import with_fields
 from polopt_jax.masking import check_shape
+from polopt_jax.ranges import Positive, check_range
 from polopt_jax.reading import check_policy, read_policy
 from polopt_jax.reductions import sequence_sum, token_mean
-from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Metrics, Model, Outputs, Params, Term
+from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Metrics, Model, Outputs, Params, Term, record
 
 
 def _per_decision(caller: str, old: Outputs, new: Outputs, batch: Batch) -> Array:
@@ -117,3 +120,75 @@ def kl_to_reference(ref: Model, ref_params: Params = None, *, divergence: Diverg
         return divergence(reference, outputs, batch), {}
 
     return term
+
+
+BETA_RANGE = (1e-10, 1e10)
+"""Between which an adaptive β stays, so that it always finds its way back."""
+
+
+@with_fields
+@record
+class KLPenalty:
+    """What is remembered from update to update of a penalty that holds a divergence near a target."""
+
+    beta: Array
+    """The weight of the penalty in the next update, `[]`."""
+
+
+def init_kl_penalty(*, beta: Positive = 1.0) -> KLPenalty:
+    """A penalty to begin with; it finds its weight within a few updates. The default is the paper's.
+
+    Raises ValueError if beta is not above 0 (where it is concrete).
+
+    >>> float(init_kl_penalty().beta)
+    1.0
+    """
+    check_range("init_kl_penalty", Positive, beta=beta)
+    return KLPenalty(beta=jnp.asarray(beta, float))
+
+
+def update_kl_penalty(
+    penalty: KLPenalty, kl: Array, *, target: Positive, band: Positive = 1.5, factor: Positive = 2.0
+) -> KLPenalty:
+    """The penalty after an update that moved the policy by `kl`: PPO's adaptive coefficient.
+
+        β ← β · factor where kl > band · target,   β / factor where kl < target / band,   β otherwise
+
+    PPO with a KL penalty is three things: `surrogate` in a sum with the penalty KL(old ‖ new), weighed by β; the KL
+    that the update made, all epochs together; and this, which moves β before the next.
+
+        term = po.weighted_sum(
+            policy=(1.0, po.surrogate()),
+            kl=(penalty.beta, po.kl_to_reference(model, old_params, divergence=po.action_kl)),
+        )
+        new_params = ...                                     # some epochs of gradient steps on term
+        kl = po.action_kl(model(old_params, batch.obs), model(new_params, batch.obs), batch)
+        penalty = po.update_kl_penalty(penalty, kl, target=0.01)
+
+    While steps are small the KL goes as 1/β², so a factor of 2 can step over a band of 1.5 on either side of the
+    target: β then alternates between two values, and the KL between less than 3 times and more than a third of the
+    target. A factor of at most the band settles.
+
+    Args:
+      penalty: from `init_kl_penalty`, or the last update.
+      kl: the divergence that the penalty weighed, as it is after the update, `[]`.
+      target: where it is to be, in the divergence's units. The paper tries 0.003, 0.01 and 0.03. May be traced.
+      band: how many times more, or less, is near enough; at least 1. May be traced.
+      factor: what β is multiplied or divided by. May be traced.
+
+    Returns:
+      The penalty for the next update. Where kl is NaN it stays as it was.
+
+    Raises:
+      ValueError: target, band or factor is not above 0 (where it is concrete).
+
+    Differs from the paper: β stays between 1e-10 and 1e10. Source: Schulman et al. 2017, "Proximal policy optimization
+    algorithms", section 4.
+
+    >>> float(update_kl_penalty(init_kl_penalty(beta=1.0), jnp.array(0.05), target=0.01).beta)
+    2.0
+    """
+    check_range("update_kl_penalty", Positive, target=target, band=band, factor=factor)
+    up, down = jnp.where(kl > band * target, factor, 1.0), jnp.where(kl < target / band, factor, 1.0)
+    beta = jnp.clip(penalty.beta * (up / down).astype(penalty.beta.dtype), *BETA_RANGE)
+    return KLPenalty(beta=jax.lax.stop_gradient(beta))

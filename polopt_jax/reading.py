@@ -107,6 +107,21 @@ def read_value(caller: str, outputs: Outputs, batch: Batch) -> Array:
     return zero_where_masked(accumulate(outputs.value), batch.mask)
 
 
+def read_value_logits(caller: str, outputs: Outputs, batch: Batch) -> Array:
+    """The logits of a critic that is a law, `[..., K]`, zeroed under the mask; raises as `read_value`."""
+    _check_bound(caller, outputs, "outputs")
+    check_mask(caller, batch)
+    if outputs.value_logits is None:
+        raise ValueError(f"{caller} needs outputs.value_logits, which is None: the critic is no law over values")
+    leading = jnp.shape(outputs.value_logits)[:-1]
+    if leading != batch.mask.shape:
+        raise ValueError(
+            f"{caller}: outputs.value_logits must have shape {batch.mask.shape}, that of batch.mask, and one more; "
+            f"it has {jnp.shape(outputs.value_logits)}"
+        )
+    return zero_where_masked(accumulate(outputs.value_logits), batch.mask)
+
+
 def read_log_prob(caller: str, outputs: Outputs, batch: Batch, *, name: str = "outputs") -> Array:
     """log π(action), 0 under the mask; the policy and the actions are both made harmless there first."""
     policy = read_policy(caller, outputs, batch, name=name)

@@ -94,6 +94,8 @@ class Outputs:
     """A `Distribution` of batch shape `[...]`."""
     value: Array | None = None
     """State values `[...]`, where the model has a critic."""
+    value_logits: Array | None = None
+    """Where the critic is a law over a grid of K values: its logits `[..., K]`. `value` is their `expected_value`."""
 
 
 @with_fields

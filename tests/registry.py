@@ -19,7 +19,7 @@ from polopt_jax import outcomes, surrogates
 from polopt_jax.masking import masked_mean
 from polopt_jax.objectives import mean_log_prob, mean_log_ratio, summed_log_prob, trajectory_ratio
 
-B, T, A, D = 5, 3, 4, 2  # all different, so that no two axes can be taken for each other
+B, T, A, D, K = 5, 3, 4, 2, 6  # all different, so that no two axes can be taken for each other
 LEADING = (B, T)
 PAIRS = (2, B, T)
 
@@ -27,7 +27,18 @@ DISTRIBUTIONS = {"Categorical": po.Categorical, "DiagGaussian": po.DiagGaussian,
 
 OTHER_KINDS = {
     # records and aliases
-    *("Batch", "Distribution", "Divergence", "Episode", "Evaluation", "Model", "Objective", "Outputs", "Policy"),
+    *(
+        "Batch",
+        "Distribution",
+        "Divergence",
+        "Episode",
+        "Evaluation",
+        "KLPenalty",
+        "Model",
+        "Objective",
+        "Outputs",
+        "Policy",
+    ),
     *("Rollout", "Step", "Term", "TrainState"),
     # what acts, and what that is worth; test_policies.py, test_play_episode.py
     *("evaluate_policy", "greedy", "load", "play_episode"),
@@ -51,6 +62,8 @@ OTHER_KINDS = {
         "train",
     ),
     "unroll",
+    # what holds a divergence near a target; test_adaptive_kl.py
+    *("init_kl_penalty", "update_kl_penalty"),
     # what makes objectives of terms and objectives
     *("accumulate_gradients", "couples_rows", "objective"),
     # outcomes: records
@@ -111,7 +124,7 @@ def cast(tree, dtype):
 
 def example_outputs(distribution, leading, rng):
     policy = DISTRIBUTIONS[distribution](**policy_leaves(distribution, leading, rng))
-    return po.Outputs(policy=policy, value=rng.normal(size=leading))
+    return po.Outputs(policy=policy, value=rng.normal(size=leading), value_logits=rng.normal(size=(*leading, K)))
 
 
 def example_batch(distribution, leading, rng):
@@ -153,6 +166,8 @@ class Case:
     """Whether it reads `outputs.policy`."""
     critic: bool = False
     """Whether it reads `outputs.value`."""
+    value_logits: bool = False
+    """Whether it reads `outputs.value_logits`."""
     hyper: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Hyperparameters, with two values to trace."""
     distribution: str = "Categorical"
@@ -255,6 +270,10 @@ def hellinger(log_p, log_q):
     return jnp.sum(jnp.square(jnp.exp(log_p / 2) - jnp.exp(log_q / 2)), axis=-1)
 
 
+def weighted_log_ratios(rng):
+    return {name: rng.normal(size=LEADING) for name in ("log_ratio", "log_weight")}
+
+
 def log_laws(rng):
     return {name: np.log(rng.dirichlet(np.ones(A), B)) for name in ("log_p", "log_q")}
 
@@ -303,11 +322,18 @@ def pairs(name, build=None, reads=("ref_log_prob",), *, documented=True, **hyper
     return term(name, ["action", *reads], build, hyper=hyper, leading=PAIRS, documented=documented)
 
 
+def on_a_grid(span):
+    return po.categorical_value_loss(support=span * jnp.linspace(-1, 1, K))
+
+
 CLIP = {"clip_eps": (0.2, 0.35)}
 PAIR = {"low": (0.1, 0.2), "high": (0.3, 0.4)}
 RATIO = ("action", "log_prob", "advantage")
 LABELLED = ("action", "label", "reference_point", "ref_log_prob")
 WEIGHED = {"beta": (0.1, 0.7), "desirable_weight": (1.0, 1.4), "undesirable_weight": (1.0, 0.5)}
+CORRECTED = ("action", "log_prob", "ref_log_prob")
+SAMPLER = {"optional": frozenset({"sampler_log_prob"})}
+DUAL = {"temperature": (0.5, 1.0), "epsilon": (0.1, 0.3)}
 SOFT = {"clip_eps": (0.2, 0.3), "beta": (0.04, 0.5)}
 
 CASES: dict[str, Case] = {
@@ -326,6 +352,10 @@ CASES: dict[str, Case] = {
     "value_loss": term("value_loss", ["target"], policy=False, critic=True),
     "clipped_value_loss": term(
         "clipped_value_loss", ["value", "target"], policy=False, critic=True, hyper={"clip_eps": (1.0, 2.0)}
+    ),
+    "huber_value_loss": term("huber_value_loss", ["target"], policy=False, critic=True, hyper={"delta": (1.0, 0.5)}),
+    "categorical_value_loss": term(
+        "categorical_value_loss", ["target"], on_a_grid, policy=False, value_logits=True, hyper={"span": (1.0, 2.0)}
     ),
     "entropy_bonus": term("entropy_bonus", []),
     "entropy_bonus-tanh": term("entropy_bonus", [], distribution="TanhGaussian"),
@@ -392,6 +422,28 @@ CASES: dict[str, Case] = {
         couples=True,
         documented=False,
     ),
+    "discovered_policy_optimization": term(
+        "discovered_policy_optimization", RATIO, hyper={"alpha": (2.0, 0.5), "beta": (0.6, 0.3)}
+    ),
+    "simple_policy_optimization": term("simple_policy_optimization", RATIO, hyper=CLIP),
+    "sampled_kl_to_reference": term("sampled_kl_to_reference", ["action", "ref_log_prob"]),
+    "sampled_kl_to_reference-k3": term(
+        "sampled_kl_to_reference",
+        ["action", "ref_log_prob"],
+        lambda: po.sampled_kl_to_reference(estimator=po.k3),
+    ),
+    "corrected_kl_to_reference": term("corrected_kl_to_reference", CORRECTED, **SAMPLER),
+    "corrected_kl_to_reference-k2": term(
+        "corrected_kl_to_reference",
+        CORRECTED,
+        lambda: po.corrected_kl_to_reference(estimator=po.weighted_k2),
+        held=True,
+        **SAMPLER,
+    ),
+    "awr": term("awr", ["action", "advantage"], hyper={"beta": (0.5, 1.0), "cap": (2.0, 3.0)}),
+    "mpo": term("mpo", ["action", "advantage"], hyper=DUAL, couples=True),
+    "mpo-groups": term("mpo", ["action", "advantage"], hyper=DUAL, couples=True, leading=(B, 6, T)),
+    "v_mpo": term("v_mpo", ["action", "advantage"], hyper=DUAL | {"top": (0.5, 0.8)}, couples=True),
     "ratio_term": term("ratio_term", RATIO, capped, hyper={"cap": (1.2, 2.0)}),
     "ratio_term-sequence": term("ratio_term", RATIO, sequence_capped, hyper={"cap": (0.8, 0.9)}),
     "preference": pairs("preference", soft_hinge, reads=()),
@@ -407,6 +459,24 @@ CASES: dict[str, Case] = {
         RATIO,
         ppo_and_entropy,
         hyper={"policy_weight": (1.0, 0.3), "entropy_weight": (0.01, 0.2)},
+        documented=False,
+    ),
+    "standardize_advantage": term(
+        "standardize_advantage",
+        ["action", "advantage"],
+        lambda eps: po.standardize_advantage(po.awr(beta=1.0), eps=eps),
+        hyper={"eps": (1e-8, 0.1)},
+        couples=True,
+        documented=False,
+    ),
+    "lagrangian": term(
+        "lagrangian",
+        ["target"],
+        lambda multiplier, bound: po.lagrangian(po.value_loss(), multiplier=multiplier, bound=bound),
+        policy=False,
+        critic=True,
+        hyper={"multiplier": (0.5, 2.0), "bound": (0.1, 0.3)},
+        held=True,
         documented=False,
     ),
     "action_kl": divergence("action_kl", lambda: po.action_kl),
@@ -470,6 +540,8 @@ class ArrayCase:
     hyper: dict[str, tuple[float, float]] = field(default_factory=dict)
     constant: bool = False
     """Its results are data: the gradient is exactly 0 with respect to everything."""
+    held: bool = False
+    """Whether a part of its value is held constant, so that its gradient is not the derivative of its value."""
     rows: int | None = 0
     """An axis of exchangeable rows of all arguments and results."""
     event: tuple[str, ...] = ()
@@ -527,8 +599,28 @@ def decoupled(hyper, rewards):
     return po.decoupled_relative(jnp.swapaxes(rewards, 0, 1), weight, eps=hyper["eps"])
 
 
+def priced_rewards(rng):
+    floats = {name: rng.normal(size=LEADING) for name in ("reward", "log_prob", "ref_log_prob")}
+    return floats | {"mask": ragged_mask(LEADING, rng)}
+
+
 def masked_arrays(rng):
     return {"x": rng.normal(size=LEADING), "mask": ragged_mask(LEADING, rng)}
+
+
+def weighed_arrays(rng):
+    return {"advantage": rng.normal(size=LEADING), "mask": ragged_mask(LEADING, rng)}
+
+
+def values_and_grid(rng):
+    return {"target": rng.normal(size=LEADING)}
+
+
+def grid_logits(rng):
+    return {"logits": rng.normal(size=(*LEADING, K))}
+
+
+GRID = np.array([-2.0, -1.0, -0.5, 0.0, 1.0, 3.0])
 
 
 def log_ratios(rng):
@@ -552,6 +644,24 @@ ARRAY_CASES: dict[str, ArrayCase] = {
     "discounted_returns": plain(
         "discounted_returns", episode_arrays("next_value"), hyper=DISCOUNT, constant=True, rows=1
     ),
+    "lambda_returns": plain(
+        "lambda_returns",
+        episode_arrays("next_value"),
+        hyper=DISCOUNT | {"lambda_": (0.95, 0.3)},
+        constant=True,
+        rows=1,
+    ),
+    "n_step_returns": plain(
+        "n_step_returns", episode_arrays("next_value"), hyper=DISCOUNT | {"n": (3, 1)}, constant=True, rows=1
+    ),
+    "v_trace": plain(
+        "v_trace",
+        episode_arrays("value", "next_value", "log_prob", "new_log_prob"),
+        hyper=DISCOUNT | {"lambda_": (1.0, 0.3), "rho_bar": (1.0, 0.5), "c_bar": (1.0, 0.5)},
+        constant=True,
+        rows=1,
+    ),
+    "reward_minus_kl": plain("reward_minus_kl", priced_rewards, hyper={"beta": (0.1, 0.7)}, constant=True),
     "group_relative": plain("group_relative", group_arrays, hyper={"eps": (1e-6, 0.1)}, constant=True, alone=True),
     "group_centred": plain("group_centred", group_arrays, constant=True, alone=True),
     "leave_one_out": plain("leave_one_out", group_arrays, constant=True, alone=True),
@@ -571,8 +681,38 @@ ARRAY_CASES: dict[str, ArrayCase] = {
         constant=True,
         alone=True,
     ),
+    "improved_weights": plain(
+        "improved_weights",
+        weighed_arrays,
+        hyper={"temperature": (0.5, 1.0)},
+        constant=True,
+        rows=0,
+    ),
+    "temperature_loss": ArrayCase(
+        "temperature_loss",
+        lambda hyper, advantage, mask: po.temperature_loss(advantage, mask, **hyper, axis=-1),
+        weighed_arrays,
+        hyper=DUAL,
+        constant=True,
+    ),
+    "two_hot": ArrayCase(
+        "two_hot",
+        lambda hyper, target: po.two_hot(target, hyper["span"] * jnp.asarray(GRID)),
+        values_and_grid,
+        hyper={"span": (1.0, 2.0)},
+        alone=True,
+    ),
+    "expected_value": ArrayCase(
+        "expected_value",
+        lambda hyper, logits: po.expected_value(logits, hyper["span"] * jnp.asarray(GRID)),
+        grid_logits,
+        hyper={"span": (1.0, 2.0)},
+        alone=True,
+    ),
     "standardize": plain("standardize", masked_arrays, hyper={"eps": (1e-8, 0.1)}),
     **{name: plain(name, log_ratios, alone=True) for name in ("k1", "k2", "k3")},
+    "weighted_k2": plain("weighted_k2", weighted_log_ratios, alone=True, held=True),
+    "weighted_k3": plain("weighted_k3", weighted_log_ratios, alone=True),
     **{
         name: plain(name, log_laws, event=("log_p", "log_q"))
         for name in ("kl", "total_variation", "jensen_shannon", "chi_square")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from registry import CASES, TERMS, A, cast
+from registry import CASES, TERMS, A, K, cast
 
 import polopt_jax as po
 from polopt_jax.reductions import count
@@ -41,7 +41,9 @@ PARAMS = {
 
 
 def model(params, obs):
-    return po.Outputs(policy=po.Categorical(logits=obs @ params["actor"]), value=obs @ params["critic"])
+    value = obs @ params["critic"]
+    logits = value[..., None] * jnp.linspace(-1, 1, K)
+    return po.Outputs(policy=po.Categorical(logits=obs @ params["actor"]), value=value, value_logits=logits)
 
 
 def example(leading=(ROWS, STEPS), label="ppo", seed=0):
@@ -197,6 +199,8 @@ def test_accumulated_equals_whole(label):
     whole = po.objective(model, term_for(label))
     expected = value_and_grad(whole, PARAMS, batch)
     assert_close(value_and_grad(po.accumulate_gradients(whole, 3, axis=axis), PARAMS, batch), expected)
+    if CASES[label].holds:  # the value of a Lagrangian is that of its bound, whatever the share
+        return
     own = jax.jit(jax.vmap(lambda share: whole(PARAMS, share)[0]))(split_rows(batch, 3, axis=axis))
     assert abs(own.mean() - expected[0][0]) > 1e-3 * abs(expected[0][0])
 

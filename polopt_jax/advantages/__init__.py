@@ -10,7 +10,7 @@ from polopt_jax.advantages._baselines import (
     running_mean_baseline,
     static_baseline,
 )
-from polopt_jax.advantages._episodes import discounted_returns, gae
+from polopt_jax.advantages._episodes import discounted_returns, gae, lambda_returns, n_step_returns
 from polopt_jax.advantages._groups import (
     batch_relative,
     decoupled_relative,
@@ -20,6 +20,8 @@ from polopt_jax.advantages._groups import (
     leave_one_out,
 )
 from polopt_jax.advantages._reference_points import kl_reference_point, mean_reference_point
+from polopt_jax.advantages._rewards import reward_minus_kl
+from polopt_jax.advantages._v_trace import v_trace
 
 __all__ = [
     "Baseline",
@@ -32,9 +34,13 @@ __all__ = [
     "group_centred",
     "group_relative",
     "kl_reference_point",
+    "lambda_returns",
     "learned_baseline",
     "leave_one_out",
     "mean_reference_point",
+    "n_step_returns",
+    "reward_minus_kl",
     "running_mean_baseline",
     "static_baseline",
+    "v_trace",
 ]

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.masking import accumulate, check_shape
-from polopt_jax.ranges import Unit, check_range
+from polopt_jax.ranges import Count, Unit, check_range
 from polopt_jax.types import Array, Rollout
 
 
-def _fields(caller: str, names: tuple[str, ...], rollout: Rollout | None, arrays: dict[str, Array]) -> list[Array]:
+def episode_fields(
+    caller: str, names: tuple[str, ...], rollout: Rollout | None, arrays: dict[str, Array]
+) -> list[Array]:
     """The named fields of a rollout, or the arrays given instead: constants of one shape, in at least float32."""
     if (rollout is None) != (arrays.keys() == set(names)) or (rollout is not None and arrays):
         raise TypeError(f"{caller} takes a Rollout, or by keyword {', '.join(names)}; it was given {sorted(arrays)}")
@@ -73,7 +75,7 @@ def gae(
     """
     check_range("gae", Unit, gamma=gamma, lambda_=lambda_)
     names = ("reward", "value", "next_value", "terminated", "truncated")
-    reward, value, next_value, terminated, truncated = _fields("gae", names, rollout, arrays)
+    reward, value, next_value, terminated, truncated = episode_fields("gae", names, rollout, arrays)
     delta = reward + gamma * jnp.where(terminated, 0, next_value) - value
 
     def backward(advantage: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -110,7 +112,7 @@ def discounted_returns(rollout: Rollout | None = None, /, *, gamma: Unit = 0.99,
     """
     check_range("discounted_returns", Unit, gamma=gamma)
     names = ("reward", "next_value", "terminated", "truncated")
-    reward, next_value, terminated, truncated = _fields("discounted_returns", names, rollout, arrays)
+    reward, next_value, terminated, truncated = episode_fields("discounted_returns", names, rollout, arrays)
 
     def backward(following: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
         reward, next_value, terminated, truncated = step
@@ -118,3 +120,83 @@ def discounted_returns(rollout: Rollout | None = None, /, *, gamma: Unit = 0.99,
         return following, following
 
     return jax.lax.scan(backward, next_value[-1], (reward, next_value, terminated, truncated), reverse=True)[1]
+
+
+def lambda_returns(
+    rollout: Rollout | None = None, /, *, gamma: Unit = 0.99, lambda_: Unit = 0.95, **arrays: Array
+) -> Array:
+    """λ-returns: the mixture of all n-step returns, with weights that fall off as λⁿ⁻¹.
+
+        G_t = r_t + γ { 0 if terminated_t;  V(s'_t) if truncated_t or t is the last row;
+                        (1-λ) V(s'_t) + λ G_{t+1} otherwise }
+
+    λ = 0 looks one step ahead, λ = 1 gives `discounted_returns`. Where the value after a step is that of the next
+    observation, this is the target of `gae`; it differs in needing no value of the observation itself.
+
+    Args:
+      rollout: with `reward, next_value, terminated, truncated`, each `[T, ...]`.
+      gamma: discount, in [0, 1]. May be traced.
+      lambda_: in [0, 1]. May be traced.
+      arrays: those four fields by keyword, instead of a rollout.
+
+    Returns:
+      Returns `[T, ...]`, a constant.
+
+    Raises as `gae`. Differs from the book: it has no time limits. Source: Sutton & Barto 2018, "Reinforcement
+    learning", section 12.1; the recursion is its exercise 12.1.
+
+    >>> no = jnp.zeros(3, bool)
+    >>> lambda_returns(reward=jnp.ones(3), next_value=jnp.zeros(3), terminated=no, truncated=no, gamma=1.0,
+    ...                lambda_=0.5).tolist()
+    [1.75, 1.5, 1.0]
+    """
+    check_range("lambda_returns", Unit, gamma=gamma, lambda_=lambda_)
+    names = ("reward", "next_value", "terminated", "truncated")
+    reward, next_value, terminated, truncated = episode_fields("lambda_returns", names, rollout, arrays)
+
+    def backward(following: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
+        reward, next_value, terminated, truncated = step
+        goes_on = next_value + lambda_ * (following - next_value)
+        following = reward + gamma * jnp.where(terminated, 0, jnp.where(truncated, next_value, goes_on))
+        return following, following
+
+    return jax.lax.scan(backward, next_value[-1], (reward, next_value, terminated, truncated), reverse=True)[1]
+
+
+def n_step_returns(rollout: Rollout | None = None, /, *, n: Count = 5, gamma: Unit = 0.99, **arrays: Array) -> Array:
+    """Returns that look n steps ahead, and no further than the episode and the window go.
+
+        G_t = Σ_{k<m} γᵏ r_{t+k} + γᵐ { 0 if terminated_{t+m-1};  V(s'_{t+m-1}) otherwise }
+
+    m is n, or less where step t+m-1 ends the episode or the window. n = 1 is the one-step target, and n >= T gives
+    `discounted_returns`. Costs n passes over the window.
+
+    Args:
+      rollout: with `reward, next_value, terminated, truncated`, each `[T, ...]`.
+      n: how many rewards are taken, at least 1. May be traced.
+      gamma: discount, in [0, 1]. May be traced.
+      arrays: those four fields by keyword, instead of a rollout.
+
+    Returns:
+      Returns `[T, ...]`, a constant.
+
+    Raises as `gae`, and ValueError if n is less than 1 (where it is concrete). Differs from the paper: A3C takes
+    windows of n steps, of which only the first decision looks n steps ahead; here every decision does.
+    Source: Watkins 1989; Mnih et al. 2016 (A3C), whose n is the default.
+
+    >>> no = jnp.zeros(3, bool)
+    >>> n_step_returns(reward=jnp.ones(3), next_value=jnp.full(3, 8.0), terminated=no, truncated=no, n=2,
+    ...                gamma=0.5).tolist()
+    [3.5, 3.5, 5.0]
+    """
+    check_range("n_step_returns", Unit, gamma=gamma)
+    check_range("n_step_returns", Count, n=n)
+    names = ("reward", "next_value", "terminated", "truncated")
+    reward, next_value, terminated, truncated = episode_fields("n_step_returns", names, rollout, arrays)
+
+    def one_further(_: Array, nearer: Array) -> Array:
+        """The return over one step more, from those of the step after."""
+        following = jnp.concatenate([nearer[1:], next_value[-1:]])
+        return reward + gamma * jnp.where(terminated, 0, jnp.where(truncated, next_value, following))
+
+    return jax.lax.fori_loop(1, n, one_further, reward + gamma * jnp.where(terminated, 0, next_value))

@@ -1,8 +1,10 @@
 """The history of policy optimization, one private module per chapter; open them in this order.
 
 1. `reinforce`  2. `actor_critic`  3.-4. `surrogate` (with `polopt_jax.solvers`: NPG, TRPO)  5. `ppo`  6. `dpo`
-7. `grpo`, and the terms that accompany them: `value_loss`, `clipped_value_loss`, `entropy_bonus`,
-`negative_log_likelihood`.
+7. `grpo`, and the terms that accompany them: `value_loss`, `clipped_value_loss`, `huber_value_loss`,
+`categorical_value_loss`, `entropy_bonus`, `negative_log_likelihood`, `sampled_kl_to_reference`,
+`corrected_kl_to_reference`. Beside the chapters stand `awr`, `mpo` and `v_mpo`, which imitate weighted actions, and
+`discovered_policy_optimization` and `simple_policy_optimization`, which go on where PPO clips.
 
 Three seams carry the families, and the members have a module each, by the name of the paper:
 
@@ -38,7 +40,9 @@ always a loss, so that a positive weight asks for what the name says.
 from polopt_jax.objectives._actor_critic import actor_critic
 from polopt_jax.objectives._aot import aot, aot_unpaired
 from polopt_jax.objectives._apo import apo_down, apo_zero
+from polopt_jax.objectives._awr import awr
 from polopt_jax.objectives._bco import bco
+from polopt_jax.objectives._beyond_the_clip import discovered_policy_optimization, simple_policy_optimization
 from polopt_jax.objectives._cispo import cispo
 from polopt_jax.objectives._cpo import cpo
 from polopt_jax.objectives._dapo import dapo
@@ -55,6 +59,7 @@ from polopt_jax.objectives._gspo import gspo, gspo_token, luspo
 from polopt_jax.objectives._ipo import ipo
 from polopt_jax.objectives._kto import kto
 from polopt_jax.objectives._likelihood import negative_log_likelihood
+from polopt_jax.objectives._mpo import mpo, v_mpo
 from polopt_jax.objectives._nca import nca
 from polopt_jax.objectives._orpo import orpo
 from polopt_jax.objectives._ppo import ppo
@@ -67,6 +72,7 @@ from polopt_jax.objectives._ratio_term import (
     trajectory_ratio,
 )
 from polopt_jax.objectives._reinforce import reinforce
+from polopt_jax.objectives._sampled_kl import corrected_kl_to_reference, sampled_kl_to_reference
 from polopt_jax.objectives._sapo import sapo
 from polopt_jax.objectives._scores import mean_log_prob, mean_log_ratio, summed_log_prob, summed_log_ratio
 from polopt_jax.objectives._simpo import simpo
@@ -74,7 +80,7 @@ from polopt_jax.objectives._slic import slic
 from polopt_jax.objectives._sppo import sppo
 from polopt_jax.objectives._surrogate import surrogate
 from polopt_jax.objectives._unpaired import unpaired_preference
-from polopt_jax.objectives._value import clipped_value_loss, value_loss
+from polopt_jax.objectives._value import categorical_value_loss, clipped_value_loss, huber_value_loss, value_loss
 
 __all__ = [
     "actor_critic",
@@ -82,13 +88,17 @@ __all__ = [
     "aot_unpaired",
     "apo_down",
     "apo_zero",
+    "awr",
     "bco",
+    "categorical_value_loss",
     "cispo",
     "clipped_value_loss",
     "conservative_dpo",
+    "corrected_kl_to_reference",
     "cpo",
     "dapo",
     "discopop",
+    "discovered_policy_optimization",
     "dpo",
     "dr_grpo",
     "dual_clip",
@@ -99,11 +109,13 @@ __all__ = [
     "grpo",
     "gspo",
     "gspo_token",
+    "huber_value_loss",
     "ipo",
     "kto",
     "luspo",
     "mean_log_prob",
     "mean_log_ratio",
+    "mpo",
     "nca",
     "negative_log_likelihood",
     "orpo",
@@ -112,9 +124,11 @@ __all__ = [
     "ratio_term",
     "reinforce",
     "robust_dpo",
+    "sampled_kl_to_reference",
     "sapo",
     "sequence_ratio",
     "sequence_token_ratio",
+    "simple_policy_optimization",
     "simpo",
     "slic",
     "sppo",
@@ -124,5 +138,6 @@ __all__ = [
     "token_ratio",
     "trajectory_ratio",
     "unpaired_preference",
+    "v_mpo",
     "value_loss",
 ]

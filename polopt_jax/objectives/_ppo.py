@@ -32,7 +32,8 @@ def ppo(*, clip_eps: ClipRange = 0.2, reduce: Reduction = token_mean) -> Term:
     or has another shape.
 
     Differs from the paper: the value and entropy terms are separate; add them with `weighted_sum`. Its KL-penalty
-    variant is `surrogate` plus `kl_to_reference(model, old_params, divergence=action_kl)`, which is KL(old ‖ new).
+    variant is `surrogate` plus `kl_to_reference(model, old_params, divergence=action_kl)`, which is KL(old ‖ new), with
+    a weight that `update_kl_penalty` adapts.
 
     Source: Schulman et al. 2017, "Proximal policy optimization algorithms", equation 7.
 

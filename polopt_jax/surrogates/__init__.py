@@ -3,7 +3,7 @@
 Those of a probability ratio take its logarithm.
 """
 
-from polopt_jax.surrogates._kl import k1, k2, k3
+from polopt_jax.surrogates._kl import k1, k2, k3, weighted_k2, weighted_k3
 from polopt_jax.surrogates._preference import (
     alpha_slope,
     anchored_down,
@@ -29,12 +29,22 @@ from polopt_jax.surrogates._ratio import (
     capped_score,
     clip_bounds,
     clipped_surrogate,
+    discovered_surrogate,
     dual_clipped_surrogate,
     gated_surrogate,
     log_ratio,
     one_sided_clip,
+    quadratic_surrogate,
 )
-from polopt_jax.surrogates._value import clipped_squared_error, squared_error
+from polopt_jax.surrogates._value import (
+    clipped_squared_error,
+    cross_entropy,
+    expected_value,
+    huber,
+    squared_error,
+    two_hot,
+)
+from polopt_jax.surrogates._weight import exponential_weight, improved_weights, temperature_loss, top_entries, weight_kl
 
 __all__ = [
     "LOG_RATIO_LIMIT",
@@ -48,9 +58,15 @@ __all__ = [
     "clip_bounds",
     "clipped_squared_error",
     "clipped_surrogate",
+    "cross_entropy",
+    "discovered_surrogate",
     "dual_clipped_surrogate",
+    "expected_value",
+    "exponential_weight",
     "gated_surrogate",
     "hinge",
+    "huber",
+    "improved_weights",
     "jensen_shannon_slope",
     "k1",
     "k2",
@@ -61,11 +77,18 @@ __all__ = [
     "modulated",
     "noise_contrastive",
     "one_sided_clip",
+    "quadratic_surrogate",
     "reverse_kl_slope",
     "saturating",
     "smoothed_bradley_terry",
     "squared_error",
     "squared_margin",
     "squared_scores",
+    "temperature_loss",
+    "top_entries",
+    "two_hot",
     "unbiased_bradley_terry",
+    "weight_kl",
+    "weighted_k2",
+    "weighted_k3",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from polopt_jax.masking import accumulate
@@ -51,3 +52,27 @@ def k3(log_ratio: Array) -> Array:
     """
     log_ratio = jnp.clip(accumulate(log_ratio), -IMPOSSIBLE, IMPOSSIBLE)
     return expm1_with_tangent(-log_ratio) + log_ratio
+
+
+def weighted_k2(log_ratio: Array, log_weight: Array) -> Array:
+    """π/μ · k2 with the weight held constant, on samples of any μ; `log_weight` = log π(a) - log μ(a).
+
+    Gradient: as a loss on samples of μ its expected gradient is ∇KL(π ‖ ref), exactly, on- and off-policy. The value is
+    biased, as that of `k2`. Source: Tang & Munos 2025.
+
+    >>> weighted_k2(jnp.array([2.0]), jnp.log(jnp.array([0.5]))).tolist()
+    [1.0]
+    """
+    return jax.lax.stop_gradient(jnp.exp(accumulate(log_weight))) * k2(log_ratio)
+
+
+def weighted_k3(log_ratio: Array, log_weight: Array) -> Array:
+    """π/μ · k3 with the weight differentiated, on samples of any μ; `log_weight` = log π(a) - log μ(a).
+
+    Value and gradient: on samples of μ both are unbiased for KL(π ‖ ref), on- and off-policy. (With the weight held
+    constant the gradient would be that of KL(ref ‖ π), which is the gradient of `k3` alone.) Source: as `weighted_k2`.
+
+    >>> weighted_k3(jnp.array([0.0, 30.0]), jnp.log(jnp.array([3.0, 0.5]))).tolist()
+    [0.0, 14.5]
+    """
+    return jnp.exp(accumulate(log_weight)) * k3(log_ratio)

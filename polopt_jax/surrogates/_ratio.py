@@ -102,3 +102,30 @@ def one_sided_clip(log_ratio: Array, advantage: Array, *, log_clip: ClipRange) -
     """
     low, high = log_clip if isinstance(log_clip, tuple) else (log_clip, log_clip)
     return jnp.where(advantage > 0, jnp.minimum(log_ratio, high), jnp.maximum(log_ratio, -low))
+
+
+def _beyond(x: Array, scale: ArrayLike) -> Array:
+    """max(x - s tanh(x/s), 0): how far a gain has gone beyond the scale, 0 below it to second order."""
+    return jnp.maximum(x - scale * jnp.tanh(x / scale), 0)
+
+
+def discovered_surrogate(log_ratio: Array, advantage: Array, *, alpha: ArrayLike, beta: ArrayLike) -> Array:
+    """ρA - drift, an objective to maximise; drift = (x - s tanh(x/s))₊ with x = (ρ-1)A, s = α where A >= 0,
+    and x = A log ρ, s = β where A < 0.
+
+    >>> discovered_surrogate(jnp.log(jnp.array([1.0, 1.5])), jnp.array([2.0, -2.0]), alpha=2.0, beta=0.6).tolist()
+    [2.0, -3.0]
+    """
+    ratio = jnp.exp(log_ratio)
+    drift = jnp.where(advantage >= 0, _beyond((ratio - 1) * advantage, alpha), _beyond(log_ratio * advantage, beta))
+    return ratio * advantage - drift
+
+
+def quadratic_surrogate(log_ratio: Array, advantage: Array, *, clip_eps: ArrayLike) -> Array:
+    """ρA - |A|/(2ε) (ρ-1)², an objective to maximise; its maximum is at ρ = 1 + ε sign A.
+
+    >>> quadratic_surrogate(jnp.log(jnp.array([1.0, 2.0])), jnp.array([1.0, 1.0]), clip_eps=0.5).tolist()
+    [1.0, 1.0]
+    """
+    ratio = jnp.exp(log_ratio)
+    return ratio * advantage - jnp.abs(advantage) / (2 * clip_eps) * (ratio - 1) ** 2
