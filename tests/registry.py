@@ -351,7 +351,7 @@ CASES: dict[str, Case] = {
     "ppo-gaussian": term("ppo", RATIO, hyper=CLIP, distribution="DiagGaussian"),
     "value_loss": term("value_loss", ["target"], policy=False, critic=True),
     "clipped_value_loss": term(
-        "clipped_value_loss", ["value", "target"], policy=False, critic=True, hyper={"clip_eps": (1.0, 2.0)}
+        "clipped_value_loss", ["value", "target"], policy=False, critic=True, hyper={"clip_eps": (0.3, 0.6)}
     ),
     "huber_value_loss": term("huber_value_loss", ["target"], policy=False, critic=True, hyper={"delta": (1.0, 0.5)}),
     "categorical_value_loss": term(

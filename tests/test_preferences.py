@@ -378,6 +378,8 @@ def test_shares_of_a_batch_add_up_to_the_whole(name):
     rows = {"kto": po.kto(), "bco": po.bco()}
     term, leading = (rows[name], (6, T)) if name in rows else (SEPARABLE[name], (2, 6, T))
     outputs, batch, _ = example(leading, seed=12)
+    if len(leading) == 3:  # a chosen row without its rejected one, beside those that `ragged_mask` leaves empty
+        batch = replace(batch, mask=batch.mask.at[:, 3].set(jnp.array([[True], [False]])))
     model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[obs]))  # noqa: E731
     params = outputs.policy.logits.reshape(-1, A)
     whole = po.objective(model, term)

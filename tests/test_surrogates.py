@@ -8,6 +8,7 @@ from exact_mdp import log_softmax, relative_error
 
 import polopt_jax as po
 from polopt_jax.surrogates import LOG_RATIO_LIMIT
+from polopt_jax.surrogates._ratio import expm1_with_tangent
 
 N = 20
 GROUP = (3, 4, 5)  # prompts, attempts, tokens
@@ -611,3 +612,16 @@ def test_actor_critic_is_the_sum_of_its_parts():
     whole = losses(po.actor_critic(value_weight=0.7, entropy_weight=0.3), fields)[0]
     parts = [losses(ALL_TERMS[name], fields)[0] for name in ("reinforce", "value_loss", "entropy_bonus")]
     np.testing.assert_allclose(whole, parts[0] + 0.7 * parts[1] + 0.3 * parts[2], rtol=1e-13)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_exponential_goes_on_along_its_tangent():
+    """Value and slope fit at 20; beyond, the slope stays e^20 and the value is a straight line."""
+    function = expm1_with_tangent
+    slope = jax.grad(function)
+    np.testing.assert_allclose(function(20 + 1e-9), np.expm1(20 + 1e-9), rtol=1e-12)
+    for x in (20.5, 30.0, 1e4):
+        np.testing.assert_allclose(slope(x), np.exp(20), rtol=1e-12)
+        np.testing.assert_allclose(function(x), np.expm1(20) + np.exp(20) * (x - 20), rtol=1e-12)
+    for x in (-50.0, -1e-9, 3.0):
+        np.testing.assert_allclose((function(x), slope(x)), (np.expm1(x), np.exp(x)), rtol=1e-12)

@@ -78,10 +78,10 @@ def aot_unpaired(*, beta: Nonnegative = 0.1, score: Score = summed_log_ratio) ->
       score: what a row is worth, as in `preference`.
 
     Returns:
-      A term over preference batches `[2, N, T]` (chosen, rejected), equally many of either. Reads
-      `action, ref_log_prob, mask`. Averages over pairs whose two rows both have a real decision. Metrics: `accuracy,
-      margin, chosen_log_ratio, rejected_log_ratio, num_valid`, as `dpo`, of the pairs as they stand in the batch. It
-      couples rows: `accumulate_gradients` refuses it.
+      A term over preference batches `[2, N, T]` (chosen, rejected), equally many of either.
+      Reads `action, ref_log_prob, mask`. Averages over pairs whose two rows both have a real decision. Metrics:
+      `accuracy, margin, chosen_log_ratio, rejected_log_ratio, num_valid`, as `dpo`, of the pairs as they stand in the
+      batch. It couples rows: `accumulate_gradients` refuses it.
 
     Raises: ValueError if beta is negative or NaN (where it is concrete), and at trace time if the mask is not [2, N,
     T], or a field is missing or has another shape.

@@ -25,9 +25,9 @@ def ipo(*, beta: Positive = 0.1, score: Score = mean_log_ratio) -> Term:
         loss grows with the square of the length.
 
     Returns:
-      A term over preference batches `[2, N, T]` (chosen, rejected): `preference` with a quadratic link. Reads
-      `action, ref_log_prob, mask`. Metrics: `accuracy`, `margin` (mean Δ), `chosen_log_ratio`, `rejected_log_ratio`,
-      `num_valid`, as `preference`.
+      A term over preference batches `[2, N, T]` (chosen, rejected): `preference` with a quadratic link.
+      Reads `action, ref_log_prob, mask`. Metrics: `accuracy`, `margin` (mean Δ), `chosen_log_ratio`,
+      `rejected_log_ratio`, `num_valid`, as `preference`.
 
     Raises: ValueError if beta is not above 0 (where it is concrete), and at trace time if the mask is not [2, N, T], or
     a field is missing or has another shape.

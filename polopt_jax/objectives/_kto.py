@@ -31,9 +31,9 @@ def kto(
       score: what a row is worth, as in `preference`.
 
     Returns:
-      A term over `[N, T]`: `unpaired_preference` with a sigmoid as link. Reads
-      `action, label, reference_point, ref_log_prob, mask`. Metrics: `accuracy, margin, log_ratio, desirable_fraction,
-      num_valid`.
+      A term over `[N, T]`: `unpaired_preference` with a sigmoid as link.
+      Reads `action, label, reference_point, ref_log_prob, mask`. Metrics: `accuracy, margin, log_ratio,
+      desirable_fraction, num_valid`.
 
     Raises: ValueError if a hyperparameter is negative or NaN (where it is concrete), and at trace time if a field is
     missing or has another shape; TypeError if the label is not boolean.

@@ -23,8 +23,10 @@ def summed_log_ratio(caller: str, log_prob: Array, batch: Batch) -> Array:
 
 
 def mean_log_ratio(caller: str, log_prob: Array, batch: Batch) -> Array:
-    """The mean of log π_θ/ref over a row's real decisions: long rows count no more than short ones. Reads
-    `ref_log_prob`."""
+    """The mean of log π_θ/ref over a row's real decisions: long rows count no more than short ones.
+
+    Reads `ref_log_prob`.
+    """
     return masked_mean(log_prob - read(caller, batch, "ref_log_prob"), batch.mask, axis=-1)
 
 

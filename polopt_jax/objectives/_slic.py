@@ -22,9 +22,9 @@ def slic(*, beta: Nonnegative = 0.1, score: Score = summed_log_ratio) -> Term:
         SLiC-HF's calibration loss, which has no reference, with δ = 1/β and divided by δ.
 
     Returns:
-      A term over preference batches `[2, N, T]` (chosen, rejected): `preference` with a hinge as link. Reads
-      `action, ref_log_prob, mask`. Metrics: `accuracy, margin, chosen_log_ratio, rejected_log_ratio, num_valid`, as
-      `preference`.
+      A term over preference batches `[2, N, T]` (chosen, rejected): `preference` with a hinge as link.
+      Reads `action, ref_log_prob, mask`. Metrics: `accuracy, margin, chosen_log_ratio, rejected_log_ratio, num_valid`,
+      as `preference`.
 
     Raises: ValueError if beta is negative or NaN (where it is concrete), and at trace time if the mask is not [2, N,
     T], or a field is missing or has another shape.
