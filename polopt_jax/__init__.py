@@ -32,10 +32,14 @@ from polopt_jax.combinators import (
     lagrangian,
     objective,
     on_chosen,
-    standardize_advantage,
     weighted_sum,
 )
-from polopt_jax.corrections import mask_low_entropy, mask_off_policy, truncated_importance_sampling
+from polopt_jax.corrections import (
+    mask_low_entropy,
+    mask_off_policy,
+    standardize_advantage,
+    truncated_importance_sampling,
+)
 from polopt_jax.distributions import Categorical, DiagGaussian, TanhGaussian
 from polopt_jax.divergences import (
     KLPenalty,

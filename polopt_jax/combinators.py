@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.boundaries import check_loss, check_outputs, check_pair, check_scalar, check_takes, described
-from polopt_jax.masking import standardize
-from polopt_jax.reading import check_mask, check_pairs, complete_pairs, read
+from polopt_jax.reading import check_pairs, complete_pairs
 from polopt_jax.reductions import count, token_mean
 from polopt_jax.rows import split_rows
 from polopt_jax.types import Array, ArrayLike, Batch, Counts, Metrics, Model, Objective, Outputs, Params, Term
@@ -150,43 +149,6 @@ def couples_rows(part: Coupled) -> Coupled:
         return part(*args)
 
     return guarded  # type: ignore[return-value]
-
-
-def standardize_advantage(term: Term, *, eps: ArrayLike = 1e-8) -> Term:
-    """The same term, with the advantages standardised over the batch that it is given.
-
-        A ← (A - mean A) / (std A + eps)
-
-    In a loop over minibatches that is PPO's usual standardisation, minibatch by minibatch; standardising once, before
-    the batch is split, is another algorithm (`standardize(advantage, mask)` in `to_batch`). Couples rows.
-
-    Args:
-      term: any term that reads `advantage`.
-      eps: added to the standard deviation (ddof 0). May be traced.
-
-    Returns:
-      A term. Reads `advantage, mask` and what the term reads. Metrics: those of the term.
-
-    Raises (at trace time): as the term, and ValueError on shares of a batch (`accumulate_gradients`).
-
-    Differs from SB3 and other PyTorch code: their standard deviation has ddof 1. A minibatch of equal advantages, and
-    one of a single decision, gives exactly 0.
-
-    >>> import polopt_jax as po
-    >>> batch = po.Batch(obs=jnp.zeros(2), action=jnp.array([0, 1]), mask=jnp.ones(2, bool),
-    ...                  log_prob=jnp.log(jnp.array([0.25, 0.5])), advantage=jnp.array([5.0, 9.0]))
-    >>> outputs = po.Outputs(policy=po.Categorical(logits=jnp.zeros((2, 2))))
-    >>> round(float(standardize_advantage(po.surrogate())(outputs, batch)[0]), 4)    # -(2 · -1 + 1 · 1) / 2
-    0.5
-    """
-    check_takes("standardize_advantage", "term", term, "outputs", "batch")
-
-    def standardize_advantage(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
-        check_mask("standardize_advantage", batch)
-        advantage = read("standardize_advantage", batch, "advantage")
-        return term(outputs, replace(batch, advantage=standardize(advantage, batch.mask, eps=eps)))
-
-    return couples_rows(standardize_advantage)
 
 
 def lagrangian(term: Term, *, multiplier: ArrayLike, bound: ArrayLike) -> Term:

@@ -1,8 +1,9 @@
-"""Corrections of terms: functions from a term to a term that weigh or silence what its batch says of a decision.
+"""Corrections of terms: functions from a term to a term that weigh, silence or rescale what its batch says.
 
 Each changes `batch.advantage` for the term inside and nothing else. So the denominators stay those of all real
-decisions, also under `accumulate_gradients` (where `mask_low_entropy`, which couples rows, raises); a penalty to a
-reference or a critic's loss inside is not touched; and masks are the inner term's affair. They nest, in any order.
+decisions, also under `accumulate_gradients` (where `mask_low_entropy` and `standardize_advantage`, which couple rows,
+raise); a penalty to a reference or a critic's loss inside is not touched; and masks are the inner term's affair. They
+nest: those that weigh and silence in any order; `standardize_advantage` sees what the ones around it have left.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import jax.numpy as jnp
 
 from polopt_jax.boundaries import check_loss, check_takes
 from polopt_jax.combinators import couples_rows
-from polopt_jax.masking import accumulate
+from polopt_jax.masking import accumulate, standardize
 from polopt_jax.objectives import sequence_ratio, token_ratio
 from polopt_jax.objectives._ratio_term import Ratio
 from polopt_jax.ranges import Nonnegative, Positive, Unit, check_range
 from polopt_jax.reading import check_mask, read, read_log_prob, read_policy
 from polopt_jax.reductions import token_mean
 from polopt_jax.surrogates import log_ratio
-from polopt_jax.types import Array, Batch, Metrics, Outputs, Term
+from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Outputs, Term
 
 
 def truncated_importance_sampling(term: Term, *, cap: Positive = 2.0, ratio: Ratio = token_ratio) -> Term:
@@ -181,3 +182,40 @@ def mask_low_entropy(term: Term, *, quantile: Unit = 0.8) -> Term:
         return loss, {**metrics, "kept_fraction": token_mean(kept, batch)}
 
     return couples_rows(mask_low_entropy)
+
+
+def standardize_advantage(term: Term, *, eps: ArrayLike = 1e-8) -> Term:
+    """The same term, with the advantages standardised over the batch that it is given.
+
+        A ← (A - mean A) / (std A + eps)
+
+    In a loop over minibatches that is PPO's usual standardisation, minibatch by minibatch; standardising once, before
+    the batch is split, is another algorithm (`standardize(advantage, mask)` in `to_batch`). Couples rows.
+
+    Args:
+      term: any term that reads `advantage`.
+      eps: added to the standard deviation (ddof 0). May be traced.
+
+    Returns:
+      A term. Reads `advantage, mask` and what the term reads. Metrics: those of the term.
+
+    Raises (at trace time): as the term, and ValueError on shares of a batch (`accumulate_gradients`).
+
+    Differs from SB3 and other PyTorch code: their standard deviation has ddof 1. A minibatch of equal advantages, and
+    one of a single decision, gives exactly 0.
+
+    >>> import polopt_jax as po
+    >>> batch = po.Batch(obs=jnp.zeros(2), action=jnp.array([0, 1]), mask=jnp.ones(2, bool),
+    ...                  log_prob=jnp.log(jnp.array([0.25, 0.5])), advantage=jnp.array([5.0, 9.0]))
+    >>> outputs = po.Outputs(policy=po.Categorical(logits=jnp.zeros((2, 2))))
+    >>> round(float(standardize_advantage(po.surrogate())(outputs, batch)[0]), 4)    # -(2 · -1 + 1 · 1) / 2
+    0.5
+    """
+    check_takes("standardize_advantage", "term", term, "outputs", "batch")
+
+    def standardize_advantage(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
+        check_mask("standardize_advantage", batch)
+        advantage = read("standardize_advantage", batch, "advantage")
+        return term(outputs, replace(batch, advantage=standardize(advantage, batch.mask, eps=eps)))
+
+    return couples_rows(standardize_advantage)
