@@ -10,6 +10,7 @@ Importing this module imports jax and optax. Networks (flax), Brax environments,
 command live in modules of their own: `polopt_jax.networks`, `.envs`, `.algorithms`, `.checkpoint`, `.cli`.
 """
 
+from polopt_jax.accumulation import accumulate_gradients, accumulate_output_gradients
 from polopt_jax.advantages import (
     batch_relative,
     decoupled_relative,
@@ -27,7 +28,6 @@ from polopt_jax.advantages import (
     v_trace,
 )
 from polopt_jax.combinators import (
-    accumulate_gradients,
     couples_rows,
     lagrangian,
     objective,
@@ -40,7 +40,7 @@ from polopt_jax.corrections import (
     standardize_advantage,
     truncated_importance_sampling,
 )
-from polopt_jax.distributions import Categorical, DiagGaussian, TanhGaussian
+from polopt_jax.distributions import Categorical, DiagGaussian, LazyCategorical, TanhGaussian
 from polopt_jax.divergences import (
     KLPenalty,
     action_kl,
@@ -146,6 +146,7 @@ __all__ = [
     "Episode",
     "Evaluation",
     "KLPenalty",
+    "LazyCategorical",
     "Model",
     "Objective",
     "Outputs",
@@ -156,6 +157,7 @@ __all__ = [
     "Term",
     "TrainState",
     "accumulate_gradients",
+    "accumulate_output_gradients",
     "action_kl",
     "actor_critic",
     "aot",

@@ -1,4 +1,4 @@
-"""Policies' distributions over one decision: `Categorical`, `DiagGaussian`, `TanhGaussian`.
+"""Policies' distributions over one decision: `Categorical`, `LazyCategorical`, `DiagGaussian`, `TanhGaussian`.
 
 Three rules hold for all of them. The direction of `kl_divergence(other)` is KL(self ‖ other), and it is exactly
 0 where the two are equal. Whatever the dtype of the leaves, arithmetic is done in at least float32. And every
@@ -11,5 +11,6 @@ and `squash`, which they lack.
 
 from polopt_jax.distributions._categorical import Categorical
 from polopt_jax.distributions._gaussian import DiagGaussian, TanhGaussian
+from polopt_jax.distributions._lazy_categorical import LazyCategorical
 
-__all__ = ["Categorical", "DiagGaussian", "TanhGaussian"]
+__all__ = ["Categorical", "DiagGaussian", "LazyCategorical", "TanhGaussian"]

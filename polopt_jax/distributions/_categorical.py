@@ -94,7 +94,7 @@ class Categorical:
         a summand is p (e^{-d} - 1 + d), which keeps its digits where p and q are nearly equal.
         """
         _check_same_shape("other.logits", other.logits, "self.logits", self.logits)
-        log_p, log_q = self._normalised(), other._normalised()
+        log_p, log_q = self._normalised(), Categorical(logits=other.logits)._normalised()
         p, q = jnp.exp(log_p), jnp.exp(log_q)
         d = jnp.where(p > 0, log_p, 0) - jnp.where(p > 0, log_q, 0)
         near = (p > 0) & (jnp.abs(d) < 1)

@@ -1,0 +1,133 @@
+"""`LazyCategorical`: a `Categorical` over a large vocabulary whose logits never stand in memory all at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from polopt_jax.distributions._categorical import Categorical
+from polopt_jax.masking import check_shape
+from polopt_jax.types import Array, record
+
+CHUNK = 256
+"""Decisions whose logits are computed together: more are faster and take more memory. At V = 32k they are 34 MB."""
+
+
+@record
+class LazyCategorical:
+    """A `Categorical` with logits h·W, given as hidden states h and an unembedding W: the head of a language model.
+
+        π(a) = exp(h·W_a) / Σ_b exp(h·W_b)
+
+    Log-probabilities, entropies and divergences are computed for a few decisions at a time (256), and the logits of
+    those are computed again when the gradient is taken: logits `[..., V]` are never stored, neither forward nor
+    backward. It costs one multiplication by W more, which the memory that is not moved pays back.
+
+    Every term, divergence and solver takes it as it takes a `Categorical`, forward mode included. A bias is a hidden
+    state that is always 1. Decisions that are computed together are strided over the rows, so that rows which lie on
+    several devices stay there.
+
+    >>> policy = LazyCategorical(hidden=jnp.ones((2, 3, 4)), unembedding=jnp.zeros((4, 100)))
+    >>> policy.batch_shape, policy.num_actions, round(float(policy.entropy()[0, 0]), 4)
+    ((2, 3), 100, 4.6052)
+    """
+
+    hidden: Array
+    """Hidden states of each decision, `[..., D]`."""
+    unembedding: Array
+    """Shared by all decisions, `[D, V]`."""
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self.hidden.shape[:-1]
+
+    @property
+    def num_actions(self) -> int:
+        """V."""
+        return self.unembedding.shape[-1]
+
+    @property
+    def logits(self) -> Array:
+        """All of them, `[..., V]`: for small vocabularies, and for what is not computed lazily."""
+        return self._head(self.hidden).logits
+
+    def log_prob(self, action: Array) -> Array:
+        """log π(action) `[...]` for integer ids `[...]`; raises as that of `Categorical`."""
+        if action.shape != self.batch_shape:
+            raise ValueError(f"action must have the policy's batch shape {self.batch_shape}; it has {action.shape}")
+        return self._chunked(lambda policy, action: policy.log_prob(action), action)
+
+    def entropy(self) -> Array:
+        """-Σ_a π(a) log π(a) `[...]`, in nats."""
+        return self._chunked(lambda policy: policy.entropy())
+
+    def sample(self, *, seed: Array) -> Array:
+        """One int32 id per decision, `[...]`."""
+        seeds = jax.random.split(seed, math.prod(self.batch_shape))
+        seeds = seeds.reshape(*self.batch_shape, *seeds.shape[1:])
+
+        def draw(policy: Categorical, seeds: Array) -> Array:
+            shape = policy.batch_shape
+            flat = Categorical(logits=policy.logits.reshape(-1, self.num_actions))
+            drawn = jax.vmap(lambda one, seed: one.sample(seed=seed))(
+                flat, seeds.reshape(-1, *seeds.shape[len(shape) :])
+            )
+            return drawn.reshape(shape)
+
+        return self._chunked(draw, seeds)
+
+    def mode(self) -> Array:
+        """The most probable id (the lowest of equals), `[...]` int32."""
+        return self._chunked(lambda policy: policy.mode())
+
+    def squash(self, action: Array) -> Array:
+        """The identity."""
+        return action
+
+    def kl_divergence(self, other: LazyCategorical | Categorical) -> Array:
+        """KL(self ‖ other) `[...]`, as that of `Categorical`; `other` may be lazy or not."""
+        if other.batch_shape != self.batch_shape:
+            raise ValueError(f"other must have batch shape {self.batch_shape}; it has {other.batch_shape}")
+        if isinstance(other, LazyCategorical):
+            return self._chunked(lambda policy, hidden: policy.kl_divergence(other._head(hidden)), other.hidden)
+        return self._chunked(lambda policy, logits: policy.kl_divergence(Categorical(logits=logits)), other.logits)
+
+    def where(self, mask: Array) -> LazyCategorical:
+        """Hidden states of 0 (uniform) where `mask` `[...]` is False; the unembedding is shared, and stays."""
+        check_shape("where", "mask", mask, self.batch_shape, of="the policy")
+        hidden = jnp.where(mask[..., None], self.hidden, jnp.zeros_like(self.hidden))
+        return LazyCategorical(hidden=hidden, unembedding=self.unembedding)
+
+    def _head(self, hidden: Array) -> Categorical:
+        """Of some of the decisions, with their logits in at least float32, whatever the hidden states are in."""
+        dtype = jnp.promote_types(jnp.result_type(hidden, self.unembedding), jnp.float32)
+        logits = jnp.einsum("...d,dv->...v", hidden, self.unembedding, preferred_element_type=dtype)
+        return Categorical(logits=logits)
+
+    def _chunked(self, read: Callable[..., Array], *arrays: Array) -> Array:
+        """`read(policy, *arrays)` of every decision, a chunk of them at a time; all have the leading shape `[...]`."""
+        leading = self.batch_shape
+        size = math.prod(leading)
+        chunks = -(-size // CHUNK)
+        compute = lambda hidden, *rest: read(self._head(hidden), *rest)  # noqa: E731
+        if chunks <= 1:
+            return compute(self.hidden, *arrays)
+        width = -(-size // chunks)
+
+        def cut(x: Array) -> Array:
+            """`[..., *]` as `[chunks, width, *]`, of which chunk i has decisions i, i + chunks, ..."""
+            flat = x.reshape(size, *x.shape[len(leading) :])
+            padded = jnp.concatenate([flat, jnp.broadcast_to(flat[:1], (width * chunks - size, *flat.shape[1:]))])
+            return jnp.swapaxes(padded.reshape(width, chunks, *flat.shape[1:]), 0, 1)
+
+        def body(_: None, chunk: Any) -> tuple[None, Array]:
+            return None, compute(*chunk)
+
+        _, found = jax.lax.scan(
+            jax.checkpoint(body, prevent_cse=False), None, jax.tree.map(cut, (self.hidden, *arrays))
+        )
+        return jnp.swapaxes(found, 0, 1).reshape(width * chunks, *found.shape[2:])[:size].reshape(leading)

@@ -1,0 +1,265 @@
+"""A lazy head says what the logits say: to every term, divergence and solver, in value, gradient and forward mode."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from registry import CASES, A, B, T, cast, example_batch, ragged_mask
+
+import polopt_jax as po
+from polopt_jax.distributions import _lazy_categorical
+
+W = np.array([[1.0, 0.3, 0.0, -0.5], [0.2, 1.5, 0.4, 0.0], [-0.3, 0.0, 0.8, 0.6], [0.1, -0.7, 0.2, 1.1]])  # invertible
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch):
+    """So that the 15 decisions of an example are four chunks, of which the last is not full."""
+    monkeypatch.setattr(_lazy_categorical, "CHUNK", 4)
+
+
+def lazy(logits):
+    return po.LazyCategorical(hidden=logits @ np.linalg.inv(W), unembedding=jnp.asarray(W))
+
+
+def of_logits(outputs):
+    return replace(outputs, policy=lazy(outputs.policy.logits))
+
+
+LABELS = [
+    *("reinforce", "ppo", "grpo", "gspo", "dpo", "ipo", "simpo", "orpo", "aot", "kto", "entropy_bonus", "mpo-groups"),
+    *("mask_low_entropy", "action_kl", "trajectory_kl", "reverse", "outcome_kl", "actor_critic"),
+]
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.usefixtures("x64")
+def test_every_term_and_divergence_takes_it(label):
+    """Value and metrics; and the gradient, which of hidden states is that of the logits times Wᵀ."""
+    case = CASES[label]
+    inputs, batch = cast(case.example(), jnp.float64)
+
+    @jax.jit
+    def both(inputs, lazily):
+        evaluate = lambda inputs: case.call(case.defaults(), inputs, batch)  # noqa: E731
+        return [jax.value_and_grad(evaluate, has_aux=True)(x) for x in (inputs, lazily)]
+
+    plain, found = both(inputs, tuple(map(of_logits, inputs)))
+    for name, value in {"value": plain[0][0], **plain[0][1]}.items():
+        ours = found[0][0] if name == "value" else found[0][1][name]
+        np.testing.assert_allclose(ours, value, rtol=1e-9, atol=1e-12, err_msg=name)
+    for old, of_plain, of_lazy in zip(inputs, plain[1], found[1], strict=True):
+        slope, hidden = np.asarray(of_plain.policy.logits), np.asarray(old.policy.logits) @ np.linalg.inv(W)
+        np.testing.assert_allclose(of_lazy.policy.hidden, slope @ W.T, atol=1e-9)
+        rows = (-1, A)
+        np.testing.assert_allclose(
+            of_lazy.policy.unembedding, hidden.reshape(rows).T @ slope.reshape(rows), atol=1e-9, err_msg="unembedding"
+        )
+
+
+@pytest.mark.usefixtures("x64")
+def test_fisher_products_and_a_trpo_step_are_those_of_the_logits():
+    rng = np.random.default_rng(0)
+    batch = cast(example_batch("Categorical", (B, T), rng), jnp.float64)
+    batch = replace(batch, obs=jnp.asarray(rng.normal(size=(B, T, 3))))
+    params = {"body": jnp.asarray(rng.normal(size=(3, A))), "head": jnp.asarray(W)}
+
+    def plain(params, obs):
+        return po.Outputs(policy=po.Categorical(logits=jnp.tanh(obs @ params["body"]) @ params["head"]))
+
+    def head(params, obs):
+        return po.Outputs(policy=po.LazyCategorical(hidden=jnp.tanh(obs @ params["body"]), unembedding=params["head"]))
+
+    direction = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
+
+    @jax.jit
+    def both(params):
+        found = []
+        for model in (plain, head):
+            product = po.fisher_operator(model, po.action_kl, params, batch)(direction)
+            loss = po.objective(model, po.surrogate())
+            step = po.make_step((loss, po.trpo(model, divergence=po.action_kl, radius=0.01)))
+            new, _, metrics = step.update(params, step.init(params), batch, None)
+            found.append((product, new, metrics))
+        return found
+
+    for ours, theirs in zip(*map(jax.tree.leaves, reversed(both(params))), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
+    assert both(params)[1][2]["line_search_accepted"] == 1
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("leading", [(), (3,), (B, T), (2, 3, 5), (17,)])
+def test_methods_are_those_of_the_logits(leading, monkeypatch):
+    rng = np.random.default_rng(1)
+    policy, other = (po.Categorical(logits=jnp.asarray(2 * rng.normal(size=(*leading, A)))) for _ in range(2))
+    head, other_head = lazy(policy.logits), lazy(other.logits)
+    action = jnp.asarray(rng.integers(-1, A + 1, size=leading))
+    assert head.batch_shape == leading
+    assert head.num_actions == A
+    close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12)  # noqa: E731
+    close(head.logits, policy.logits)
+    close(head.log_prob(action), policy.log_prob(action))
+    close(head.entropy(), policy.entropy())
+    np.testing.assert_array_equal(head.mode(), policy.mode())
+    assert head.squash(action) is action
+    exact = policy.kl_divergence(other)
+    for one, two in ((head, other_head), (head, other), (policy, other_head)):
+        close(one.kl_divergence(two), exact)
+    np.testing.assert_array_equal(head.kl_divergence(head), np.zeros(leading))
+    for seed in (jax.random.key(0), jax.random.PRNGKey(0)):
+        drawn = head.sample(seed=seed)
+        assert (drawn.shape, drawn.dtype) == (leading, jnp.int32)
+        with monkeypatch.context() as patch:
+            patch.setattr(_lazy_categorical, "CHUNK", 1000)
+            np.testing.assert_array_equal(head.sample(seed=seed), drawn, err_msg="chunks change nothing")
+
+
+def test_samples_have_the_probabilities_and_differ_from_decision_to_decision(monkeypatch):
+    law = np.array([0.1, 0.2, 0.3, 0.4])
+    head = po.LazyCategorical(hidden=jnp.ones((50, 400, 1)), unembedding=jnp.log(jnp.asarray(law))[None])
+    monkeypatch.setattr(_lazy_categorical, "CHUNK", 1000)
+    drawn = np.asarray(jax.jit(lambda key: head.sample(seed=key))(jax.random.key(0)))
+    assert drawn.shape == (50, 400)
+    assert abs(np.bincount(drawn.ravel()) / drawn.size - law).max() < 0.015  # four standard errors
+    assert all(len(set(row.tolist())) == 4 for row in drawn)
+
+
+def test_where_hides_hidden_states_and_leaves_the_unembedding():
+    rng = np.random.default_rng(2)
+    mask = ragged_mask((B, T), rng)
+    hidden = np.where(mask[..., None], rng.normal(size=(B, T, A)), np.nan)
+
+    @jax.jit
+    def value_and_grad(hidden, unembedding):
+        def loss(hidden, unembedding):
+            return po.LazyCategorical(hidden=hidden, unembedding=unembedding).where(jnp.asarray(mask)).entropy().sum()
+
+        return jax.value_and_grad(loss, (0, 1))(hidden, unembedding)
+
+    value, (of_hidden, of_unembedding) = value_and_grad(jnp.asarray(hidden, jnp.float32), jnp.asarray(W, jnp.float32))
+    assert np.isfinite(value)
+    assert np.isfinite(of_unembedding).all()
+    assert (np.asarray(of_hidden)[~mask] == 0).all()
+    with pytest.raises(ValueError, match="mask must have shape"):
+        po.LazyCategorical(hidden=jnp.zeros((2, 3, 4)), unembedding=jnp.zeros((4, 5))).where(jnp.ones((2, 1), bool))
+
+
+def test_what_does_not_fit_is_refused():
+    head = po.LazyCategorical(hidden=jnp.zeros((B, T, 4)), unembedding=jnp.zeros((4, 5)))
+    with pytest.raises(ValueError, match=r"action must have the policy's batch shape \(5, 3\); it has \(5,\)"):
+        head.log_prob(jnp.zeros(B, int))
+    with pytest.raises(TypeError, match="action must be integer ids"):
+        head.log_prob(jnp.zeros((B, T)))
+    with pytest.raises(ValueError, match=r"other must have batch shape \(5, 3\); it has \(5,\)"):
+        head.kl_divergence(replace(head, hidden=jnp.zeros((B, 4))))
+    batch = po.Batch(obs=None, action=jnp.zeros((B, 2), int), mask=jnp.ones((B, 2), bool), advantage=jnp.ones((B, 2)))
+    with pytest.raises(ValueError, match=r"outputs.policy must have batch shape \(5, 2\)"):
+        po.reinforce()(po.Outputs(policy=head), batch)
+
+
+def test_half_precision_is_accumulated_in_float32():
+    rng = np.random.default_rng(3)
+    hidden = jnp.asarray(rng.normal(size=(3, 7, 64)), jnp.bfloat16)
+    unembedding = jnp.asarray(rng.normal(size=(64, 50)), jnp.bfloat16)
+    head = po.LazyCategorical(hidden=hidden, unembedding=unembedding)
+    action = jnp.asarray(rng.integers(50, size=(3, 7)))
+    found = head.log_prob(action)
+    assert found.dtype == jnp.float32
+    wide = np.asarray(hidden, np.float64) @ np.asarray(unembedding, np.float64)
+    exact = np.take_along_axis(log_softmax(wide), np.asarray(action)[..., None], -1)[..., 0]
+    np.testing.assert_allclose(found, exact, rtol=1e-5)
+    slope = jax.grad(lambda h: replace(head, hidden=h).entropy().sum())(hidden)
+    assert slope.dtype == jnp.bfloat16
+
+
+def log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def test_the_logits_are_never_stored(monkeypatch):
+    """Temporary memory of loss and gradient, as the compiler plans it: a fraction of the logits, where stored ones
+    take more than once their size."""
+    monkeypatch.setattr(_lazy_categorical, "CHUNK", 256)
+    rows, time, width, vocabulary = 8, 512, 64, 4096
+    shape = lambda *size, dtype=jnp.float32: jax.ShapeDtypeStruct(size, dtype)  # noqa: E731
+    hidden, unembedding = shape(rows, time, width), shape(width, vocabulary)
+    action, real = shape(rows, time, dtype=jnp.int32), shape(rows, time)
+
+    def stored(hidden, unembedding):
+        return po.Categorical(logits=hidden @ unembedding)
+
+    def temporary(make):
+        def loss(hidden, unembedding, action, advantage, log_prob):
+            batch = po.Batch(obs=None, action=action, mask=jnp.ones((rows, time), bool), advantage=advantage,
+                             log_prob=log_prob)  # fmt: skip
+            return po.ppo()(po.Outputs(policy=make(hidden, unembedding)), batch)[0]
+
+        compiled = jax.jit(jax.grad(loss, (0, 1))).lower(hidden, unembedding, action, real, real).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / (4 * rows * time * vocabulary)
+
+    def head(hidden, unembedding):
+        return po.LazyCategorical(hidden=hidden, unembedding=unembedding)
+
+    assert temporary(stored) > 0.9
+    assert temporary(head) < 0.2
+
+
+# --- gradients in the forward pass ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "label", ["ppo", "grpo", "gspo", "dpo", "cpo", "kto", "actor_critic", "entropy_bonus", "ppo-gaussian"]
+)
+@pytest.mark.parametrize("lazily", [True, False])
+@pytest.mark.usefixtures("x64")
+def test_gradients_of_shares_add_up_to_those_of_the_whole(label, lazily):
+    case = CASES[label]
+    if lazily and case.distribution != "Categorical":
+        pytest.skip("a Gaussian has no lazy head")
+    leading = (2, 6, T) if len(case.leading) == 3 else (6, T)
+    (outputs,), batch = cast(case.example(leading=leading), jnp.float64)
+    outputs = of_logits(outputs) if lazily else outputs
+    term = lambda outputs, batch: case.call(case.defaults(), (outputs,), batch)  # noqa: E731
+    in_shares = po.accumulate_output_gradients(term, 3, axis=leading.index(6))
+
+    @jax.jit
+    def both(outputs):
+        differentiated = [jax.value_and_grad(lambda o, f=f: 2 * f(o, batch)[0])(outputs) for f in (in_shares, term)]
+        return differentiated, [f(outputs, batch) for f in (in_shares, term)]
+
+    (found, expected), (reported, whole) = both(outputs)
+    for ours, theirs in zip(*map(jax.tree.leaves, ((found, reported), (expected, whole))), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-10)
+    assert reported[1].keys() == whole[1].keys()
+
+
+def test_a_model_learns_through_them():
+    rng = np.random.default_rng(4)
+    batch = cast(example_batch("Categorical", (6, T), rng), jnp.float32)
+    params = {"body": jnp.asarray(rng.normal(size=(A, 4)), jnp.float32), "head": jnp.asarray(W, jnp.float32)}
+
+    def model(params, obs):
+        return po.Outputs(policy=po.LazyCategorical(hidden=obs @ params["body"], unembedding=params["head"]))
+
+    found = []
+    for term in (po.ppo(), po.accumulate_output_gradients(po.ppo(), 2)):
+        step = po.make_step((po.objective(model, term), optax.sgd(0.1)))
+        found.append(jax.jit(step.update)(params, step.init(params), batch, None)[0])
+    for ours, theirs in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert float(jnp.abs(found[0]["head"] - params["head"]).max()) > 1e-3
+
+
+def test_shares_that_cannot_be_are_refused():
+    (outputs,), batch = cast(CASES["ppo"].example(), jnp.float32)
+    with pytest.raises(ValueError, match="divide"):
+        po.accumulate_output_gradients(po.ppo(), 2)(outputs, batch)
+    with pytest.raises(TypeError, match="accumulate_output_gradients: term"):
+        po.accumulate_output_gradients(po.ppo, 5)
+    with pytest.raises(ValueError, match="mask_low_entropy couples rows"):
+        po.accumulate_output_gradients(po.mask_low_entropy(po.ppo()), 5)(outputs, batch)
