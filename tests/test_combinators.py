@@ -199,7 +199,7 @@ def test_accumulated_equals_whole(label):
     whole = po.objective(model, term_for(label))
     expected = value_and_grad(whole, PARAMS, batch)
     assert_close(value_and_grad(po.accumulate_gradients(whole, 3, axis=axis), PARAMS, batch), expected)
-    if CASES[label].holds:  # the value of a Lagrangian is that of its bound, whatever the share
+    if CASES[label].held:  # the value of a Lagrangian is that of its bound, whatever the share
         return
     own = jax.jit(jax.vmap(lambda share: whole(PARAMS, share)[0]))(split_rows(batch, 3, axis=axis))
     assert abs(own.mean() - expected[0][0]) > 1e-3 * abs(expected[0][0])

@@ -184,7 +184,7 @@ def log_softmax(x):
 def test_the_logits_are_never_stored(monkeypatch):
     """Temporary memory of loss and gradient, as the compiler plans it: a fraction of the logits, where stored ones
     take more than once their size."""
-    monkeypatch.setattr(_lazy_categorical, "CHUNK", 256)
+    monkeypatch.setattr(_lazy_categorical, "CHUNK", 128)
     rows, time, width, vocabulary = 8, 512, 64, 4096
     shape = lambda *size, dtype=jnp.float32: jax.ShapeDtypeStruct(size, dtype)  # noqa: E731
     hidden, unembedding = shape(rows, time, width), shape(width, vocabulary)
