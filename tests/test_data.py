@@ -61,6 +61,7 @@ def test_time_goes_last_and_the_rows_keep_their_axes(kind):
     assert batch.obs["a"].shape == (*rows, T, 2)
     assert {f.name for f in fields(batch) if getattr(batch, f.name) is None} == {
         "ref_log_prob",
+        "reference_point",
         "sampler_log_prob",
         "label",
         "counts",

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from polopt_jax.combinators import couples_rows
 from polopt_jax.masking import masked_sum, zero_where_masked
-from polopt_jax.objectives._preference import pair_metrics
+from polopt_jax.objectives._preference import over_pairs, pair_metrics
 from polopt_jax.objectives._scores import Score, summed_log_prob, summed_log_ratio
 from polopt_jax.ranges import Nonnegative, check_range
 from polopt_jax.reading import check_pairs, complete_pairs, read, read_log_prob
@@ -60,7 +60,7 @@ def aot(*, beta: Nonnegative = 0.1) -> Term:
         chosen, rejected = summed_log_prob("aot", read_log_prob("aot", outputs, batch), batch)
         ref_chosen, ref_rejected = summed_log_prob("aot", read("aot", batch, "ref_log_prob"), batch)
         loss = _dominance(chosen - rejected, ref_chosen - ref_rejected, complete_pairs(batch), beta)
-        return loss, pair_metrics(chosen - ref_chosen, rejected - ref_rejected, beta, batch)
+        return loss, pair_metrics(chosen - ref_chosen, rejected - ref_rejected, beta, batch, over_pairs(batch))
 
     return aot
 
@@ -103,6 +103,6 @@ def aot_unpaired(*, beta: Nonnegative = 0.1, score: Score = summed_log_ratio) ->
         check_pairs("aot_unpaired", batch)
         chosen, rejected = score("aot_unpaired", read_log_prob("aot_unpaired", outputs, batch), batch)
         loss = _dominance(chosen, rejected, complete_pairs(batch), beta)
-        return loss, pair_metrics(chosen, rejected, beta, batch)
+        return loss, pair_metrics(chosen, rejected, beta, batch, over_pairs(batch))
 
     return aot_unpaired

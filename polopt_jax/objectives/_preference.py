@@ -54,24 +54,32 @@ def preference(
         check_pairs(name, batch)
         scores = score(name, read_log_prob(name, outputs, batch), batch)
         chosen, rejected = (zero_where_masked(row, complete_pairs(batch)) for row in scores)
-        return pair_mean(link(beta * chosen, beta * rejected), batch), pair_metrics(chosen, rejected, beta, batch)
+        mean = over_pairs(batch)
+        return mean(link(beta * chosen, beta * rejected)), pair_metrics(chosen, rejected, beta, batch, mean)
 
     return term
 
 
-def pair_mean(x: Array, batch: Batch) -> Array:
-    """The mean of `x` `[N]` over the pairs whose two rows both have a real decision."""
-    total = masked_sum(x, complete_pairs(batch))
-    return total / jnp.maximum(counts(batch).pairs, 1).astype(total.dtype)
+def over_pairs(batch: Batch) -> Callable[[Array], Array]:
+    """The mean of an `x` `[N]` over the pairs whose two rows both have a real decision; they are counted once."""
+    valid, number = complete_pairs(batch), jnp.maximum(counts(batch).pairs, 1)
+
+    def mean(x: Array) -> Array:
+        total = masked_sum(x, valid)
+        return total / number.astype(total.dtype)
+
+    return mean
 
 
-def pair_metrics(chosen: Array, rejected: Array, beta: ArrayLike, batch: Batch) -> Metrics:
-    """What every objective over pairs reports of its scores `[N]`."""
+def pair_metrics(
+    chosen: Array, rejected: Array, beta: ArrayLike, batch: Batch, mean: Callable[[Array], Array]
+) -> Metrics:
+    """What every objective over pairs reports of its scores `[N]`, with the mean that `over_pairs` gives."""
     margin = beta * (chosen - rejected)
     return {
-        "accuracy": pair_mean(0.5 * (jnp.sign(margin) + 1), batch),
-        "margin": pair_mean(margin, batch),
-        "chosen_log_ratio": pair_mean(chosen, batch),
-        "rejected_log_ratio": pair_mean(rejected, batch),
+        "accuracy": mean(0.5 * (jnp.sign(margin) + 1)),
+        "margin": mean(margin),
+        "chosen_log_ratio": mean(chosen),
+        "rejected_log_ratio": mean(rejected),
         "num_valid": batch.mask.sum().astype(chosen.dtype),
     }
