@@ -10,7 +10,6 @@ Importing this module imports jax and optax. Networks (flax), Brax environments,
 command live in modules of their own: `polopt_jax.networks`, `.envs`, `.algorithms`, `.checkpoint`, `.cli`.
 """
 
-from polopt_jax.accumulation import accumulate_gradients, accumulate_output_gradients
 from polopt_jax.advantages import (
     batch_relative,
     decoupled_relative,
@@ -28,6 +27,7 @@ from polopt_jax.advantages import (
     v_trace,
 )
 from polopt_jax.combinators import (
+    accumulate_gradients,
     couples_rows,
     lagrangian,
     objective,
@@ -157,7 +157,6 @@ __all__ = [
     "Term",
     "TrainState",
     "accumulate_gradients",
-    "accumulate_output_gradients",
     "action_kl",
     "actor_critic",
     "aot",

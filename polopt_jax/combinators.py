@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from polopt_jax.boundaries import check_loss, check_outputs, check_pair, check_scalar, check_takes, described
 from polopt_jax.reading import check_pairs, complete_pairs
-from polopt_jax.reductions import token_mean
+from polopt_jax.reductions import count, token_mean
+from polopt_jax.rows import split_rows
 from polopt_jax.types import Array, ArrayLike, Batch, Counts, Metrics, Model, Objective, Outputs, Params, Term
 
 
@@ -198,3 +199,55 @@ def lagrangian(term: Term, *, multiplier: ArrayLike, bound: ArrayLike) -> Term:
         return jax.lax.stop_gradient(multiplier) * value + dual, {"constrained": value, **metrics}
 
     return held
+
+
+def accumulate_gradients(objective: Objective, num_microbatches: int, *, axis: int = 0) -> Objective:
+    """The same objective, evaluated over `num_microbatches` shares of the batch one after the other.
+
+    Value and gradient are those of the whole batch (up to rounding), also with ragged masks, because every share is
+    divided by the counts of the *whole* batch; the mean of the shares' own means would not be. Memory is that of one
+    share. Gradients are computed in the forward pass, so nothing is evaluated twice; second derivatives and
+    forward mode are not available.
+
+    Args:
+      objective: one that is a sum over rows once divided by `batch.counts`: every term of this library, with metrics,
+        unless its docstring says that it couples rows.
+      num_microbatches: must divide the batch's axis `axis` (1 for preference batches `[2, N, T]`).
+
+    Raises ValueError if it does not divide, and by name if a part of the objective is marked with `couples_rows`.
+    What cannot be caught is a term of your own that couples rows and is not marked, or one that takes its own means
+    (`jnp.mean`) instead of a reduction's: that gives each share's numbers, added up.
+
+    >>> import polopt_jax as po
+    >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
+    >>> whole = po.objective(model, po.reinforce())
+    >>> batch = po.Batch(obs=jnp.ones((4, 1, 2)), action=jnp.zeros((4, 1), int), mask=jnp.ones((4, 1), bool),
+    ...                  advantage=jnp.ones((4, 1)))
+    >>> round(float(accumulate_gradients(whole, 2)(jnp.zeros((2, 4)), batch)[0]), 4)
+    1.3863
+    """
+
+    def shares(batch: Batch) -> Batch:
+        if batch.counts is None:
+            batch = replace(batch, counts=count(batch.mask))
+        return split_rows(batch, num_microbatches, axis=axis)
+
+    def add(f: Callable[[Batch], Any], batch: Batch) -> Any:
+        rows = shares(batch)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, jax.tree.map(lambda x: x[0], rows))
+        )
+        return jax.lax.scan(lambda total, share: (jax.tree.map(jnp.add, total, f(share)), None), zeros, rows)[0]
+
+    @jax.custom_vjp
+    def accumulated(params: Params, batch: Batch) -> tuple[Array, Metrics]:
+        return add(lambda share: objective(params, share), batch)
+
+    def forward(params: Params, batch: Batch) -> tuple[tuple[Array, Metrics], Params]:
+        return add(lambda share: jax.value_and_grad(objective, has_aux=True)(params, share), batch)
+
+    def backward(grads: Params, cotangent: tuple[Array, Metrics]) -> tuple[Params, None]:
+        return jax.tree.map(lambda g: (g * cotangent[0]).astype(g.dtype), grads), None
+
+    accumulated.defvjp(forward, backward)
+    return accumulated

@@ -65,7 +65,7 @@ OTHER_KINDS = {
     # what holds a divergence near a target; test_adaptive_kl.py
     *("init_kl_penalty", "update_kl_penalty"),
     # what makes objectives of terms and objectives
-    *("accumulate_gradients", "accumulate_output_gradients", "couples_rows", "objective"),
+    *("accumulate_gradients", "couples_rows", "objective"),
     # a distribution whose leaves are not all per decision; test_lazy_categorical.py
     "LazyCategorical",
     # outcomes: records
