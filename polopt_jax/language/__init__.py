@@ -7,6 +7,7 @@ A transformer, its sampler, imitation of a reference language; a model that was 
 from polopt_jax.language._greedy import greedy_network
 from polopt_jax.language._imitation import imitate
 from polopt_jax.language._recorded import recorded
+from polopt_jax.language._positions import Positions, learned_positions, rotary_positions
 from polopt_jax.language._records import (
     Labelled,
     Pair,
@@ -21,15 +22,19 @@ from polopt_jax.language._records import (
     read_texts,
 )
 from polopt_jax.language._rows import Rows, labelled_rows, pair_rows, text_rows
-from polopt_jax.language._sampler import sample_tokens
+from polopt_jax.language._sampler import sample_groups, sample_tokens
+from polopt_jax.language._tempered import tempered_network
 from polopt_jax.language._token_table import token_table
 from polopt_jax.language._tokenizer import ByteTokenizer, Tokenizer
-from polopt_jax.language._transformer import TokenNetwork, transformer
+from polopt_jax.language._tokens import Tokens, padded_tokens
+from polopt_jax.language._transformer import Head, TokenNetwork, lazy_logits, stored_logits, transformer
 
 __all__ = [
     "ByteTokenizer",
+    "Head",
     "Labelled",
     "Pair",
+    "Positions",
     "Problem",
     "Prompt",
     "Records",
@@ -37,17 +42,25 @@ __all__ = [
     "Text",
     "TokenNetwork",
     "Tokenizer",
+    "Tokens",
     "chat_text",
     "greedy_network",
     "imitate",
     "labelled_rows",
+    "lazy_logits",
+    "learned_positions",
+    "padded_tokens",
     "pair_rows",
     "read_labelled",
     "read_pairs",
     "read_prompts",
     "read_texts",
     "recorded",
+    "rotary_positions",
+    "sample_groups",
     "sample_tokens",
+    "stored_logits",
+    "tempered_network",
     "text_rows",
     "token_table",
     "transformer",
