@@ -1,14 +1,15 @@
 """The host's part of training: compile one chunk of updates, run it again and again, look at the results in between.
 
 Nothing on the device waits for the host within a chunk: progress, logs and checkpoints happen between chunks. The
-chunk is compiled once, ahead of time, so a run cannot recompile; its state is donated, so it is held once.
+chunk is compiled once, ahead of time, so a run cannot recompile; its state is donated, so it is held once. Of an
+algorithm whose data come from the host (`Hosted`) that holds of each update.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ import numpy as np
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.fields import with_fields
 from polopt_jax.training import TrainState, train
-from polopt_jax.types import Array
+from polopt_jax.types import Array, Metrics
 
 MEASUREMENT = 0x6D656173
 """Folded into a run's key for the measurement at the end of a chunk; a number that no split of the key yields."""
@@ -35,6 +36,29 @@ class Chunk(NamedTuple):
     """Wall time of the chunk, without compilation."""
     state: TrainState
     """The state, every leaf with a leading seed axis. Good until the next chunk is asked for: it is donated to it."""
+
+
+@with_fields
+class Hosted(NamedTuple):
+    """An algorithm whose data come from the host, between two updates: from files, or from Python that scores texts.
+
+    What `Algorithm` is for data that a compiled program makes for itself. Every function is of all seeds at once, which
+    are the first axis of what it is given and gives, but `init` and `learn`, which are of one.
+    """
+
+    init: Callable[[Array], TrainState]
+    """`key -> state`"""
+    gather: Callable[[TrainState, int], tuple[Any, dict[str, np.ndarray]]]
+    """`(state, update) -> (given, metrics)`: what the update after so many learns from, leaves `[seeds, ...]`, and
+    metrics `[seeds]`. The same state and update must give the same, or a run cannot be gone on with bit for bit."""
+    learn: Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+    """`(state, given) -> (state, metrics)`, pure: one update."""
+    example: Callable[[TrainState], Any]
+    """`state -> given`, or the shapes of it: what `learn` is compiled for."""
+    evaluate: Callable[[TrainState], dict[str, np.ndarray]] | None = None
+    """`state -> metrics` `[seeds]`, of data that nothing is learnt from; None where nobody asks."""
+    evaluated: tuple[str, ...] = ()
+    """The names of those metrics."""
 
 
 @with_fields
@@ -75,18 +99,27 @@ def seed_keys(seed: int, num_seeds: int) -> Array:
     return jax.vmap(jax.random.key)(jnp.arange(seed, seed + num_seeds))
 
 
-def prepare(algorithm: Algorithm, keys: Array, *, chunk_updates: int, state: TrainState | None = None) -> Run:
-    """Initialises (unless `state` is given, to resume) and compiles a run of `len(keys)` seeds side by side.
+def over_seeds(f: Callable, num_seeds: int) -> Callable:
+    """`f` of every seed, the first axis of its arguments and results.
 
     A single seed is not vmapped, which spares it the price of batched control flow.
+
+    >>> over_seeds(lambda x, y: x + y, 1)(jnp.ones((1, 2)), jnp.ones((1, 2))).shape
+    (1, 2)
     """
+    if num_seeds > 1:
+        return jax.vmap(f)
+    return lambda *xs: jax.tree.map(lambda y: y[None], f(*jax.tree.map(lambda y: y[0], xs)))
+
+
+def prepare(
+    algorithm: Algorithm | Hosted, keys: Array, *, chunk_updates: int, state: TrainState | None = None
+) -> Run:
+    """Initialises (unless `state` is given, to resume) and compiles a run of `len(keys)` seeds side by side."""
+    if isinstance(algorithm, Hosted):
+        return _prepare_hosted(algorithm, keys, chunk_updates=chunk_updates, state=state)
     began = time.perf_counter()
     num_seeds = keys.shape[0]
-
-    def over_seeds(f: Callable) -> Callable:
-        if num_seeds > 1:
-            return jax.vmap(f)
-        return lambda x: jax.tree.map(lambda y: y[None], f(jax.tree.map(lambda y: y[0], x)))
 
     def chunk(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         state, metrics = train(algorithm.collect, algorithm.step, state, updates=chunk_updates)
@@ -96,15 +129,39 @@ def prepare(algorithm: Algorithm, keys: Array, *, chunk_updates: int, state: Tra
         return state, metrics
 
     options = compiler_options()
-    init = jax.jit(over_seeds(algorithm.init), compiler_options=options)
+    init = jax.jit(over_seeds(algorithm.init, num_seeds), compiler_options=options)
     first: TrainState = init(keys) if state is None else state
-    advance = jax.jit(over_seeds(chunk), donate_argnums=0, compiler_options=options).lower(first).compile()
+    over = over_seeds(chunk, num_seeds)
+    advance = jax.jit(over, donate_argnums=0, compiler_options=options).lower(first).compile()
     run = Run(first, advance, chunk_updates, 0.0)
     if algorithm.evaluate is not None:
-        evaluate = jax.jit(over_seeds(algorithm.evaluate), compiler_options=options).lower(first)
+        evaluate = jax.jit(over_seeds(algorithm.evaluate, num_seeds), compiler_options=options).lower(first)
         run = run._replace(evaluate=evaluate.compile(), evaluated=tuple(evaluate.out_info))
     jax.block_until_ready(first)
     return run._replace(compile_seconds=time.perf_counter() - began)
+
+
+def _prepare_hosted(algorithm: Hosted, keys: Array, *, chunk_updates: int, state: TrainState | None) -> Run:
+    """Compiles the update; a chunk is so many of them, and the host gathers what each learns from."""
+    began = time.perf_counter()
+    num_seeds, options = keys.shape[0], compiler_options()
+    init = jax.jit(over_seeds(algorithm.init, num_seeds), compiler_options=options)
+    first: TrainState = init(keys) if state is None else state
+    over = over_seeds(algorithm.learn, num_seeds)
+    learn = jax.jit(over, donate_argnums=0, compiler_options=options).lower(first, algorithm.example(first)).compile()
+    jax.block_until_ready(first)
+
+    def advance(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        update = int(np.asarray(state.update).ravel()[0])
+        rows = []
+        for number in range(update, update + chunk_updates):
+            given, gathered = algorithm.gather(state, number)
+            state, metrics = learn(state, given)
+            rows.append({**gathered, **metrics})
+        return state, {name: np.stack([jax.device_get(row[name]) for row in rows], axis=1) for name in rows[0]}
+
+    compile_seconds = time.perf_counter() - began
+    return Run(first, advance, chunk_updates, compile_seconds, algorithm.evaluate, algorithm.evaluated)
 
 
 def chunks(run: Run, num_chunks: int) -> Iterator[Chunk]:

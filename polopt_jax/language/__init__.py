@@ -21,7 +21,15 @@ from polopt_jax.language._records import (
     read_prompts,
     read_texts,
 )
-from polopt_jax.language._rows import Rows, labelled_rows, pair_rows, text_rows
+from polopt_jax.language._rows import (
+    Prompts,
+    Rows,
+    labelled_rows,
+    packed_rows,
+    pair_rows,
+    prompt_rows,
+    text_rows,
+)
 from polopt_jax.language._sampler import sample_groups, sample_tokens
 from polopt_jax.language._tempered import tempered_network
 from polopt_jax.language._token_table import token_table
@@ -37,6 +45,7 @@ __all__ = [
     "Positions",
     "Problem",
     "Prompt",
+    "Prompts",
     "Records",
     "Rows",
     "Text",
@@ -49,8 +58,10 @@ __all__ = [
     "labelled_rows",
     "lazy_logits",
     "learned_positions",
+    "packed_rows",
     "padded_tokens",
     "pair_rows",
+    "prompt_rows",
     "read_labelled",
     "read_pairs",
     "read_prompts",

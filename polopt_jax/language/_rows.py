@@ -9,9 +9,19 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from polopt_jax.language._records import Labelled, Pair, Problem, Text
+from polopt_jax.language._records import Labelled, Pair, Problem, Prompt, Text
 from polopt_jax.language._tokenizer import Tokenizer, plain_tokens
+from polopt_jax.language._tokens import Tokens, padded_tokens
 from polopt_jax.types import Batch
+
+
+class Prompts(NamedTuple):
+    """Prompts as tokens, the records that are in them, and what is to be told of the others."""
+
+    tokens: Tokens
+    """`[N, P]`, padded on the left, so that every prompt ends in the last column: what `sample_tokens` takes."""
+    kept: list[Prompt]
+    problems: list[Problem]
 
 
 class Rows(NamedTuple):
@@ -65,6 +75,89 @@ def text_rows(texts: Sequence[Text], tokenizer: Tokenizer, *, max_length: int) -
     return rows._replace(batch=_without_sides(rows.batch))
 
 
+def packed_rows(texts: Sequence[Text], tokenizer: Tokenizer, *, max_length: int) -> Rows:
+    """A batch `[R, max_length - 1]` of texts to be imitated, several in a row, none of which sees another.
+
+    Every text goes into the first row that has room for it. By the mean over decisions (`token_mean`) the loss and its
+    gradient are those of the same texts in rows of their own (`text_rows`), at fewer rows.
+
+    Arguments and errors as `pair_rows`; `obs` are `Tokens`, and `kept` has a tuple of records for each row.
+
+    >>> from polopt_jax.language import ByteTokenizer
+    >>> texts = [Text("", "abc", 1), Text("", "de", 2), Text("", "fg", 3)]
+    >>> rows = packed_rows(texts, ByteTokenizer(), max_length=8)
+    >>> rows.batch.obs.segment.tolist(), [[text.line for text in row] for row in rows.kept]
+    ([[1, 1, 1, 1, 2, 2, 2], [1, 1, 1, 0, 0, 0, 0]], [[1, 2], [3]])
+    """
+    whole = text_rows(texts, tokenizer, max_length=max_length)
+    token, action, mask = (np.asarray(x) for x in (whole.batch.obs, whole.batch.action, whole.batch.mask))
+    lengths = mask.shape[-1] - np.argmax(mask[:, ::-1], axis=-1)
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for n, length in enumerate(lengths.tolist()):
+        row = next((r for r, free in enumerate(room) if free >= length), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(max_length - 1)
+        rows[row].append(n)
+        room[row] -= length
+    shape = (len(rows), max_length - 1)
+    packed = {name: np.zeros(shape, np.int32) for name in ("token", "position", "segment", "action", "mask")}
+    for r, members in enumerate(rows):
+        start = 0
+        for number, n in enumerate(members, start=1):
+            place = slice(start, start := start + int(lengths[n]))
+            values = dict(token=token[n], action=action[n], mask=mask[n], position=np.arange(shape[1]))
+            for name, value in values.items():
+                packed[name][r, place] = value[: lengths[n]]
+            packed["segment"][r, place] = number
+    obs = Tokens(**{name: jnp.asarray(packed[name]) for name in ("token", "position", "segment")})
+    batch = Batch(obs=obs, action=jnp.asarray(packed["action"]), mask=jnp.asarray(packed["mask"], bool))
+    return Rows(batch, [tuple(whole.kept[n] for n in members) for members in rows], whole.problems)
+
+
+def prompt_rows(prompts: Sequence[Prompt], tokenizer: Tokenizer, *, max_length: int) -> Prompts:
+    """Prompts as tokens to be answered to: the token that begins a row, then the prompt, padded on the left.
+
+    Args:
+      prompts: as `read_prompts` gives them.
+      tokenizer: `ByteTokenizer()`, or one of your own.
+      max_length: the most tokens that a prompt may have. Longer ones are left out, and told.
+
+    Raises ValueError if max_length is not positive, or no prompt is left; a prompt without a token, of a tokenizer
+    without `bos_token_id`, is left out.
+
+    >>> from polopt_jax.language import ByteTokenizer
+    >>> prompt_rows([Prompt("2+2=", 1), Prompt("?", 2)], ByteTokenizer(), max_length=8).tokens.token.tolist()
+    [[256, 50, 43, 50, 61], [0, 0, 0, 256, 63]]
+    """
+    if max_length < 1:
+        raise ValueError(f"prompt_rows: max_length must be at least 1; it is {max_length}")
+    begin = _special(tokenizer, "bos")
+    kept, tokens, problems = [], [], []
+    for prompt in prompts:
+        row = begin + plain_tokens(tokenizer, prompt.prompt)
+        if 0 < len(row) <= max_length:
+            kept.append(prompt)
+            tokens.append(row)
+            continue
+        what = f"has {len(row)} tokens, more than {max_length}" if row else "has no token"
+        problems.append(Problem(prompt.line, what, left_out=True))
+    if not kept:
+        raise ValueError(f"prompt_rows: no prompt is left: {problems[0] if problems else 'there are no prompts'}")
+    size = max(map(len, tokens))
+    token, real = np.zeros((len(tokens), size), np.int32), np.zeros((len(tokens), size), bool)
+    for n, row in enumerate(tokens):
+        token[n, size - len(row) :], real[n, size - len(row) :] = row, True
+    return Prompts(padded_tokens(jnp.asarray(token), jnp.asarray(real)), kept, problems)
+
+
+def _special(tokenizer: Tokenizer, name: str) -> list[int]:
+    """The token that begins (`bos`) or ends (`eos`) a row, if the tokenizer has one."""
+    found = getattr(tokenizer, f"{name}_token_id", None)
+    return [] if found is None else [found]
+
+
 def _without_sides(batch: Batch) -> Batch:
     return Batch(obs=batch.obs[0], action=batch.action[0], mask=batch.mask[0])
 
@@ -79,9 +172,7 @@ def _rows(
     """Rows `[S, N, T]` of records with S prompts and completions each."""
     if max_length < 2:
         raise ValueError(f"{caller}: max_length must be at least 2; it is {max_length}")
-    begin, end = (
-        [x] if (x := getattr(tokenizer, f"{name}_token_id", None)) is not None else [] for name in ("bos", "eos")
-    )
+    begin, end = _special(tokenizer, "bos"), _special(tokenizer, "eos")
     kept, tokens, problems = [], [], []
     for record, texts in zip(records, sides, strict=True):
         rows = [

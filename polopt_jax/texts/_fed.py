@@ -1,0 +1,119 @@
+"""Learning from examples that are there: whole texts, pairs, labelled rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from polopt_jax.divergences import action_kl
+from polopt_jax.driver import Hosted, compiler_options, over_seeds
+from polopt_jax.language import TokenNetwork
+from polopt_jax.objectives import negative_log_likelihood
+from polopt_jax.texts._examples import Examples, places_of
+from polopt_jax.texts._learning import REFERENCE, Complete, Learning, Optimization, initialised, learner, of_seeds
+from polopt_jax.texts._members import Labels, Unpaired
+from polopt_jax.training import TrainState
+from polopt_jax.types import Batch, Metrics, Params, Term
+
+HELD = "held/"
+"""Before the names of what is measured on examples that nothing is learnt from."""
+
+
+def imitation(learning: Learning, train: Examples, held: Examples | None, how: Optimization) -> Hosted:
+    """Supervised learning of texts (`language.packed_rows`): what is said of the held-out ones is `held/loss`, in nats
+    per token."""
+    return _fed(learning, train, held, negative_log_likelihood(), how, lambda params, reference, given: given)
+
+
+def from_pairs(learning: Learning, train: Examples, held: Examples | None, term: Term, how: Optimization) -> Hosted:
+    """Any objective over pairs (`language.pair_rows`, with `ref_log_prob`).
+
+    On held-out pairs: `held/loss`, `held/accuracy`, `held/margin` and whatever else the term reports, and `held/ref_kl`,
+    KL(π ‖ ref) in nats per token at the tokens of the pairs.
+    """
+    return _fed(learning, train, held, term, how, lambda params, reference, given: given)
+
+
+def from_labels(
+    learning: Learning, train: Examples, held: Examples | None, member: Unpaired, term: Term, how: Optimization
+) -> Hosted:
+    """Any objective over labelled rows (`labelled_examples`); what is reported as in `from_pairs`."""
+    model = learning.network.apply
+
+    def complete(params: Params, reference: Params, given: Labels) -> Batch:
+        del reference
+        return replace(given.rows, reference_point=member.reference_point(model, params, given))
+
+    return _fed(learning, train, held, term, how, complete)
+
+
+def _fed(
+    learning: Learning, train: Examples, held: Examples | None, term: Term, how: Optimization, complete: Complete
+) -> Hosted:
+    def given_at(update: int) -> Any:
+        sizes = dict(rows=learning.rows, update=update)
+        return of_seeds([train.take(places_of(len(train.kept), seed=seed, **sizes)) for seed in learning.seeds])
+
+    def gather(state: TrainState, update: int) -> tuple[Any, dict[str, np.ndarray]]:
+        del state
+        return given_at(update), {}
+
+    def look(params: Params, reference: Params, given: Any) -> Metrics:
+        batch = complete(params, reference, given)
+        outputs = learning.network.apply(params, batch.obs)
+        loss, metrics = term(outputs, batch)
+        moved = action_kl(outputs, learning.network.apply(reference, batch.obs), batch)
+        return {f"{HELD}{name}": x for name, x in {**metrics, "loss": loss, "ref_kl": moved}.items()}
+
+    evaluate, names = _looking(learning, held, look)
+    init = initialised(learning, term, how)
+    learn = learner(learning, term, how, complete, axis=train.axis)
+    return Hosted(init, gather, learn, lambda state: given_at(0), evaluate, names)
+
+
+def _looking(
+    learning: Learning, held: Examples | None, look: Callable[[Params, Params, Any], Metrics]
+) -> tuple[Callable[[TrainState], dict[str, np.ndarray]] | None, tuple[str, ...]]:
+    """`look` at the held-out examples, of all seeds, and the names of what it sees; nothing where there are none."""
+    if held is None:
+        return None, ()
+    given = jax.tree.map(jnp.asarray, held.given)
+    of_all = over_seeds(lambda params, reference: look(params, reference, given), len(learning.seeds))
+    seen = jax.jit(of_all, compiler_options=compiler_options())
+    params = jax.eval_shape(learning.network.init, jax.random.key(0))
+    names = tuple(jax.eval_shape(look, params, params, given))
+    return lambda state: jax.device_get(seen(state.params, state.collect_state[REFERENCE])), names
+
+
+# The reference's log-probabilities
+
+
+def with_reference(network: TokenNetwork, reference: Params, batch: Batch, *, rows: int, axis: int) -> Batch:
+    """The batch with `ref_log_prob`, a numpy array, computed once, `rows` rows at a time.
+
+    >>> from polopt_jax.language import transformer
+    >>> network = transformer(vocab_size=5, num_outputs=5, max_length=4, width=8, depth=1)
+    >>> tokens = np.zeros((2, 7, 3), np.int32)
+    >>> batch = Batch(obs=tokens, action=tokens, mask=np.ones(tokens.shape, bool))
+    >>> params = jax.jit(network.init)(jax.random.key(0))
+    >>> with_reference(network, params, batch, rows=4, axis=1).ref_log_prob.shape
+    (2, 7, 3)
+    """
+
+    @jax.jit
+    def said(params: Params, obs: Any, action: Any) -> Any:
+        return network.apply(params, obs).policy.log_prob(action)
+
+    size = batch.mask.shape[axis]
+    parts = []
+    for first in range(0, size, rows):
+        places = np.minimum(np.arange(first, first + rows), size - 1)  # the last part is filled up: one shape for all
+        part = jax.tree.map(lambda x: np.take(np.asarray(x), places, axis=axis), (batch.obs, batch.action))  # noqa: B023
+        parts.append(np.take(np.asarray(said(reference, *part)), np.arange(min(rows, size - first)), axis=axis))
+    return replace(batch, ref_log_prob=np.concatenate(parts, axis=axis))
+

@@ -1,0 +1,91 @@
+"""Completions of prompts, token by token, beside what a reference says of the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from polopt_jax.episodes import to_batch
+from polopt_jax.fields import with_fields
+from polopt_jax.language import Prompt, Tokenizer, TokenNetwork, prompt_rows, sample_groups
+from polopt_jax.types import Array, Params
+
+
+@with_fields
+class Completion(NamedTuple):
+    """A completion, and how probable each of its tokens was."""
+
+    prompt: str
+    text: str
+    pieces: tuple[str, ...]
+    """The texts of its tokens; of a token that is no text by itself, a byte of a character say, what stands for it."""
+    log_prob: np.ndarray
+    """`[T]`, of the policy that said it."""
+    ref_log_prob: np.ndarray
+    """`[T]`, of the reference."""
+    ended: bool
+    """Whether it ended of itself, and was not cut short."""
+
+    @property
+    def log_ratio(self) -> np.ndarray:
+        """log π/ref of each token, `[T]`, in nats."""
+        return self.log_prob - self.ref_log_prob
+
+
+def complete_prompts(
+    network: TokenNetwork,
+    params: Params,
+    reference: Params,
+    prompts: Sequence[str],
+    tokenizer: Tokenizer,
+    key: Array,
+    *,
+    length: int,
+    samples: int,
+) -> list[list[Completion]]:
+    """`samples` completions of each prompt, of at most `length` tokens, with the reference's view of them.
+
+    Log-probabilities are those of `network` as it is sampled (`tempered_network`, `greedy_network`); of a greedy one,
+    those of the policy that it was made of. They have the token that ends a completion, whose piece is empty.
+
+    Raises ValueError if a prompt and its completion are longer than the network reads, or a prompt has no token.
+
+    >>> from polopt_jax.language import ByteTokenizer, transformer
+    >>> network = transformer(vocab_size=258, num_outputs=258, max_length=16, width=8, depth=1)
+    >>> params = jax.jit(network.init)(jax.random.key(0))
+    >>> said = complete_prompts(network, params, params, ["2+2="], ByteTokenizer(), jax.random.key(1), length=4, samples=2)
+    >>> len(said[0]), len(said[0][0].pieces) == len(said[0][0].log_prob), float(abs(said[0][0].log_ratio).max()) < 1e-4
+    (2, True, True)
+    """
+    rows = prompt_rows([Prompt(text, n) for n, text in enumerate(prompts)], tokenizer, max_length=network.max_length)
+    if rows.problems:
+        raise ValueError(f"prompt {prompts[rows.problems[0].line]!r} {rows.problems[0].what}")
+    longest = rows.tokens.token.shape[-1]
+    if longest - 1 + length > network.max_length:
+        raise ValueError(
+            f"a prompt of {longest} tokens and {length} more are beyond the {network.max_length} that the network reads"
+        )
+    stop = getattr(tokenizer, "eos_token_id", None)
+
+    @jax.jit
+    def run(params: Params, reference: Params, key: Array) -> tuple[Array, Array, Array, Array]:
+        rollout = sample_groups(network, params, rows.tokens, key, length=length, group_size=samples, stop=stop)
+        batch = to_batch(rollout)
+        before = network.apply(reference, batch.obs).policy.log_prob(batch.action)
+        return batch.action, batch.mask, rollout.log_prob, before
+
+    action, mask, log_prob, before = (np.asarray(x) for x in run(params, reference, key))
+    log_prob = np.moveaxis(log_prob, 0, -1)
+
+    def completion(n: int, g: int) -> Completion:
+        real = mask[n, g]
+        tokens = [int(t) for t in action[n, g][real]]
+        said = [t for t in tokens if t != stop]
+        pieces = tuple("" if t == stop else tokenizer.decode([t]) for t in tokens)
+        numbers = log_prob[n, g][real], before[n, g][real]
+        return Completion(prompts[n], tokenizer.decode(said), pieces, *numbers, ended=len(said) < len(tokens))
+
+    return [[completion(n, g) for g in range(samples)] for n in range(len(prompts))]

@@ -1,0 +1,183 @@
+"""Learning from answers that are sampled on the device and scored on the host: groups, and rewards in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from polopt_jax.divergences import trajectory_kl
+from polopt_jax.driver import Hosted, compiler_options, over_seeds
+from polopt_jax.episodes import to_batch
+from polopt_jax.fields import with_fields
+from polopt_jax.language import Tokenizer, Tokens, sample_groups
+from polopt_jax.texts._examples import Examples, places_of
+from polopt_jax.texts._fed import HELD
+from polopt_jax.texts._learning import REFERENCE, Learning, Optimization, initialised, learner, of_seeds, sampling_keys
+from polopt_jax.training import TrainState
+from polopt_jax.types import Array, Batch, Params, Rollout, Term, record
+
+Score: TypeAlias = Callable[[Sequence[str], Sequence[str]], np.ndarray]
+"""`(prompts, completions) -> rewards`, one for each; NaN for a completion that cannot be scored."""
+EVALUATION = 0x6576616C
+"""The seed of every evaluation, so that what differs between two is the policy."""
+
+
+@with_fields
+class Answers(NamedTuple):
+    """How prompts are answered."""
+
+    length: int
+    """Tokens of an answer at most."""
+    group_size: int
+    """Answers to each prompt."""
+    tokenizer: Tokenizer
+    """Whose `eos_token_id`, if it has one, ends an answer."""
+    score: Score
+
+    @property
+    def stop(self) -> int | None:
+        """The token that ends an answer."""
+        return getattr(self.tokenizer, "eos_token_id", None)
+
+
+@record
+class Answered:
+    """What is given of an update: the answers `[T, N, G]` and what they are worth `[N, G]`."""
+
+    rollout: Rollout
+    reward: Array
+
+
+def from_rewards(
+    learning: Learning,
+    train: Examples,
+    held: Examples | None,
+    answers: Answers,
+    term: Term,
+    advantage: Callable[[Array], Array],
+    how: Optimization,
+) -> Hosted:
+    """Any objective over groups: an update answers prompts of the file (`language.prompt_rows`), several times each.
+
+    An answer that cannot be scored is left out of its group and masked out. Metrics: `episode/*` of the answers of an
+    update, `answer/length` in tokens, and the share that ended of themselves, `answer/ended`. Of held-out prompts, one
+    answer to each, sampled: `held/reward`, `held/length`, `held/ended`, and `held/ref_kl`, KL(π ‖ ref) in nats per
+    answer.
+    """
+    network, num_seeds = learning.network, len(learning.seeds)
+    options = compiler_options()
+
+    def sample(params: Params, prompts: Tokens, key: Array) -> Rollout:
+        size = dict(length=answers.length, group_size=answers.group_size, stop=answers.stop)
+        return sample_groups(network, params, prompts, key, **size)
+
+    sampled = jax.jit(over_seeds(sample, num_seeds), compiler_options=options)
+
+    def asked(update: int) -> tuple[list[np.ndarray], Tokens]:
+        sizes = dict(size=len(train.kept), rows=learning.rows, update=update)
+        places = [places_of(seed=seed, **sizes) for seed in learning.seeds]
+        return places, of_seeds([train.take(place) for place in places])
+
+    def gather(state: TrainState, update: int) -> tuple[Answered, dict[str, np.ndarray]]:
+        places, tokens = asked(update)
+        rollout = sampled(state.params, tokens, sampling_keys(state))
+        prompts = [train.kept[p].prompt for place in places for p in place for _ in range(answers.group_size)]
+        reward = _scores(answers, prompts, rollout)
+        return Answered(rollout=rollout, reward=reward), _told(answers, rollout, reward)
+
+    def example(state: TrainState) -> Answered:
+        rollout = jax.eval_shape(sampled, state.params, asked(0)[1], sampling_keys(state))
+        shape = (num_seeds, learning.rows, answers.group_size)
+        return Answered(rollout=rollout, reward=jax.ShapeDtypeStruct(shape, jnp.float32))
+
+    def complete(params: Params, reference: Params, given: Answered) -> Batch:
+        del params
+        worth = jnp.broadcast_to(advantage(given.reward), given.rollout.reward.shape)
+        batch = to_batch(given.rollout, advantage=worth)
+        return replace(batch, ref_log_prob=network.apply(reference, batch.obs).policy.log_prob(batch.action))
+
+    init, learn = initialised(learning, term, how), learner(learning, term, how, complete)
+    evaluate = None if held is None else _looking(learning, held, answers)
+    return Hosted(init, gather, learn, example, evaluate, () if held is None else _NAMES)
+
+
+_NAMES = tuple(f"{HELD}{name}" for name in ("reward", "length", "ended", "ref_kl"))
+
+
+def _scores(answers: Answers, prompts: Sequence[str], rollout: Rollout) -> np.ndarray:
+    """What answers `[seeds, T, N, G]` are worth, `[seeds, N, G]` float32."""
+    texts = answer_texts(rollout.action, rollout.mask, answers.tokenizer)
+    rewards = np.asarray(answers.score(prompts, texts), np.float32)
+    shape = (rollout.mask.shape[0], *rollout.mask.shape[2:])
+    if rewards.shape != (len(texts),):
+        raise ValueError(f"a score must be one number for each of {len(texts)} answers; its shape is {rewards.shape}")
+    return np.where(np.isfinite(rewards), rewards, np.nan).reshape(shape)
+
+
+def answer_texts(action: Array, mask: Array, tokenizer: Tokenizer) -> list[str]:
+    """The texts of answers `[seeds, T, ...]`, row by row: the tokens that were decided, without the one that ends them.
+
+    >>> from polopt_jax.language import ByteTokenizer
+    >>> action, mask = np.array([[[257], [104], [105], [257]]]), np.array([[[False], [True], [True], [True]]])
+    >>> answer_texts(action, mask, ByteTokenizer())
+    ['hi']
+    """
+    stop = getattr(tokenizer, "eos_token_id", None)
+    said, decided = (np.moveaxis(np.asarray(x), 1, -1) for x in (action, mask))
+    rows = zip(said.reshape(-1, said.shape[-1]), decided.reshape(-1, said.shape[-1]), strict=True)
+    return [tokenizer.decode([int(t) for t in row[real] if t != stop]) for row, real in rows]
+
+
+def _told(answers: Answers, rollout: Rollout, reward: np.ndarray) -> dict[str, np.ndarray]:
+    """What the answers of an update `[seeds, T, N, G]` earned, of each seed."""
+    axes = (1, 2)
+    scored = np.isfinite(reward)
+    length, ended = _lengths(answers, rollout)
+    return {
+        "episode/finished": scored.sum(axes).astype(np.float32),
+        "episode/return_sum": np.where(scored, reward, 0).sum(axes),
+        "episode/unscored": (~scored).sum(axes).astype(np.float32),
+        "answer/length": length.mean(axes),
+        "answer/ended": ended.mean(axes),
+    }
+
+
+def _lengths(answers: Answers, rollout: Rollout) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of each answer, and whether it ended of itself, `[seeds, ...]`."""
+    mask, action = np.asarray(rollout.mask), np.asarray(rollout.action)
+    ended = (mask & (action == answers.stop)).any(1) if answers.stop is not None else np.zeros(mask[:, 0].shape)
+    return mask.sum(1).astype(np.float32), ended.astype(np.float32)
+
+
+def _looking(
+    learning: Learning, held: Examples, answers: Answers
+) -> Callable[[TrainState], dict[str, np.ndarray]]:
+    """Answers to every held-out prompt, one each: what they are worth, and how far from the reference they are."""
+    network = learning.network
+    prompts = jax.tree.map(jnp.asarray, held.given)
+
+    def attempt(params: Params, reference: Params) -> tuple[Rollout, Array]:
+        sizes = dict(length=answers.length, group_size=1, stop=answers.stop)
+        rollout = sample_groups(network, params, prompts, jax.random.key(EVALUATION), **sizes)
+        batch = to_batch(rollout)
+        outputs, before = network.apply(params, batch.obs), network.apply(reference, batch.obs)
+        return rollout, trajectory_kl(outputs, before, batch)
+
+    compiled = jax.jit(over_seeds(attempt, len(learning.seeds)), compiler_options=compiler_options())
+    asked = [record.prompt for record in held.kept] * len(learning.seeds)
+
+    def evaluate(state: TrainState) -> dict[str, np.ndarray]:
+        rollout, moved = compiled(state.params, state.collect_state[REFERENCE])
+        reward = _scores(answers, asked, rollout)
+        length, ended = _lengths(answers, rollout)
+        axes, scored = (1, 2), np.isfinite(reward)
+        with np.errstate(invalid="ignore"):
+            mean = np.where(scored, reward, 0).sum(axes) / scored.sum(axes)
+        return dict(zip(_NAMES, (mean, length.mean(axes), ended.mean(axes), np.asarray(moved)), strict=True))
+
+    return evaluate
