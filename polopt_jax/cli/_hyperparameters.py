@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
 from polopt_jax.cli import _recipes
-from polopt_jax.cli._options import NAME, NUMBER, WHOLE, Train
+from polopt_jax.cli._options import NAME, NUMBER, NUMBERS, WHOLE, Train
 from polopt_jax.cli._words import UsageError, choose, flag
 from polopt_jax.ranges import Interval
 
@@ -18,44 +19,67 @@ MOST = 10**6
 
 def train_options(algorithm: str) -> Any:
     """A dataclass of what `polopt train ALGORITHM` takes: `run`, a `Train`, and `hyperparameters`."""
-    flags = [_field(algorithm, parameter) for parameter in _recipes.parameters(algorithm).values()]
+    parameters = _recipes.parameters(algorithm)
+    defaults = {name: _default(algorithm, name) for name in parameters}
+    return options_with(Train, algorithm, parameters, defaults)
+
+
+def options_with(
+    run: Any, title: str, parameters: Mapping[str, _recipes.Parameter], defaults: Mapping[str, str]
+) -> Any:
+    """A dataclass of `run`, of the type `run`, and of `hyperparameters`, under a title of their own in the help."""
+    flags = [_field(parameter, defaults[name]) for name, parameter in parameters.items()]
     hyperparameters = dataclasses.make_dataclass("Hyperparameters", flags, frozen=True)
     hyperparameters.__doc__ = ""  # or the help would show the signature
-    run = Annotated[Train, tyro.conf.arg(name="")]
-    own = Annotated[hyperparameters, tyro.conf.arg(name=algorithm)]
-    return dataclasses.make_dataclass("Options", [("run", run), ("hyperparameters", own)], frozen=True)
+    of_run = Annotated[run, tyro.conf.arg(name="")]
+    own = Annotated[hyperparameters, tyro.conf.arg(name=title)]
+    return dataclasses.make_dataclass("Options", [("run", of_run), ("hyperparameters", own)], frozen=True)
 
 
-def _field(algorithm: str, parameter: _recipes.Parameter) -> tuple[str, Any, Any]:
+def _field(parameter: _recipes.Parameter, default: str) -> tuple[str, Any, Any]:
     """A field for `make_dataclass`: what is not given is None."""
     kind, metavar = (WHOLE, "N") if parameter.whole else (NAME, "NAME") if parameter.choices else (NUMBER, "FLOAT")
+    if parameter.pair:
+        kind, metavar = NUMBERS, "FLOAT[,FLOAT]"
     text, allowed = parameter.text, ", ".join(parameter.choices) or str(parameter.range)
-    shown = tyro.conf.arg(
+    told = tyro.conf.arg(
         name=parameter.name.strip("_"),
         metavar=metavar,
         help=text[:1].upper() + text[1:] if text[:1].isascii() else text,
-        help_behavior_hint=f"({allowed}; default: {_default(algorithm, parameter.name)})",
+        help_behavior_hint=f"({allowed}; default: {default})",
     )
-    return parameter.name, Annotated[Any, kind, shown], None
+    return parameter.name, Annotated[Any, kind, told], None
 
 
 def _default(algorithm: str, name: str) -> str:
     """What holds where nothing is said, on environments and on token worlds where the two differ."""
     kinds = (True,) if _recipes.takes_groups(algorithm) else (False, True)
     values = [_recipes.defaults(algorithm, is_token=is_token)[name] for is_token in kinds]
-    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    texts = [shown(value) for value in values]
     return texts[0] if len(set(texts)) == 1 else f"{texts[0]}; on token worlds {texts[1]}"
 
 
-def given(algorithm: str, options: Any) -> dict[str, Any]:
+def shown(value: Any) -> str:
+    """A default as the help has it.
+
+    >>> shown(0.0003), shown((0.2, 0.28)), shown("none")
+    ('0.0003', '0.2,0.28', 'none')
+    """
+    if isinstance(value, tuple):
+        return ",".join(map(shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def given(parameters: Mapping[str, _recipes.Parameter], options: Any) -> dict[str, Any]:
     """The hyperparameters that the command line set, each checked for what it may be. Raises UsageError."""
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     values = {name: value for name, value in values.items() if value is not None}
-    for name, parameter in _recipes.parameters(algorithm).items():
+    for name, parameter in parameters.items():
         if name in values and parameter.choices:
             values[name] = choose(f"value of {flag(name)}", values[name], tuple(parameter.choices))
         elif name in values and parameter.range is not None:
-            _check_number(flag(name), values[name], parameter.range, whole=parameter.whole)
+            for number in values[name] if isinstance(values[name], tuple) else [values[name]]:
+                _check_number(flag(name), number, parameter.range, whole=parameter.whole)
     return values
 
 

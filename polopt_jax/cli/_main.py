@@ -152,7 +152,7 @@ def _planned(algorithm: str | None, words: list[str]) -> tuple[Train, Plan] | No
     options = _read(train_options(algorithm), f"train {algorithm}", words, description)
     if options is None:
         return None
-    return options.run, plan_train(algorithm, options.run, given(algorithm, options.hyperparameters))
+    return options.run, plan_train(algorithm, options.run, given(_recipes.parameters(algorithm), options.hyperparameters))
 
 
 def _with_config(words: list[str]) -> tuple[str, list[str]]:

@@ -36,8 +36,21 @@ def _parse_whole(text: str) -> int:
         return int(float(text))
 
 
+def _one_or_two(text: str) -> float | tuple[float, float]:
+    """One number, or two.
+
+    >>> _one_or_two("0.2"), _one_or_two("0.2,0.28")
+    (0.2, (0.2, 0.28))
+    """
+    first, *second = map(float, text.split(","))
+    if len(second) > 1:
+        raise ValueError
+    return (first, second[0]) if second else first
+
+
 WHOLE = _word(_parse_whole, "a whole number")
 NUMBER = _word(float, "a number")
+NUMBERS = _word(_one_or_two, "a number, or two with a comma between")
 NAME = _word(str, "a name")
 _NAMES = _word(lambda text: tuple(text.split(",")), "names with commas between them")
 _SIZES = _word(lambda text: tuple(_parse_whole(size) for size in text.split(",")), "whole numbers with commas between")

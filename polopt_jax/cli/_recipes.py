@@ -7,7 +7,7 @@ the `Args:` of its docstring are all that the command knows of it.
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 import docstring_parser
 
@@ -42,6 +42,8 @@ class Parameter(NamedTuple):
     """Whether it is a whole number."""
     choices: dict[str, Callable[[], Any]]
     """The functions that it may be, by name; empty for a number."""
+    pair: bool = False
+    """Whether it may also be two numbers."""
 
 
 def recipe(algorithm: str) -> Callable[..., Algorithm]:
@@ -61,14 +63,19 @@ def preset(algorithm: str, *, is_token: bool) -> Preset:
 
 
 def parameters(algorithm: str) -> dict[str, Parameter]:
-    """The hyperparameters that the command line can set, by name, in the recipe's order.
+    """The hyperparameters that the command line can set, by name, in the recipe's order."""
+    return parameters_of(recipe(algorithm))
+
+
+def parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:
+    """The keyword parameters of any function that the command line can set.
 
     A parameter whose annotation has no interval and is no type of `NAMED` is for Python alone.
     """
-    documented = docstring_parser.parse(inspect.getdoc(recipe(algorithm)) or "", docstring_parser.DocstringStyle.GOOGLE)
-    texts = {entry.arg_name: entry.description or "" for entry in documented.params}
+    documented = docstring_parser.parse(inspect.getdoc(function) or "", docstring_parser.DocstringStyle.GOOGLE)
+    texts = {name: entry.description or "" for entry in documented.params for name in entry.arg_name.split(", ")}
     found = {}
-    for entry in _signature(algorithm):
+    for entry in inspect.signature(function, eval_str=True).parameters.values():
         if entry.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
         range_ = next((x for x in getattr(entry.annotation, "__metadata__", ()) if isinstance(x, Interval)), None)
@@ -77,7 +84,8 @@ def parameters(algorithm: str) -> dict[str, Parameter]:
             text = " ".join(texts.get(entry.name, "").replace("`", "").split())
             default = next(iter(choices)) if choices and entry.default is None else entry.default
             whole = range_ is not None and entry.annotation.__origin__ is int
-            found[entry.name] = Parameter(entry.name, text, default, range_, whole, choices)
+            pair = range_ is not None and any(get_origin(x) is tuple for x in get_args(entry.annotation.__origin__))
+            found[entry.name] = Parameter(entry.name, text, default, range_, whole, choices, pair)
     return found
 
 
@@ -96,7 +104,12 @@ def make(algorithm: str, task: Task | GroupTask, values: Mapping[str, Any]) -> A
 
 def about(algorithm: str) -> list[str]:
     """The paragraphs of the recipe's docstring, without those on its arguments and on what it raises."""
-    paragraphs = re.split(r"\n\s*\n", inspect.getdoc(recipe(algorithm)) or algorithm)
+    return paragraphs_of(recipe(algorithm))
+
+
+def paragraphs_of(function: Callable[..., Any]) -> list[str]:
+    """The paragraphs of any function's docstring, without those on its arguments and on what it raises."""
+    paragraphs = re.split(r"\n\s*\n", inspect.getdoc(function) or function.__name__)
     return [" ".join(paragraph.split()) for paragraph in paragraphs if not paragraph.startswith(("Args:", "Raises"))]
 
 

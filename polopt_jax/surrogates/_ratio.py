@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.ranges import Interval
 from polopt_jax.types import Array, ArrayLike
 
-ClipRange = ArrayLike | tuple[ArrayLike, ArrayLike]
+ClipRange: TypeAlias = Annotated[ArrayLike | tuple[ArrayLike, ArrayLike], Interval(0)]
+"""ε, or a pair (ε_low, ε_high)."""
 
 LOG_RATIO_LIMIT = 20.0
 """Log-ratios are clamped to ±20 before exp; see `log_ratio`."""

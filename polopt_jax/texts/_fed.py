@@ -9,14 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from polopt_jax.algorithms import adam
 from polopt_jax.divergences import action_kl
 from polopt_jax.driver import Hosted, compiler_options, over_seeds
 from polopt_jax.language import TokenNetwork
 from polopt_jax.objectives import negative_log_likelihood
+from polopt_jax.ranges import Positive, Rate
 from polopt_jax.texts._examples import Examples, places_of
 from polopt_jax.texts._learning import REFERENCE, Complete, Learning, Optimization, initialised, learner, of_seeds
-from polopt_jax.texts._members import Labels, Unpaired
+from polopt_jax.texts._members import Labels, ReferencePoint
 from polopt_jax.training import TrainState
 from polopt_jax.types import Batch, Metrics, Params, Term
 
@@ -24,30 +27,85 @@ HELD = "held/"
 """Before the names of what is measured on examples that nothing is learnt from."""
 
 
-def imitation(learning: Learning, train: Examples, held: Examples | None, how: Optimization) -> Hosted:
-    """Supervised learning of texts (`language.packed_rows`): what is said of the held-out ones is `held/loss`, in nats
-    per token."""
+def imitation(
+    learning: Learning,
+    train: Examples,
+    held: Examples | None,
+    *,
+    learning_rate: Rate = 1e-3,
+    max_grad_norm: Positive = 1.0,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Hosted:
+    """Supervised learning of whole texts: each next token is made more probable.
+
+    Examples are rows of `language.packed_rows`, or others of texts. Of the held-out ones `held/loss` is in nats per
+    token.
+
+    Args:
+      learning_rate: step size of Adam; in Python also a schedule of the update's number.
+      max_grad_norm: norm to which the gradient is clipped.
+      optimizer: what steps in place of Adam with its clip, whose two numbers then say nothing.
+
+    Source: Pomerleau 1988; as the first stage before preferences, Ouyang et al. 2022.
+    """
+    how = Optimization(optimizer or adam(learning_rate, max_grad_norm))
     return _fed(learning, train, held, negative_log_likelihood(), how, lambda params, reference, given: given)
 
 
-def from_pairs(learning: Learning, train: Examples, held: Examples | None, term: Term, how: Optimization) -> Hosted:
-    """Any objective over pairs (`language.pair_rows`, with `ref_log_prob`).
+def from_pairs(
+    learning: Learning,
+    train: Examples,
+    held: Examples | None,
+    term: Term,
+    *,
+    learning_rate: Rate = 3e-4,
+    max_grad_norm: Positive = 1.0,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Hosted:
+    """Any objective over pairs of completions, of which one was preferred: offline, no reward and no critic.
 
-    On held-out pairs: `held/loss`, `held/accuracy`, `held/margin` and whatever else the term reports, and `held/ref_kl`,
-    KL(π ‖ ref) in nats per token at the tokens of the pairs.
+    Examples are pairs of `language.pair_rows`, with `ref_log_prob` (`with_reference`). Of the held-out ones `held/loss`,
+    `held/accuracy`, `held/margin` and whatever else the term reports, and `held/ref_kl`, KL(π ‖ ref) in nats per token
+    at the tokens of the pairs.
+
+    Args:
+      term: of `PAIRED`, or one of your own over batches `[2, N, T]`.
+      learning_rate: step size of Adam; in Python also a schedule of the update's number.
+      max_grad_norm: norm to which the gradient is clipped.
+      optimizer: what steps in place of Adam with its clip, whose two numbers then say nothing.
     """
+    how = Optimization(optimizer or adam(learning_rate, max_grad_norm))
     return _fed(learning, train, held, term, how, lambda params, reference, given: given)
 
 
 def from_labels(
-    learning: Learning, train: Examples, held: Examples | None, member: Unpaired, term: Term, how: Optimization
+    learning: Learning,
+    train: Examples,
+    held: Examples | None,
+    term: Term,
+    reference_point: ReferencePoint,
+    *,
+    learning_rate: Rate = 3e-4,
+    max_grad_norm: Positive = 1.0,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Hosted:
-    """Any objective over labelled rows (`labelled_examples`); what is reported as in `from_pairs`."""
+    """Any objective over completions that were labelled one by one, good or bad.
+
+    Examples are `Labels`. What is reported of the held-out ones is as in `from_pairs`.
+
+    Args:
+      term: of `UNPAIRED`, or one of your own over batches `[N, T]` with a label per row.
+      reference_point: what the scores of the rows are measured from, made anew at every update.
+      learning_rate: step size of Adam; in Python also a schedule of the update's number.
+      max_grad_norm: norm to which the gradient is clipped.
+      optimizer: what steps in place of Adam with its clip, whose two numbers then say nothing.
+    """
+    how = Optimization(optimizer or adam(learning_rate, max_grad_norm))
     model = learning.network.apply
 
     def complete(params: Params, reference: Params, given: Labels) -> Batch:
         del reference
-        return replace(given.rows, reference_point=member.reference_point(model, params, given))
+        return replace(given.rows, reference_point=reference_point(model, params, given))
 
     return _fed(learning, train, held, term, how, complete)
 

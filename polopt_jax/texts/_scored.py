@@ -9,12 +9,15 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
+from polopt_jax.algorithms import adam
 from polopt_jax.divergences import trajectory_kl
 from polopt_jax.driver import Hosted, compiler_options, over_seeds
 from polopt_jax.episodes import to_batch
 from polopt_jax.fields import with_fields
 from polopt_jax.language import Tokenizer, Tokens, sample_groups
+from polopt_jax.ranges import Count, Positive, Rate
 from polopt_jax.texts._examples import Examples, places_of
 from polopt_jax.texts._fed import HELD
 from polopt_jax.texts._learning import REFERENCE, Learning, Optimization, initialised, learner, of_seeds, sampling_keys
@@ -60,15 +63,45 @@ def from_rewards(
     answers: Answers,
     term: Term,
     advantage: Callable[[Array], Array],
-    how: Optimization,
+    *,
+    learning_rate: Rate = 3e-4,
+    num_epochs: Count = 2,
+    num_minibatches: Count = 4,
+    max_grad_norm: Positive = 1.0,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Hosted:
-    """Any objective over groups: an update answers prompts of the file (`language.prompt_rows`), several times each.
+    """Any objective over groups of answers: an update answers prompts several times each, and compares what that earns.
 
-    An answer that cannot be scored is left out of its group and masked out. Metrics: `episode/*` of the answers of an
+    Examples are prompts of `language.prompt_rows`; answers are scored on the host (`Answers.score`). An answer that cannot be scored is left out of its group and masked out. Metrics: `episode/*` of the answers of an
     update, `answer/length` in tokens, and the share that ended of themselves, `answer/ended`. Of held-out prompts, one
     answer to each, sampled: `held/reward`, `held/length`, `held/ended`, and `held/ref_kl`, KL(π ‖ ref) in nats per
     answer.
+
+    Args:
+      term: of `GROUPED`, or one of your own over batches `[N, G, T]`.
+      advantage: `rewards [N, G] -> [N, G]`, the one that belongs to the term.
+      learning_rate: step size of Adam; in Python also a schedule of the update's number.
+      num_epochs: passes over the answers of an update.
+      num_minibatches: minibatches of each pass, each of whole groups.
+      max_grad_norm: norm to which the gradient is clipped.
+      optimizer: what steps in place of Adam with its clip, whose two numbers then say nothing.
+
+    Raises ValueError if the prompts of an update are no multiple of its minibatches, or a group is a single answer.
     """
+    if answers.group_size < 2:
+        raise ValueError(
+            f"from_rewards: the answers of a group are compared, so group_size must be at least 2; it is "
+            f"{answers.group_size}"
+        )
+    if learning.rows % num_minibatches:
+        raise ValueError(
+            f"from_rewards: the prompts of an update must be a multiple of num_minibatches = {num_minibatches}; they "
+            f"are {learning.rows}"
+        )
+    steps = num_epochs * num_minibatches
+    how = Optimization(
+        optimizer or adam(learning_rate, max_grad_norm, steps_per_update=steps), num_epochs, num_minibatches
+    )
     network, num_seeds = learning.network, len(learning.seeds)
     options = compiler_options()
 
