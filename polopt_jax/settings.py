@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.envs import Environment, brax_env, import_env
-from polopt_jax.language import TokenNetwork, transformer
+from polopt_jax.language import ByteTokenizer, TokenNetwork, rotary_positions, transformer
 from polopt_jax.networks import Network, mlp_actor_critic
 from polopt_jax.types import Array
 from polopt_jax.worlds import SkipTheTest, skip_the_test
@@ -40,11 +40,21 @@ class Tokens(NamedTuple):
     network: TokenNetwork
 
 
-def setting(config: Mapping[str, Any]) -> Control | Tokens:
-    """That of a config.json: the token world if it says what that is made of (`world`), else an environment.
+class Texts(NamedTuple):
+    """A network that speaks bytes."""
+
+    env: None
+    network: TokenNetwork
+
+
+def setting(config: Mapping[str, Any]) -> Control | Tokens | Texts:
+    """That of a config.json: the token world if it says what that is made of (`world`), texts if it has their sum, else
+    an environment.
 
     Raises KeyError for what the config lacks, and what `brax_env` and `import_env` raise.
     """
+    if "data_sha256" in config:
+        return Texts(None, byte_transformer(**{name: config[name] for name in ("max_length", "width", "depth", "heads")}))
     world = config["world"]
     if world is None:
         names = ("backend", "episode_length", "hidden", "activation")
@@ -83,3 +93,14 @@ def tokens(world: Mapping[str, Any]) -> Tokens:
         depth=world["network_depth"],
     )
     return Tokens(worlds, network)
+
+
+TOKENIZER = ByteTokenizer()
+"""Of every run on texts."""
+
+
+def byte_transformer(*, max_length: int, width: int, depth: int, heads: int) -> TokenNetwork:
+    """The transformer of runs on texts: it reads and says the tokens of `TOKENIZER`."""
+    size = TOKENIZER.vocab_size
+    sizes = dict(max_length=max_length, width=width, depth=depth, heads=heads)
+    return transformer(vocab_size=size, num_outputs=size, positions=rotary_positions(), **sizes)

@@ -13,6 +13,8 @@ from polopt_jax import checkpoint, report, runs
 from polopt_jax.cli._options import Evaluate
 from polopt_jax.cli._progress import counted, say
 from polopt_jax.cli._table import show_table
+from polopt_jax.cli._text_acting import evaluate_texts
+from polopt_jax.cli._text_plan import is_of_texts
 from polopt_jax.cli._words import UsageError, flag
 from polopt_jax.evaluation import Evaluation, evaluate_policy
 from polopt_jax.language import greedy_network
@@ -30,6 +32,9 @@ def evaluate(options: Evaluate) -> int:
     for name, value, least, most in (("episodes", options.episodes, 2, 10**6), ("key", options.key, 0, 10**9)):
         if not least <= value <= most:
             raise UsageError(f"{flag(name)} must be from {least} to {most:,}; it is {value}")
+    config = runs.read_config(options.run)
+    if is_of_texts(config):
+        return evaluate_texts(options.run, config, as_json=options.json)
     policies = load_seeds(options.run)
     update = checkpoint.latest_step(options.run / runs.CHECKPOINTS)
     first = next(iter(policies.values()))

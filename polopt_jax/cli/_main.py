@@ -22,7 +22,7 @@ from polopt_jax.cli._compare import compare
 from polopt_jax.cli._config import compared, options_of, read_options
 from polopt_jax.cli._envs import check_algorithm, show
 from polopt_jax.cli._evaluate import evaluate
-from polopt_jax.cli._hyperparameters import given, train_options
+from polopt_jax.cli._hyperparameters import given, options_with, shown, train_options
 from polopt_jax.cli._options import Compare, Envs, Evaluate, Outcomes, Play, Resume, ResumeCompare, Study, Train
 from polopt_jax.cli._outcomes import outcomes
 from polopt_jax.cli._plan import Plan, plan_compare, plan_train
@@ -30,6 +30,10 @@ from polopt_jax.cli._play import play
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._progress import open_streams, say, silence
 from polopt_jax.cli._study import study
+from polopt_jax.cli._text_acting import sample
+from polopt_jax.cli._text_options import Sample, TrainAnswers, TrainTexts
+from polopt_jax.cli._text_plan import ALGORITHMS, about_texts, choose_objective, objectives_of, parameters_of
+from polopt_jax.cli._text_train import train_texts
 from polopt_jax.cli._train import train
 from polopt_jax.cli._words import (
     ELSEWHERE,
@@ -38,6 +42,7 @@ from polopt_jax.cli._words import (
     WRONG_INPUT,
     CommandError,
     UsageError,
+    choose,
     flag,
     nearest,
     one_line,
@@ -51,6 +56,8 @@ usage: polopt COMMAND [OPTIONS]
   polopt compare                      all of them: one table, curves, a report
   polopt train ALGORITHM --env NAME   one of them, with checkpoints
   polopt train ALGORITHM --help       its hyperparameters
+  polopt train ALGORITHM --data FILE  texts of your own: sft, dpo, grpo
+  polopt sample RUN --prompt TEXT     what a run on texts says
   polopt evaluate RUN                 what a run has learnt is worth
   polopt play RUN                     watch what it has learnt
   polopt envs                         the environments and worlds
@@ -68,6 +75,9 @@ examples:
   polopt train --out runs/wide --resume
   polopt train ppo --env my.module:Env --hidden 256,256 --eval-every 100000
   polopt train grpo --env skip_the_test --json
+  polopt train sft --data texts.jsonl --out runs/start
+  polopt train dpo --data prefs.jsonl --init runs/start --objective ipo
+  polopt sample runs/start --prompt "Once upon" --num 3
   polopt evaluate runs/wide --episodes 200
   polopt play runs/wide --gif hopper.gif
   polopt outcomes --quick
@@ -136,12 +146,46 @@ def _train(words: list[str], arguments: list[str]) -> int:
         words = [*said, *words]
     else:
         algorithm, words = _with_config(words)
+    if _learns_texts(algorithm, words):
+        return _train_texts(algorithm, words, arguments)
     planned = _planned(algorithm, words)
     if planned is None:
         return 0
     options, plan = planned
     use_cache(arguments)
     return train(options, plan, arguments)
+
+
+def _learns_texts(algorithm: str | None, words: list[str]) -> bool:
+    """Whether a command line is about texts: it names a file of them, or an algorithm that knows nothing else."""
+    return (algorithm or "").lower() == "sft" or _value_of("--data", words) is not None
+
+
+def _train_texts(algorithm: str | None, words: list[str], arguments: list[str]) -> int:
+    name = choose("algorithm", algorithm or "", ALGORITHMS)
+    objective = choose_objective(name, _value_of("--objective", words))
+    _check_text_flags(name, objective, words)
+    known = parameters_of(name, objective)
+    kind = TrainAnswers if name == "grpo" else TrainTexts
+    wanted = options_with(kind, objective or name, known, {key: shown(entry.default) for key, entry in known.items()})
+    options = _read(wanted, f"train {name} --data FILE", words, about_texts(name, objective))
+    if options is None:
+        return 0
+    use_cache(arguments)
+    return train_texts(name, options.run, given(known, options.hyperparameters), arguments)
+
+
+def _check_text_flags(algorithm: str, objective: str | None, words: list[str]) -> None:
+    """Raises UsageError if a flag is another objective's, naming those that this one has."""
+    own = {flag(name) for name in parameters_of(algorithm, objective)}
+    shared = {flag(field.name) for field in dataclasses.fields(TrainAnswers if algorithm == "grpo" else TrainTexts)}
+    others = {flag(name) for other in objectives_of(algorithm) for name in parameters_of(algorithm, other)}
+    for word in words:
+        used = word.split("=")[0].replace("_", "-")
+        if used in others - own - shared:
+            raise UsageError(f"{objective or algorithm} has no {used}; it has {', '.join(sorted(own))}")
+        if ELSEWHERE.get(used) in own | shared and used not in own | shared:
+            raise UsageError(f"unrecognized options: {used}; did you mean {ELSEWHERE[used]}?")
 
 
 def _planned(algorithm: str | None, words: list[str]) -> tuple[Train, Plan] | None:
@@ -210,6 +254,13 @@ def _play(words: list[str], arguments: list[str]) -> int:
     return play(options)
 
 
+def _sample(words: list[str], arguments: list[str]) -> int:
+    if (options := _read(Sample, "sample", words)) is None:
+        return 0
+    use_cache(arguments)
+    return sample(options)
+
+
 def _envs(words: list[str], arguments: list[str]) -> int:
     del arguments
     if (options := _read(Envs, "envs", words)) is not None:
@@ -237,6 +288,7 @@ COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
     "compare": _compare,
     "evaluate": _evaluate,
     "play": _play,
+    "sample": _sample,
     "envs": _envs,
     "outcomes": _outcomes,
     "study": _study,

@@ -52,21 +52,22 @@ WHOLE = _word(_parse_whole, "a whole number")
 NUMBER = _word(float, "a number")
 NUMBERS = _word(_one_or_two, "a number, or two with a comma between")
 NAME = _word(str, "a name")
-_NAMES = _word(lambda text: tuple(text.split(",")), "names with commas between them")
+NAMES = _word(lambda text: tuple(text.split(",")), "names with commas between them")
 _SIZES = _word(lambda text: tuple(_parse_whole(size) for size in text.split(",")), "whole numbers with commas between")
 
 
-def _shown(metavar: str, default: str) -> Any:
+def shown(metavar: str, default: str) -> Any:
     """Name of the value in the help, and what the help says of the default."""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
-_SWITCH = tyro.conf.arg(help_behavior_hint="")
+SWITCH = tyro.conf.arg(help_behavior_hint="")
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train one algorithm on one environment, with checkpoints, curves and a report.
+    """Train one algorithm on one environment, with checkpoints, curves and a report. (On texts of your own: --data FILE
+    in place of --env, and then --help has its options.)
 
     Everything goes to a run directory: config.json, metrics.jsonl (a line per chunk of updates), checkpoints,
     curves.png and report.html. Ctrl-C saves and says how to go on. `polopt envs` lists the environments.
@@ -74,41 +75,41 @@ class Train:
 
     env: Annotated[str, tyro.conf.arg(metavar="NAME")]
     """A Brax environment, the token world skip_the_test, or package.module:factory, which makes one of your own."""
-    backend: Annotated[str | None, NAME, _shown("NAME", "spring, where there is a choice")] = None
+    backend: Annotated[str | None, NAME, shown("NAME", "spring, where there is a choice")] = None
     """Physics of a Brax environment: generalized, spring, positional or mjx."""
-    steps: Annotated[int | None, WHOLE, _shown("N", "by environment")] = None
+    steps: Annotated[int | None, WHOLE, shown("N", "by environment")] = None
     """Decisions that each seed learns from, rounded up to whole updates."""
-    num_envs: Annotated[int | None, WHOLE, _shown("N", "the preset's")] = None
+    num_envs: Annotated[int | None, WHOLE, shown("N", "the preset's")] = None
     """Environments side by side; for the token world, sequences per update."""
-    rollout_steps: Annotated[int | None, WHOLE, _shown("N", "the preset's")] = None
+    rollout_steps: Annotated[int | None, WHOLE, shown("N", "the preset's")] = None
     """Steps of each environment between updates."""
-    episode_length: Annotated[int | None, WHOLE, _shown("N", "1000")] = None
+    episode_length: Annotated[int | None, WHOLE, shown("N", "1000")] = None
     """Time limit of a Brax episode."""
-    group_size: Annotated[int | None, WHOLE, _shown("N", "8")] = None
+    group_size: Annotated[int | None, WHOLE, shown("N", "8")] = None
     """Attempts at each prompt of the token world."""
-    hidden: Annotated[tuple[int, ...] | None, _SIZES, _shown("N,N,...", "64,64")] = None
+    hidden: Annotated[tuple[int, ...] | None, _SIZES, shown("N,N,...", "64,64")] = None
     """Units of each hidden layer, of the policy's network and of the critic's."""
-    activation: Annotated[str | None, NAME, _shown("NAME", "tanh")] = None
+    activation: Annotated[str | None, NAME, shown("NAME", "tanh")] = None
     """What follows each hidden layer: tanh, relu, silu, gelu or elu."""
-    schedule: Annotated[str | None, NAME, _shown("NAME", "constant")] = None
+    schedule: Annotated[str | None, NAME, shown("NAME", "constant")] = None
     """What becomes of the learning rate until the last update: constant, or linear or cosine down to 0."""
-    eval_every: Annotated[int | None, WHOLE, _shown("N", "never")] = None
+    eval_every: Annotated[int | None, WHOLE, shown("N", "never")] = None
     """Steps of each seed between two evaluations: whole episodes, the most probable action, nothing learnt."""
-    eval_episodes: Annotated[int | None, WHOLE, _shown("N", "16")] = None
+    eval_episodes: Annotated[int | None, WHOLE, shown("N", "16")] = None
     """Episodes of an evaluation."""
-    seed: Annotated[int, WHOLE, _shown("N", "0")] = 0
+    seed: Annotated[int, WHOLE, shown("N", "0")] = 0
     """The first seed."""
-    num_seeds: Annotated[int, WHOLE, _shown("N", "1")] = 1
+    num_seeds: Annotated[int, WHOLE, shown("N", "1")] = 1
     """Seeds trained side by side: seed, seed + 1, ..."""
-    out: Annotated[Path | None, _shown("DIR", "a new one in runs/")] = None
+    out: Annotated[Path | None, shown("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty, unless --resume is given."""
-    config: Annotated[Path | None, _shown("FILE", "none")] = None
+    config: Annotated[Path | None, shown("FILE", "none")] = None
     """Options from a JSON file, such as the config.json of a run; those on the command line come first."""
-    log_to: Annotated[tuple[str, ...], _NAMES, _shown("NAME,...", "none")] = ()
+    log_to: Annotated[tuple[str, ...], NAMES, shown("NAME,...", "none")] = ()
     """Where the numbers go besides metrics.jsonl: csv, tensorboard, wandb."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Go on with the run in --out, which is all that need be said; --steps may be larger."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Print the result as JSON."""
 
 
@@ -118,11 +119,11 @@ class Resume:
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The run directory."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Go on."""
-    steps: Annotated[int | None, WHOLE, _shown("N", "those that it was started for")] = None
+    steps: Annotated[int | None, WHOLE, shown("N", "those that it was started for")] = None
     """Decisions that each seed learns from, in all; more than it was started for."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Print the result as JSON."""
 
 
@@ -132,9 +133,9 @@ class ResumeCompare:
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The run directory."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Go on with the runs that are not finished."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Print the result as JSON."""
 
 
@@ -143,16 +144,16 @@ class Evaluate:
     """Run whole episodes of what a run has learnt, greedily and sampled.
 
     Every seed of the run, from its newest checkpoint; nothing in the directory changes, and the run may still be going
-    on. Of a token world, an episode is an answer.
+    on. Of a token world, an episode is an answer; of a run on texts, what was held out is looked at.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The directory of a run of polopt train."""
-    episodes: Annotated[int, WHOLE, _shown("N", "100")] = 100
+    episodes: Annotated[int, WHOLE, shown("N", "100")] = 100
     """Episodes of each seed, each from a first state of its own."""
-    key: Annotated[int, WHOLE, _shown("N", "0")] = 0
+    key: Annotated[int, WHOLE, shown("N", "0")] = 0
     """Randomness of first states, actions and dynamics, the same for every seed of the run."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Print the result as JSON."""
 
 
@@ -161,23 +162,23 @@ class Play:
     """Watch what a run has learnt: one episode, on a page that plays it, also offline; a GIF if you like.
 
     Bodies are drawn, with curves of rewards, actions and observations. Of a token world, the page has answers, each
-    token coloured by its probability. The newest checkpoint plays; of the run's directory nothing else changes, and the
+    token coloured by its probability; of a run on texts completions before and after, coloured by log-ratio. The newest checkpoint plays; of the run's directory nothing else changes, and the
     run may still be going on.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The directory of a run of polopt train."""
-    seed: Annotated[int | None, WHOLE, _shown("N", "the first")] = None
+    seed: Annotated[int | None, WHOLE, shown("N", "the first")] = None
     """Which of the run's seeds."""
-    key: Annotated[int, WHOLE, _shown("N", "0")] = 0
+    key: Annotated[int, WHOLE, shown("N", "0")] = 0
     """Randomness of the first state, actions and dynamics, or of prompts and answers."""
-    sampled: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    sampled: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Sample actions, as in training, and do not take the most probable ones."""
-    max_steps: Annotated[int | None, WHOLE, _shown("N", "1000")] = None
+    max_steps: Annotated[int | None, WHOLE, shown("N", "1000")] = None
     """Steps after which an episode that goes on is shown so far."""
-    html: Annotated[Path | None, _shown("FILE", "play.html in RUN")] = None
+    html: Annotated[Path | None, shown("FILE", "play.html in RUN")] = None
     """Write the page to a new file."""
-    gif: Annotated[Path | None, _shown("FILE", "none")] = None
+    gif: Annotated[Path | None, shown("FILE", "none")] = None
     """Write the first twelve seconds to a new file as well, of an environment with bodies."""
 
 
@@ -190,30 +191,30 @@ class Compare:
     to one of its own in it, with checkpoints.
     """
 
-    algorithms: Annotated[tuple[str, ...], _shown("NAME ...", "all that each environment has")] = ()
+    algorithms: Annotated[tuple[str, ...], shown("NAME ...", "all that each environment has")] = ()
     """Which to compare."""
-    env: Annotated[tuple[str, ...], _shown("NAME ...", "inverted_pendulum skip_the_test")] = (
+    env: Annotated[tuple[str, ...], shown("NAME ...", "inverted_pendulum skip_the_test")] = (
         "inverted_pendulum",
         "skip_the_test",
     )
     """On which environments."""
-    budget: Annotated[float, NUMBER, _shown("FLOAT", "1")] = 1.0
+    budget: Annotated[float, NUMBER, shown("FLOAT", "1")] = 1.0
     """Multiplies the steps: 0.1 for a first look, 10 for an evening."""
-    steps: Annotated[int | None, WHOLE, _shown("N", "by environment")] = None
+    steps: Annotated[int | None, WHOLE, shown("N", "by environment")] = None
     """Decisions that each seed learns from at budget 1."""
-    backend: Annotated[str | None, NAME, _shown("NAME", "spring, where there is a choice")] = None
+    backend: Annotated[str | None, NAME, shown("NAME", "spring, where there is a choice")] = None
     """Physics of the Brax environments."""
-    num_envs: Annotated[int | None, WHOLE, _shown("N", "each preset's")] = None
+    num_envs: Annotated[int | None, WHOLE, shown("N", "each preset's")] = None
     """Environments (or sequences) side by side, for all algorithms."""
-    episode_length: Annotated[int | None, WHOLE, _shown("N", "1000")] = None
+    episode_length: Annotated[int | None, WHOLE, shown("N", "1000")] = None
     """Time limit of a Brax episode."""
-    seed: Annotated[int, WHOLE, _shown("N", "0")] = 0
+    seed: Annotated[int, WHOLE, shown("N", "0")] = 0
     """The first seed."""
-    num_seeds: Annotated[int, WHOLE, _shown("N", "3")] = 3
+    num_seeds: Annotated[int, WHOLE, shown("N", "3")] = 3
     """Seeds trained side by side: seed, seed + 1, ..."""
-    out: Annotated[Path | None, _shown("DIR", "a new one in runs/")] = None
+    out: Annotated[Path | None, shown("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty, unless --resume is given, with which it is all that need be said."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Print the result as JSON."""
 
 
@@ -225,21 +226,21 @@ class Outcomes:
     effects (IPF). What has finished stays in the directory, and --resume goes on with the rest.
     """
 
-    worlds: Annotated[tuple[str, ...], _shown("NAME ...", "all")] = ()
+    worlds: Annotated[tuple[str, ...], shown("NAME ...", "all")] = ()
     """Which worlds."""
-    methods: Annotated[tuple[str, ...], _shown("NAME ...", "all")] = ()
+    methods: Annotated[tuple[str, ...], shown("NAME ...", "all")] = ()
     """Which methods."""
-    seeds: Annotated[int, WHOLE, _shown("N", "5")] = 5
+    seeds: Annotated[int, WHOLE, shown("N", "5")] = 5
     """Runs of each setting; of worlds that come in many, one run of each is the least."""
-    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Three worlds, seven methods, one setting each, three seeds: under five minutes on two cores."""
-    against: Annotated[Path | None, _shown("FILE", "none")] = None
+    against: Annotated[Path | None, shown("FILE", "none")] = None
     """The outcomes.json of an earlier run, to compare with."""
-    out: Annotated[Path | None, _shown("DIR", "a new one in runs/")] = None
+    out: Annotated[Path | None, shown("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty, unless --resume is given."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Go on with the run in --out. Worlds and methods may be others; all else must be the same."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Print the readings as JSON."""
 
 
@@ -251,21 +252,21 @@ class Study:
     are read at matched success. What has finished stays in the directory, and --resume goes on with the rest.
     """
 
-    worlds: Annotated[tuple[str, ...], _shown("NAME ...", "all")] = ()
+    worlds: Annotated[tuple[str, ...], shown("NAME ...", "all")] = ()
     """Which worlds."""
-    objectives: Annotated[tuple[str, ...], _shown("NAME ...", "all")] = ()
+    objectives: Annotated[tuple[str, ...], shown("NAME ...", "all")] = ()
     """Which objectives."""
-    scales: Annotated[tuple[str, ...], _shown("SCALE ...", "all")] = ()
+    scales: Annotated[tuple[str, ...], shown("SCALE ...", "all")] = ()
     """Widths of the networks, or table; those that a world has."""
-    seeds: Annotated[int, WHOLE, _shown("N", "10")] = 10
+    seeds: Annotated[int, WHOLE, shown("N", "10")] = 10
     """Runs of each combination."""
-    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Both buildings, two scales, three objectives, three seeds, half the updates: under five minutes on two cores."""
-    out: Annotated[Path | None, _shown("DIR", "a new one in runs/")] = None
+    out: Annotated[Path | None, shown("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty, unless --resume is given."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Go on with the run in --out. Worlds, objectives and scales may be others; all else must be the same."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, _SWITCH] = False
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Print the answers as JSON."""
 
 
@@ -276,7 +277,7 @@ class Envs:
     Of a world everything is known exactly: how it looks, what the best policies earn, and what they bring about.
     """
 
-    name: Annotated[tyro.conf.Positional[str | None], NAME, _shown("[NAME]", "all")] = None
+    name: Annotated[tyro.conf.Positional[str | None], NAME, shown("[NAME]", "all")] = None
     """One environment or world; package.module:factory is looked at as training would."""
-    html: Annotated[Path | None, _shown("FILE", "none")] = None
+    html: Annotated[Path | None, shown("FILE", "none")] = None
     """Write a page with all worlds, or with the one that is named, to a new file."""

@@ -102,6 +102,11 @@ class Plan:
         rate = RATES[self.rate](self.hyperparameters["learning_rate"], self.schedule.updates)
         return {**self.hyperparameters, "learning_rate": rate}
 
+    @property
+    def measured_apart(self) -> bool:
+        """Whether the reward is measured apart, on rollouts that nothing is learnt from."""
+        return put_together(self).measure is not None
+
     def config(self) -> dict[str, Any]:
         """The plan as JSON, with every default, constant and version written out: equal configs are equal runs."""
         apart = ("hyperparameters", "schedule", "rate", "eval_every")
@@ -193,7 +198,7 @@ def _plan(algorithm: str, env: str, options: Train | Compare, overrides: Mapping
         rate=_rate(algorithm, _option(options, "schedule")),
         eval_every=evaluated,
         eval_episodes=evaluated and (_option(options, "eval_episodes") or EVAL_EPISODES),
-        log_to=_loggers(_option(options, "log_to") or ()),
+        log_to=check_loggers(_option(options, "log_to") or ()),
         hyperparameters={**_recipes.defaults(algorithm, is_token=is_token), **overrides},
         schedule=runs.schedule(
             steps=steps, decisions=decisions, seed=options.seed, num_seeds=options.num_seeds, within=evaluated
@@ -221,7 +226,8 @@ def _rate(algorithm: str, name: str | None) -> str:
     return rate
 
 
-def _loggers(names: tuple[str, ...]) -> tuple[str, ...]:
+def check_loggers(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The loggers that are meant; raises UsageError where one is unknown, named twice, or its package is missing."""
     chosen = _unique([choose("logger", name, tuple(LOGGERS)) for name in names], "--log-to")
     for name in chosen:
         try:

@@ -1,6 +1,7 @@
 """`polopt play`: what a run has learnt, to be watched."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from polopt_jax import checkpoint, report, runs
 from polopt_jax.cli._options import Play
 from polopt_jax.cli._play_answers import answers_page
 from polopt_jax.cli._progress import say
+from polopt_jax.cli._text_acting import page_of_texts
+from polopt_jax.cli._text_plan import is_of_texts
 from polopt_jax.cli._words import CommandError, UsageError, check_new, flag, one_line
 from polopt_jax.envs import Bodies, place_bodies
 from polopt_jax.evaluation import Episode, play_episode
@@ -34,6 +37,9 @@ WIDEST = 64
 def play(options: Play) -> int:
     """Shows one episode of a run's policy, or answers, on a page, and as a GIF if asked for one; says where it is."""
     _check(options)
+    config = runs.read_config(options.run)
+    if is_of_texts(config):
+        return _play_texts(options, config)
     policy = load(options.run, seed=options.seed)
     _check_suits(options, policy)
     title, learnt = _learnt(options, policy)
@@ -45,6 +51,23 @@ def play(options: Play) -> int:
     if options.gif is not None:
         print(f"GIF: {options.gif}")
     print(f"Page: {_write('--html', options.html, options.run / PAGE, shown.page)}")
+    return 0
+
+
+def _play_texts(options: Play, config: Mapping[str, Any]) -> int:
+    """Completions before and after training."""
+    given = {
+        "--gif": options.gif is not None,
+        "--sampled": options.sampled,
+        "--max-steps": options.max_steps is not None,
+        "--seed": options.seed is not None,
+    }
+    if any(given.values()):
+        asked = " and ".join(name for name, is_given in given.items() if is_given)
+        raise UsageError(f"{asked}: of a run on texts completions are shown; polopt sample has more of them")
+    page, said = page_of_texts(options.run, config)
+    print(said)
+    print(f"Page: {_write('--html', options.html, options.run / PAGE, page)}")
     return 0
 
 

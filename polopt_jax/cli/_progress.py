@@ -92,9 +92,10 @@ def _told(row: Row, schedule: Schedule) -> dict[str, str]:
         known = [x for x in row[name] if x is not None]
         return sum(known) / len(known) if known else None
 
+    seen = "reward" if "episode/finished" in row else "loss"
     return {
         "state": f"{100 * row['update'] // schedule.updates}%",
-        "reward": f"reward {report.estimate(mean('reward'))}",
+        "reward": f"{seen} {report.estimate(mean(seen))}",
         "speed": f"{report.si(row['steps'] * schedule.num_seeds / max(row['seconds'], 1e-9))} steps/s",
         "kl": f"KL {report.short(mean('kl_old_new'))}",
         **_left(row, schedule),

@@ -101,8 +101,8 @@ def curve(result: Result, metric: str) -> Curve:
 
 
 def _place(algorithm: str) -> int:
-    """An algorithm's place in the history, which is its style on every page."""
-    return list(PRESETS).index(algorithm)
+    """An algorithm's place in the history, which is its style on every page; imitation has none, and the first style."""
+    return list(PRESETS).index(algorithm) if algorithm in PRESETS else 0
 
 
 # The page

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from polopt_jax import runs
-from polopt_jax.cli._plan import Plan, put_together
+from polopt_jax.cli._plan import Plan
+from polopt_jax.cli._text_plan import TextPlan
 
 Summary = dict[str, Any]
 """A run in numbers: a line of the table."""
@@ -13,7 +14,7 @@ Summary = dict[str, Any]
 class Result(NamedTuple):
     """A run as far as it went."""
 
-    plan: Plan
+    plan: Plan | TextPlan
     rows: Sequence[runs.Row]
     complaint: str | None = None
     """Why it was given up."""
@@ -34,4 +35,4 @@ class Result(NamedTuple):
     def summary(self) -> Summary:
         """Its line of the table. The reward of what learns from no rollouts of its own is measured apart, on others."""
         named = {"algorithm": self.plan.algorithm, "env": self.plan.env, "status": self.status}
-        return {**named, "measured_apart": put_together(self.plan).measure is not None, **runs.summarise(self.rows)}
+        return {**named, "measured_apart": self.plan.measured_apart, **runs.summarise(self.rows)}

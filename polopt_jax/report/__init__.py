@@ -8,6 +8,7 @@ are imported when they are needed.
 from polopt_jax.report._animations import animation_gif, animation_html
 from polopt_jax.report._answers import Answer, answers_html
 from polopt_jax.report._completions import completion_figure, completion_html
+from polopt_jax.report._contrasts import Contrast, contrasts_html
 from polopt_jax.report._dots import dots
 from polopt_jax.report._figures import Curve, Panel, Strip, png, svg
 from polopt_jax.report._maps import Map, Mark, maps, terminal_maps
@@ -22,6 +23,7 @@ __all__ = [
     "NONE",
     "Answer",
     "Column",
+    "Contrast",
     "Curve",
     "Group",
     "Map",
@@ -39,6 +41,7 @@ __all__ = [
     "code",
     "completion_figure",
     "completion_html",
+    "contrasts_html",
     "definitions",
     "dots",
     "estimate",

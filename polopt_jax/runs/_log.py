@@ -28,7 +28,7 @@ _COUNTS, _TIMES = ("update", "steps"), ("seconds", "compile_seconds")
 
 
 def chunk_row(schedule: Schedule, chunk: Chunk, *, seconds: float, compile_seconds: float) -> Row:
-    """What a chunk comes to: per seed the mean reward of the episodes that ended in it, and every metric."""
+    """What a chunk comes to: per seed the mean reward of the episodes that ended in it, if any did, and every metric."""
     row: Row = {
         "update": chunk.update,
         "steps": chunk.update * schedule.decisions,
@@ -39,7 +39,8 @@ def chunk_row(schedule: Schedule, chunk: Chunk, *, seconds: float, compile_secon
         name: (np.sum if name.startswith(_SUMS) else np.mean)(np.asarray(x, np.float64), axis=1).tolist()
         for name, x in sorted(chunk.metrics.items())
     }
-    pairs = zip(values["episode/return_sum"], values["episode/finished"], strict=True)
+    nothing = [0.0] * schedule.num_seeds
+    pairs = zip(*(values.get(f"episode/{name}", nothing) for name in ("return_sum", "finished")), strict=True)
     row["reward"] = [total / number if number else None for total, number in pairs]
     return json.loads(to_json({**row, **values}))
 

@@ -48,6 +48,9 @@ def final_rewards(rows: Sequence[Row]) -> list[float | None]:
 
     first_of_tail = tail(rows)[0]["update"]
 
+    if "episode/finished" not in rows[-1]:
+        return [None] * len(rows[-1]["reward"])
+
     def of_seed(seed: int) -> float | None:
         with_ends = [row for row in rows if row["episode/finished"][seed]]
         last = [row for row in with_ends if row["update"] >= first_of_tail] or with_ends[-1:]
@@ -56,7 +59,7 @@ def final_rewards(rows: Sequence[Row]) -> list[float | None]:
         )
         return returns / number if number else None
 
-    return [of_seed(seed) for seed in range(len(rows[-1]["episode/finished"]))]
+    return [of_seed(seed) for seed in range(len(rows[-1]["reward"]))]
 
 
 def interval(values: Sequence[float | None]) -> tuple[float | None, float | None]:
@@ -98,6 +101,13 @@ def _evaluated(rows: Sequence[Row]) -> dict[str, Any]:
     return {"eval_return": mean, "eval_return_interval": half_width, "eval_return_by_seed": known[-1]}
 
 
+def _held_out(rows: Sequence[Row]) -> dict[str, Any]:
+    """What was measured last on examples that nothing was learnt from, `held/...`; nothing of a run that has none."""
+    names = sorted({name for row in rows for name in row if name.startswith("held/")})
+    last = {name: next((r[name] for r in reversed(rows) if any(x is not None for x in r[name])), []) for name in names}
+    return {"held": {name.removeprefix("held/"): over_seeds(values)[0] for name, values in last.items()}} if last else {}
+
+
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     """The numbers of a run as far as it went; none if it has no rows. A metric that it has not is None."""
     if not rows:
@@ -112,6 +122,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         "reward_interval": half_width,
         "reward_by_seed": rewards,
         **_evaluated(rows),
+        **_held_out(rows),
         "steps_per_second": last["steps"] * len(rewards) / max(last["seconds"], 1e-9),
         "wall_seconds": last["seconds"] + last["compile_seconds"],
         "compile_seconds": last["compile_seconds"],

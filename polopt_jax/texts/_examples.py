@@ -81,7 +81,7 @@ def places_of(size: int, *, rows: int, seed: int, update: int) -> np.ndarray:
     Raises ValueError if there are fewer examples than rows, since some would be there twice.
 
     >>> [places_of(5, rows=2, seed=0, update=update).tolist() for update in range(3)]
-    [[4, 2], [3, 1], [0, 3]]
+    [[2, 4], [3, 0], [1, 1]]
     """
     if not 1 <= rows <= size:
         raise ValueError(f"places_of: rows must be from 1 to the {size} examples that there are; it is {rows}")

@@ -21,17 +21,18 @@ class Completion(NamedTuple):
     prompt: str
     text: str
     pieces: tuple[str, ...]
-    """The texts of its tokens; of a token that is no text by itself, a byte of a character say, what stands for it."""
+    """The text, piece by piece: a token, or the tokens that make one character together. That of the token that ends a
+    completion is empty."""
     log_prob: np.ndarray
-    """`[T]`, of the policy that said it."""
+    """Of each piece, of the policy that said it."""
     ref_log_prob: np.ndarray
-    """`[T]`, of the reference."""
+    """Of each piece, of the reference."""
     ended: bool
     """Whether it ended of itself, and was not cut short."""
 
     @property
     def log_ratio(self) -> np.ndarray:
-        """log π/ref of each token, `[T]`, in nats."""
+        """log π/ref of each piece, in nats."""
         return self.log_prob - self.ref_log_prob
 
 
@@ -84,8 +85,26 @@ def complete_prompts(
         real = mask[n, g]
         tokens = [int(t) for t in action[n, g][real]]
         said = [t for t in tokens if t != stop]
-        pieces = tuple("" if t == stop else tokenizer.decode([t]) for t in tokens)
-        numbers = log_prob[n, g][real], before[n, g][real]
+        parts = _parts(tokens, tokenizer, stop)
+        pieces = tuple("" if tokens[part][0] == stop else tokenizer.decode(tokens[part]) for part in parts)
+        numbers = (np.array([x[n, g][real][part].sum() for part in parts]) for x in (log_prob, before))
         return Completion(prompts[n], tokenizer.decode(said), pieces, *numbers, ended=len(said) < len(tokens))
 
     return [[completion(n, g) for g in range(samples)] for n in range(len(prompts))]
+
+
+def _parts(tokens: Sequence[int], tokenizer: Tokenizer, stop: int | None) -> list[slice]:
+    """Which tokens make a piece: one, or up to four that are no text one by one and a character together.
+
+    >>> from polopt_jax.language import ByteTokenizer
+    >>> [part.stop - part.start for part in _parts([110, 195, 169, 255, 33, 257], ByteTokenizer(), 257)]
+    [1, 2, 1, 1, 1]
+    """
+    parts, first = [], 0
+    while first < len(tokens):
+        sizes = range(1, min(4, len(tokens) - first) + 1)
+        whole = (n for n in sizes if "\ufffd" not in tokenizer.decode(tokens[first : first + n]))
+        size = 1 if tokens[first] == stop else next(whole, 1)
+        parts.append(slice(first, first + size))
+        first += size
+    return parts

@@ -1,0 +1,86 @@
+"""Completions before and after training, side by side, for a page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from markupsafe import Markup
+
+from polopt_jax import report, runs, texts
+from polopt_jax.cli._text_build import network_of, restored_reference
+from polopt_jax.cli._text_plan import TextPlan
+from polopt_jax.language import greedy_network
+from polopt_jax.loading import load_seeds
+from polopt_jax.report import Contrast, Section
+from polopt_jax.settings import TOKENIZER
+from polopt_jax.texts import Completion
+from polopt_jax.types import Params
+
+PROMPTS, SAMPLES = 8, 2
+"""Held-out prompts that are shown, and sampled completions of each."""
+LENGTH = 96
+"""Tokens of a completion at most, where the plan says nothing."""
+KEY = 0x73616D70
+"""The seed of what is shown."""
+
+
+class Shown(NamedTuple):
+    """What is on the page, and how far the policy is from the reference by it."""
+
+    sections: list[Section]
+    kl: tuple[float | None, float | None]
+    """KL(π ‖ ref) in nats per completion, with the half-width of its 95% interval, from the sampled ones."""
+
+
+def completions_shown(plan: TextPlan, directory: Path, prompts: Sequence[str]) -> Shown:
+    """What the first seed's policy says to prompts, and what its reference said."""
+    policy = next(iter(load_seeds(directory).values()))
+    asked = list(dict.fromkeys(prompts))[:PROMPTS]
+    reference = restored_reference(plan, directory)
+    after, before = (_said(plan, a, b, asked) for a, b in ((policy.params, reference), (reference, policy.params)))
+    scale = max(1.0, *(float(np.abs(x.log_ratio).max()) for said in (after, before) for xs in said for x in xs))
+    pieces: list[Markup] = []
+    for prompt, now, once in zip(asked, after, before, strict=True):
+        pieces.append(report.code(prompt or "(no prompt)"))
+        shown = [_contrast(title, x, sign) for rows, sign in ((once, -1), (now, 1)) for title, x in _titled(rows, sign)]
+        pieces.append(report.contrasts_html(shown, scale=min(scale, 8.0)))
+    moved = [float(x.log_ratio.sum()) for rows in after for x in rows[1:]]
+    return Shown([Section("Completions", [*_legend(min(scale, 8.0)), *pieces])], runs.interval(moved))
+
+
+def _said(plan: TextPlan, params: Params, other: Params, prompts: Sequence[str]) -> list[list[Completion]]:
+    """The likeliest completion of each prompt, token by token, and then sampled ones."""
+    network = network_of(plan)
+    longest = max(len(TOKENIZER.encode(prompt)) + 1 for prompt in prompts)
+    length = min(plan.answer_length or LENGTH, plan.max_length - longest + 1)
+    key, settings = jax.random.key(KEY), dict(length=max(length, 1))
+
+    def complete(network: Any, samples: int) -> list[list[Completion]]:
+        return texts.complete_prompts(network, params, other, prompts, TOKENIZER, key, samples=samples, **settings)
+
+    both = zip(complete(greedy_network(network), 1), complete(network, SAMPLES), strict=True)
+    return [[*greedy, *sampled] for greedy, sampled in both]
+
+
+def _titled(rows: Sequence[Completion], sign: int) -> list[tuple[str, Completion]]:
+    when = "after" if sign > 0 else "before"
+    return [(f"{when}, {f'sampled {g}' if g else 'greedy'}", x) for g, x in enumerate(rows)]
+
+
+def _contrast(title: str, said: Completion, sign: int) -> Contrast:
+    """A completion; log-ratios are always those of the policy to the reference, whoever said it."""
+    ratio = sign * said.log_ratio
+    facts = {"log π/ref": report.short(float(ratio.sum())), **({} if said.ended else {"cut off after": f"{len(ratio)}"})}
+    return Contrast(title, said.pieces, ratio, facts)
+
+
+def _legend(scale: float) -> list[Markup]:
+    """How to read the colours."""
+    said = (
+        "Prompts that nothing was learnt from. To each, what the reference says, before, and what the policy says, "
+        f"after: orange where a piece has become likelier, blue where less likely, deepest at {report.short(scale)} "
+        "nats; pointing at it shows the number. ∎ is the end of a completion."
+    )
+    return [report.prose("How to read this", [said])]

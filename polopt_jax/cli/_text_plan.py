@@ -1,0 +1,318 @@
+"""From options to the plan of a run on texts, everything checked and decided before anything is learnt."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from polopt_jax import runs, texts
+from polopt_jax.cli import _recipes
+from polopt_jax.cli._plan import PACKAGES, RATES, check_loggers, versions
+from polopt_jax.cli._text_options import TrainAnswers, TrainTexts
+from polopt_jax.cli._words import UsageError, choose, flag
+
+ALGORITHMS = ("sft", "dpo", "grpo")
+"""Those that learn from texts; the first from texts alone."""
+STEPS = {"sft": 16_000, "dpo": 4_800, "grpo": 1_600}
+"""Examples where nothing is said: a thousand updates of 16 rows, three hundred of 16 pairs, a hundred of 16 prompts."""
+NETWORK = {"max_length": 256, "width": 128, "depth": 4, "heads": 4}
+BATCH_SIZE, GROUP_SIZE, ANSWER_LENGTH = 16, 8, 64
+MOST_HELD = 128
+"""Records that are held out, at most."""
+LIMITS = {
+    "steps": (1, 10**12),
+    "batch_size": (1, 2**16),
+    "max_length": (2, 2**15),
+    "width": (1, 2**14),
+    "depth": (1, 256),
+    "heads": (1, 256),
+    "seed": (0, 10**9),
+    "num_seeds": (1, 256),
+    "reward_workers": (0, 1024),
+    "group_size": (2, 2**14),
+    "answer_length": (1, 2**15),
+}
+"""From what to what each may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPlan:
+    """One algorithm on one file of texts, every size decided."""
+
+    algorithm: str
+    objective: str | None
+    """The member of the family; None of imitation."""
+    data: str
+    data_sha256: str
+    init: str | None
+    batch_size: int
+    held_out: float
+    max_length: int
+    width: int
+    depth: int
+    heads: int
+    rate: str
+    """What becomes of the learning rate, of `RATES`."""
+    log_to: tuple[str, ...]
+    hyperparameters: dict[str, Any]
+    """Every one, of the way to learn and of the objective."""
+    schedule: runs.Schedule
+    reward: str | None = None
+    reward_workers: int | None = None
+    reward_time_limit: float | None = None
+    group_size: int | None = None
+    answer_length: int | None = None
+    temperature: float | None = None
+
+    measured_apart = False
+    eval_every = None
+
+    @property
+    def called(self) -> str:
+        """The algorithm, or the member of its family, if that is another one."""
+        return self.objective or self.algorithm
+
+    @property
+    def title(self) -> str:
+        """What is learnt, in a few words."""
+        return f"{self.called} on {self.env}"
+
+    @property
+    def env(self) -> str:
+        """The name of the file."""
+        return Path(self.data).name
+
+    @property
+    def name(self) -> str:
+        """What its directory is called, where nobody says."""
+        return f"{_plain(Path(self.data).name.split('.')[0])}-{self.called}"
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those that are trained side by side."""
+        return tuple(range(self.schedule.seed, self.schedule.seed + self.schedule.num_seeds))
+
+    @property
+    def network(self) -> dict[str, int]:
+        """The sizes of the transformer."""
+        return {name: getattr(self, name) for name in NETWORK}
+
+    def own(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The hyperparameters that are among these, the learning rate as the schedule that it follows."""
+        values = {name: value for name, value in self.hyperparameters.items() if name in parameters}
+        if "learning_rate" in values:
+            values["learning_rate"] = RATES[self.rate](values["learning_rate"], self.schedule.updates)
+        return values
+
+    def config(self) -> dict[str, Any]:
+        """The plan as JSON, with every default, constant and version written out: equal configs are equal runs."""
+        apart = ("hyperparameters", "schedule", "rate")
+        own = {name: x for name, x in asdict(self).items() if name not in apart}
+        hyperparameters = {name: _listed(x) for name, x in self.hyperparameters.items()}
+        return {
+            **{name: _listed(x) for name, x in own.items()},
+            **self.schedule.config(),
+            "schedule": self.rate,
+            "hyperparameters": hyperparameters,
+            "versions": versions(*PACKAGES),
+        }
+
+
+def is_of_texts(config: Mapping[str, Any]) -> bool:
+    """Whether the config of a run is that of one on texts."""
+    return "data_sha256" in config
+
+
+def way(algorithm: str, objective: str | None) -> Any:
+    """The function of `polopt_jax.texts` that learns so."""
+    if algorithm == "sft":
+        return texts.imitation
+    if algorithm == "grpo":
+        return texts.from_rewards
+    return texts.from_labels if objective in texts.UNPAIRED else texts.from_pairs
+
+
+def term_of(algorithm: str, objective: str | None) -> Any:
+    """The function that makes the objective; None of imitation."""
+    if objective is None:
+        return None
+    if algorithm == "grpo":
+        return texts.GROUPED[objective].term
+    return texts.UNPAIRED[objective].term if objective in texts.UNPAIRED else texts.PAIRED[objective]
+
+
+def objectives_of(algorithm: str) -> tuple[str, ...]:
+    """The members of the family, the one that has its name first; none of imitation."""
+    families = {"sft": (), "dpo": (*texts.PAIRED, *texts.UNPAIRED), "grpo": tuple(texts.GROUPED)}
+    return families[algorithm]
+
+
+def choose_objective(algorithm: str, name: str | None) -> str | None:
+    """The member that is meant; raises UsageError if there is none of that name."""
+    known = objectives_of(algorithm)
+    if not known:
+        if name is not None:
+            raise UsageError(f"--objective: {algorithm} has one objective, the likelihood of the texts")
+        return None
+    return known[0] if name is None else choose("objective", name, known)
+
+
+NEEDS = {
+    "sft": '{"prompt", "completion"}, {"text"} or {"messages"}',
+    "pairs": '{"prompt", "chosen", "rejected"}',
+    "labels": '{"prompt", "completion", "label"}',
+    "grpo": '{"prompt"}',
+}
+"""By kind of data, what a line of the file must have."""
+
+
+def kind_of(algorithm: str, objective: str | None) -> str:
+    """What kind of records is learnt from, of `NEEDS`."""
+    if algorithm != "dpo":
+        return algorithm
+    return "labels" if objective in texts.UNPAIRED else "pairs"
+
+
+def about_texts(algorithm: str, objective: str | None) -> str:
+    """What the help says of an algorithm on texts, and of the objective."""
+    functions = filter(None, (term_of(algorithm, objective), way(algorithm, objective)))
+    said = [_recipes.paragraphs_of(function)[0] for function in functions]
+    others = objectives_of(algorithm)
+    family = [f"--objective is one of {', '.join(others)}."] if others else []
+    needs = f"Each line of the file has {NEEDS[kind_of(algorithm, objective)]}; texts are strings or chat messages."
+    return "\n\n".join([*said, needs, *family]).replace("`", "")
+
+
+def parameters_of(algorithm: str, objective: str | None) -> dict[str, _recipes.Parameter]:
+    """The hyperparameters that the command line can set: those of the way to learn, and the objective's own.
+
+    A length by which an objective divides is that of the answers, and no number of its own.
+    """
+    term = term_of(algorithm, objective)
+    own = {} if term is None else _recipes.parameters_of(term)
+    found = {**_recipes.parameters_of(way(algorithm, objective)), **own}
+    return {name: parameter for name, parameter in found.items() if name != "length"}
+
+
+def plan_texts(
+    algorithm: str, options: TrainTexts, hyperparameters: Mapping[str, Any], number_of: Any, start: Mapping[str, Any]
+) -> TextPlan:
+    """The plan of `polopt train` on texts; raises UsageError.
+
+    Args:
+      number_of: `max_length -> examples that there are to learn from`, asked once the sizes are known.
+      start: the config of the run of `--init`; empty without one.
+    """
+    objective = choose_objective(algorithm, options.objective)
+    check_sizes(options)
+    sizes = {name: _size(name, getattr(options, name), start) for name in NETWORK}
+    if sizes["width"] % sizes["heads"] or sizes["width"] // sizes["heads"] % 2:
+        raise UsageError(
+            f"--width {sizes['width']} must be a multiple of twice --heads {sizes['heads']}: a head has an even size"
+        )
+    answers = {} if not isinstance(options, TrainAnswers) else _answers(options, sizes["max_length"])
+    known = parameters_of(algorithm, objective)
+    values = {**{name: parameter.default for name, parameter in known.items()}, **hyperparameters}
+    examples = number_of(sizes["max_length"])
+    batch_size = _batch_size(options.batch_size, examples, values.get("num_minibatches", 1))
+    steps = STEPS[algorithm] if options.steps is None else options.steps
+    schedule = runs.schedule(steps=steps, decisions=batch_size, seed=options.seed, num_seeds=options.num_seeds)
+    return TextPlan(
+        algorithm=algorithm,
+        objective=objective,
+        data=str(options.data),
+        data_sha256=digest(options.data),
+        init=None if options.init is None else str(options.init),
+        batch_size=batch_size,
+        held_out=options.held_out,
+        **sizes,
+        rate=next(iter(RATES)) if options.schedule is None else choose("schedule", options.schedule, tuple(RATES)),
+        log_to=check_loggers(options.log_to),
+        hyperparameters=values,
+        schedule=schedule,
+        **answers,
+    )
+
+
+def check_sizes(options: TrainTexts) -> None:
+    """Raises UsageError for a number out of range."""
+    for name, (least, most) in LIMITS.items():
+        value = getattr(options, name, None)
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"{flag(name)} must be from {least} to {most:,}; it is {value}")
+    if not 0 <= options.held_out < 1:
+        raise UsageError(f"--held-out must be at least 0 and below 1; it is {options.held_out}")
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, or of the files of a directory with their names."""
+    found = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        found.update(b"" if file == path else file.relative_to(path).as_posix().encode())
+        with file.open("rb") as stream:
+            for block in iter(lambda: stream.read(2**20), b""):
+                found.update(block)
+    return found.hexdigest()
+
+
+def _size(name: str, asked: int | None, start: Mapping[str, Any]) -> int:
+    """A size of the network: that of the run it starts from, if there is one."""
+    if start:
+        if asked not in (None, start[name]):
+            raise UsageError(f"{flag(name)} is {start[name]} in the run of --init; it cannot be {asked}")
+        return start[name]
+    return NETWORK[name] if asked is None else asked
+
+
+def answer_length(options: Any, max_length: int) -> int:
+    """Tokens of an answer at most: as asked for, or as many as is usual, or half of what is read."""
+    return options.answer_length or min(ANSWER_LENGTH, max_length // 2)
+
+
+def _answers(options: TrainAnswers, max_length: int) -> dict[str, Any]:
+    if options.reward is None:
+        raise UsageError("missing: --reward package.module:function, what an answer to a prompt is worth")
+    if options.reward_time_limit is not None:
+        if not (math.isfinite(options.reward_time_limit) and options.reward_time_limit > 0):
+            raise UsageError(f"--reward-time-limit must be above 0; it is {options.reward_time_limit}")
+        if options.reward_workers == 0:
+            raise UsageError("--reward-time-limit needs --reward-workers N: nothing can end a call within this process")
+    if not (math.isfinite(options.temperature) and options.temperature > 0):
+        raise UsageError(f"--temperature must be finite and above 0; it is {options.temperature}")
+    length = answer_length(options, max_length)
+    if length >= max_length:
+        raise UsageError(f"--answer-length {length} leaves no room for a prompt: --max-length is {max_length}")
+    return {
+        "reward": options.reward,
+        "reward_workers": options.reward_workers,
+        "reward_time_limit": options.reward_time_limit,
+        "group_size": options.group_size or GROUP_SIZE,
+        "answer_length": length,
+        "temperature": options.temperature,
+    }
+
+
+def _batch_size(asked: int | None, examples: int, minibatches: int) -> int:
+    """As asked for, or as many as is usual, or as there are; a multiple of the minibatches."""
+    if asked is not None:
+        if asked > examples:
+            raise UsageError(f"--batch-size {asked} is more than the {examples} examples that there are to learn from")
+        if asked % minibatches:
+            raise UsageError(f"--batch-size {asked} is not a multiple of --num-minibatches {minibatches}")
+        return asked
+    largest = min(BATCH_SIZE, examples) // minibatches * minibatches
+    if not largest:
+        raise UsageError(f"there are {examples} examples to learn from, fewer than --num-minibatches {minibatches}")
+    return largest
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _plain(name: str) -> str:
+    """A name that a directory can have."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name).strip("-_")
+    return kept[:40] or "texts"

@@ -1,0 +1,179 @@
+"""What a run on texts leaves: summary.json, curves.png, report.html, and what it says on stdout."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from polopt_jax import report, runs
+from polopt_jax.cli import _recipes
+from polopt_jax.cli._report import CURVES, PAGE, SUMMARY, curve, facts
+from polopt_jax.cli._result import Result, Summary
+from polopt_jax.cli._table import show_table
+from polopt_jax.cli._text_completions import Shown, completions_shown
+from polopt_jax.cli._text_data import Data, about_data
+from polopt_jax.cli._text_plan import ALGORITHMS, TextPlan, term_of, way
+from polopt_jax.cli._words import flag
+from polopt_jax.report import Column, Group, Panel, Section, Strip
+
+PANELS = {
+    "loss": "Loss",
+    "held/loss": "Loss, held out",
+    "reward": "Reward",
+    "held/reward": "Reward, held out",
+    "held/accuracy": "Accuracy, held out",
+    "held/margin": "Margin, held out",
+    "held/ref_kl": "KL(π‖ref), held out, nats",
+}
+"""What is drawn of a run that has it, at most six."""
+
+
+class Files(NamedTuple):
+    """What was written, and what there is to say of it."""
+
+    directory: Path
+    result: Result
+    summary: Summary
+    notes: list[str]
+
+
+def written(
+    plan: TextPlan, data: Data, result: Result, arguments: Sequence[str], directory: Path, *, told: str = ""
+) -> Files:
+    """Writes the files. summary.json comes last: where it says finished, everything is there."""
+    notes = [note for note in (about_data(data), told or _told_before(directory), result.failure) if note]
+    what = facts(arguments, directory)
+    summary = {**result.summary, "objective": plan.objective, "examples": len(data.train), "held_out": len(data.held)}
+    if result.rows:
+        shown = _completions(plan, data, result, directory)
+        mean, half_width = shown.kl if knows_something(plan) else (None, None)
+        summary |= {"ref_kl_per_completion": mean, "ref_kl_interval": half_width}
+        runs.write(directory / CURVES, report.png([strip(result)]))
+        page = _page(plan, data, result, summary, what, notes, shown)
+        runs.write(directory / PAGE, page)
+    runs.write_json(directory / SUMMARY, {"run": what, "notes": notes, "results": [summary]})
+    return Files(directory, result, summary, notes)
+
+
+def _completions(plan: TextPlan, data: Data, result: Result, directory: Path) -> Shown:
+    """Before and after, of a run that is over; nothing of one that was interrupted, which is not kept waiting."""
+    prompts = [record.prompt for record in (data.held or data.train)]
+    return completions_shown(plan, directory, prompts) if result.status == "finished" else Shown([], (None, None))
+
+
+def knows_something(plan: TextPlan) -> bool:
+    """Whether the reference is more than a network that has learnt nothing, so that a distance from it says anything."""
+    return plan.init is not None or plan.algorithm != ALGORITHMS[0]
+
+
+def _told_before(directory: Path) -> str:
+    """Where the run started from, as its summary has it, if it was written before."""
+    try:
+        notes = runs.read_json(directory / SUMMARY)["notes"]
+    except (runs.RunError, OSError, KeyError):
+        return ""
+    return next((note for note in notes if str(note).startswith("It starts from")), "")
+
+
+def print_texts(files: Files, *, json: bool) -> int:
+    """Prints the table, or the summary as JSON, and where the files are; 0."""
+    directory, result = files.directory, files.result
+    if json:
+        said = {"directory": str(directory), "results": [runs.without_empty(files.summary)] if result.rows else []}
+        print(runs.to_json(said, indent=2))
+        return 0
+    if result.rows:
+        groups = [Group(result.plan.title, [files.summary])]
+        print()
+        show_table(report.informative(columns(), groups), groups)
+        print()
+        for note in files.notes:
+            print(note)
+        print(f"Report: {directory / PAGE}")
+        print(f'Speak: polopt sample {directory} --prompt "..."')
+        print(f"Also in {directory}/: {CURVES}, {runs.ROWS}, {SUMMARY}")
+    return 0
+
+
+def columns() -> list[Column]:
+    """The columns; those that say nothing of a run are left out."""
+
+    def held(name: str) -> Any:
+        return lambda s: report.short((s.get("held") or {}).get(name))
+
+    def per_token(s: Summary) -> bool:
+        return s.get("ref_kl_per_completion") is not None and "reward" not in (s.get("held") or {})
+
+    def accuracy(s: Summary) -> str:
+        found = s.get("held") or {}
+        return report.percent(found.get("accuracy", found.get("preference/accuracy")))
+
+    return [
+        Column(("", "algorithm"), lambda s: (s["objective"] or s["algorithm"]) + ("" if s["status"] == "finished" else "*")),
+        Column(("", "reward"), lambda s: report.estimate(s.get("reward")), "Of the answers of the last tenth."),
+        Column(("held-out", "reward"), held("reward"), "One sampled answer to each held-out prompt."),
+        Column(("held-out", "loss"), held("loss"), "Of imitation in nats per token, else that of the objective."),
+        Column(("held-out", "accuracy"), accuracy, "Share of held-out pairs, or labels, on the right side."),
+        Column(("held-out", "margin"), held("margin"), "What the objective makes of the difference, in its own units."),
+        Column(
+            ("KL", "per token"),
+            lambda s: held("ref_kl")(s) if per_token(s) else report.NONE,
+            "KL(π‖ref) at the tokens of the held-out examples, in nats per token.",
+        ),
+        Column(
+            ("KL per", "completion"),
+            lambda s: report.estimate(s.get("ref_kl_per_completion"), s.get("ref_kl_interval")),
+            "KL(π‖ref) in nats of a completion, estimated from the sampled ones in the report, ± half-width of the 95% "
+            "interval.",
+        ),
+        Column(("examples", "/s"), lambda s: report.si(s.get("steps_per_second")), "Without compilation."),
+        Column(("wall", "time"), lambda s: report.seconds(s.get("wall_seconds")), "With compilation."),
+    ]
+
+
+def strip(result: Result) -> Strip:
+    """The curves of a run."""
+    known = {name for row in result.rows for name, xs in row.items() if isinstance(xs, list) and any(x is not None for x in xs)}
+    hidden = () if knows_something(result.plan) else ("held/ref_kl",)
+    wanted = [name for name in PANELS if name in known and name not in hidden][:6]
+    panels = [Panel(PANELS[name], "examples per seed", [curve(result, name)]) for name in wanted]
+    return Strip(result.plan.title, panels)
+
+
+def _page(
+    plan: TextPlan,
+    data: Data,
+    result: Result,
+    summary: Summary,
+    what: dict[str, str],
+    notes: Sequence[str],
+    shown: Shown,
+) -> str:
+    groups = [Group("", [summary])]
+    known = report.informative(columns(), groups)
+    term = term_of(plan.algorithm, plan.objective)
+    said = [report.prose(f.__name__, _recipes.paragraphs_of(f)) for f in filter(None, (term, way(plan.algorithm, plan.objective)))]
+    drawn = strip(result)
+    alt = f"Curves of {plan.title}: {', '.join(panel.title for panel in drawn.panels)}."
+    figure = report.figure(plan.title, report.svg(drawn, alt=alt), "Line: mean over seeds. Band: lowest to highest seed.")
+    run = {name: what[name] for name in ("Directory", "Device", "Versions", "Date") if name in what}
+    sections = [
+        Section("Results", [report.table(known, groups), report.definitions(report.meanings(known))]),
+        Section("Curves", [figure]),
+        *shown.sections,
+        Section("The data", _about(data)),
+        Section("What was run", [report.code(what["Command"]), report.definitions(run)]),
+        Section("Sizes and hyperparameters", [report.definitions(_settings(plan))]),
+        Section("The objective", said),
+    ]
+    return report.page(plan.title, f"{what['Date']} · {what['Device']}", sections, notes=notes)
+
+
+def _about(data: Data) -> list[Any]:
+    problems = [report.code("\n".join(map(str, data.problems)))] if data.problems else []
+    return [report.prose("", [about_data(data)]), *problems]
+
+
+def _settings(plan: TextPlan) -> dict[str, str]:
+    config = plan.config()
+    values = {**{name: config[name] for name in config if name not in ("versions", "hyperparameters")}, **config["hyperparameters"]}
+    return {flag(name)[2:]: f"{value}" for name, value in values.items() if value not in (None, [])}

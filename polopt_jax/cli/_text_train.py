@@ -1,0 +1,106 @@
+"""`polopt train` on texts of one's own."""
+
+import contextlib
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from polopt_jax import runs
+from polopt_jax.cli._loggers import telling
+from polopt_jax.cli._progress import acknowledge, progress, say
+from polopt_jax.cli._result import Result
+from polopt_jax.cli._running import again, failures_told, is_done, started
+from polopt_jax.cli._text_build import build, init_config, start_of
+from polopt_jax.cli._text_data import Data, about_data, read_data, tell_problems, text_examples
+from polopt_jax.cli._text_options import TrainTexts
+from polopt_jax.cli._text_plan import TextPlan, answer_length, choose_objective, kind_of, plan_texts
+from polopt_jax.cli._text_report import print_texts, written
+from polopt_jax.cli._text_rewards import scoring
+from polopt_jax.cli._words import BROKEN_DOWN, CommandError, UsageError
+
+
+def train_texts(
+    algorithm: str, options: TrainTexts, hyperparameters: dict[str, Any], arguments: Sequence[str]
+) -> int:
+    """Learns from a file, or goes on learning; returns the exit code."""
+    plan, data = planned(algorithm, options, hyperparameters)
+    default = f"{plan.name}-{plan.schedule.seed}"
+    opened = runs.existing(options.out or Path()) if options.resume else runs.new(options.out, default)
+    with opened as directory, failures_told(directory, arguments), scoring(plan) as score:
+        start = runs.Start(directory, plan.config())
+        if options.resume:
+            _check_data(plan, directory)
+            plan, start, notes = started(plan, directory, steps=options.steps)
+            for note in notes:
+                say(note)
+        tell_problems(data, options.data)
+        if is_done(plan, start):
+            say(f"{directory} is finished, with {plan.schedule.updates} updates; a larger --steps would go on")
+            return print_texts(written(plan, data, Result(plan, start.rows), arguments, directory), json=options.json)
+        return _train(plan, data, start, score, options, arguments)
+
+
+def planned(algorithm: str, options: TrainTexts, hyperparameters: dict[str, Any]) -> tuple[TextPlan, Data]:
+    """The plan and the data of a command line. Raises UsageError."""
+    if options.resume and options.out is None:
+        raise UsageError("--resume needs --out, the run directory to go on with")
+    start = {} if options.init is None or options.resume else init_config(options.init)
+    kind = kind_of(algorithm, choose_objective(algorithm, options.objective))
+    if kind == "grpo" and options.init is None:
+        raise UsageError(
+            "grpo learns from its own answers, so it needs a model that can already speak: --init RUN, of "
+            "polopt train sft --data FILE"
+        )
+    found: dict[str, Data] = {}
+
+    def number_of(max_length: int) -> int:
+        room = max_length - (answer_length(options, max_length) - 1 if kind == "grpo" else 0)
+        data = read_data(options.data, kind, held_out=options.held_out, max_length=room)
+        found["data"] = data
+        if kind != "sft":
+            return len(data.train)
+        return len(text_examples(data.train, max_length=max_length).kept) if data.train else 0
+
+    plan = plan_texts(algorithm, options, hyperparameters, number_of, start)
+    return plan, found["data"]
+
+
+def _check_data(plan: TextPlan, directory: Path) -> None:
+    """Raises UsageError if the file is not what it was when the run was begun."""
+    if runs.read_config(directory).get("data_sha256") != plan.data_sha256:
+        raise UsageError(f"{plan.data} is no longer what it was when {directory} was begun; put it back, or begin anew")
+
+
+def _train(
+    plan: TextPlan, data: Data, start: runs.Start, score: Any, options: TrainTexts, arguments: Sequence[str]
+) -> int:
+    schedule, directory = plan.schedule, start.directory
+    say(f"{plan.title}: {about_data(data)} {schedule.seeds}, {schedule.steps:,} examples each, in {directory}")
+    if start.update is None:
+        runs.settle(start)
+    with runs.stop_on_signals(acknowledge) as stop:
+        with progress(plan.called) as shown:
+            first = start_of(plan, data, directory, begun=start.update is not None, shown=shown)
+            with contextlib.closing(runs.Log(directory / runs.ROWS)) as log, telling(plan, start) as tell:
+                made = runs.run(
+                    schedule,
+                    lambda: build(plan, data, first.params, score),
+                    log,
+                    shown,
+                    stop,
+                    start,
+                    evaluate_every=schedule.chunk_updates,
+                    tell=tell,
+                )
+        result = Result(plan, *made)
+        files = written(plan, data, result, arguments, directory, told=first.told)
+    print_texts(files, json=options.json)
+    if result.failure is not None:
+        raise CommandError(result.failure, BROKEN_DOWN)
+    if stop.signal_number is not None and result.status == "interrupted":
+        done = f"saved at update {result.rows[-1]['update']}" if result.rows else "before the first update was done"
+        how = shlex.join(again(arguments, directory))
+        raise CommandError(f"interrupted, {done}; go on with: {how}", 128 + stop.signal_number)
+    return 0
+
