@@ -8,7 +8,7 @@ algorithm whose data come from the host (`Hosted`) that holds of each update.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -67,11 +67,11 @@ class Run(NamedTuple):
 
     state: TrainState
     """Where it starts."""
-    advance: Callable[[TrainState], tuple[TrainState, dict[str, Array]]]
+    advance: Callable[[TrainState], tuple[TrainState, Mapping[str, Array | np.ndarray]]]
     """The compiled chunk."""
     chunk_updates: int
     compile_seconds: float
-    evaluate: Callable[[TrainState], dict[str, Array]] | None = None
+    evaluate: Callable[[TrainState], Mapping[str, Array | np.ndarray]] | None = None
     """`Algorithm.evaluate`, compiled: every metric `[seeds]`."""
     evaluated: tuple[str, ...] = ()
     """The names of those metrics."""
@@ -112,9 +112,7 @@ def over_seeds(f: Callable, num_seeds: int) -> Callable:
     return lambda *xs: jax.tree.map(lambda y: y[None], f(*jax.tree.map(lambda y: y[0], xs)))
 
 
-def prepare(
-    algorithm: Algorithm | Hosted, keys: Array, *, chunk_updates: int, state: TrainState | None = None
-) -> Run:
+def prepare(algorithm: Algorithm | Hosted, keys: Array, *, chunk_updates: int, state: TrainState | None = None) -> Run:
     """Initialises (unless `state` is given, to resume) and compiles a run of `len(keys)` seeds side by side."""
     if isinstance(algorithm, Hosted):
         return _prepare_hosted(algorithm, keys, chunk_updates=chunk_updates, state=state)
@@ -151,7 +149,7 @@ def _prepare_hosted(algorithm: Hosted, keys: Array, *, chunk_updates: int, state
     learn = jax.jit(over, donate_argnums=0, compiler_options=options).lower(first, algorithm.example(first)).compile()
     jax.block_until_ready(first)
 
-    def advance(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+    def advance(state: TrainState) -> tuple[TrainState, dict[str, np.ndarray]]:
         update = int(np.asarray(state.update).ravel()[0])
         rows = []
         for number in range(update, update + chunk_updates):

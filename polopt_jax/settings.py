@@ -54,7 +54,9 @@ def setting(config: Mapping[str, Any]) -> Control | Tokens | Texts:
     Raises KeyError for what the config lacks, and what `brax_env` and `import_env` raise.
     """
     if "data_sha256" in config:
-        return Texts(None, byte_transformer(**{name: config[name] for name in ("max_length", "width", "depth", "heads")}))
+        return Texts(
+            None, byte_transformer(**{name: config[name] for name in ("max_length", "width", "depth", "heads")})
+        )
     world = config["world"]
     if world is None:
         names = ("backend", "episode_length", "hidden", "activation")
@@ -101,6 +103,12 @@ TOKENIZER = ByteTokenizer()
 
 def byte_transformer(*, max_length: int, width: int, depth: int, heads: int) -> TokenNetwork:
     """The transformer of runs on texts: it reads and says the tokens of `TOKENIZER`."""
-    size = TOKENIZER.vocab_size
-    sizes = dict(max_length=max_length, width=width, depth=depth, heads=heads)
-    return transformer(vocab_size=size, num_outputs=size, positions=rotary_positions(), **sizes)
+    return transformer(
+        vocab_size=TOKENIZER.vocab_size,
+        num_outputs=TOKENIZER.vocab_size,
+        max_length=max_length,
+        width=width,
+        depth=depth,
+        heads=heads,
+        positions=rotary_positions(),
+    )

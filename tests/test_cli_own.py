@@ -70,8 +70,10 @@ def last_line(capsys):
 
 def plan(line):
     algorithm, *words = line.split()
-    options = _main._read(_main.train_options(algorithm), "train", words)
-    return _plan.plan_train(algorithm, options.run, _main.given(algorithm, options.hyperparameters))
+    options = _main.read_words(_main.train_options(algorithm), "train", words)
+    return _plan.plan_train(
+        algorithm, options.run, _main.given(_main._recipes.parameters(algorithm), options.hyperparameters)
+    )
 
 
 # --- an environment of one's own -------------------------------------------------------------------------------------

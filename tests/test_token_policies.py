@@ -164,7 +164,7 @@ def test_beyond_the_cache_is_nan_also_of_a_short_text(case):
     assert jnp.isfinite(network.decode(params, network.init_cache((1,)), at, LENGTH - 1)[1].value).all()
 
 
-# --- sampling -----------------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
 def unpadded(rollout, row):
@@ -317,7 +317,12 @@ def test_truncation_has_the_gradient_of_what_is_kept():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [(dict(temperature=0.0), "temperature"), (dict(top_k=0), "top_k"), (dict(top_p=0.0), "top_p"), (dict(top_p=1.5), "top_p")],
+    [
+        (dict(temperature=0.0), "temperature"),
+        (dict(top_k=0), "top_k"),
+        (dict(top_p=0.0), "top_p"),
+        (dict(top_p=1.5), "top_p"),
+    ],
 )
 def test_settings_out_of_range_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -337,7 +342,9 @@ def test_the_lazy_head_says_what_the_stored_one_says(case):
     assert jax.tree.structure(lazy.init(jax.random.key(0))) == jax.tree.structure(stored.init(jax.random.key(0)))
     hot = tempered_network(lazy, temperature=2.0).apply(params, tokens).policy
     np.testing.assert_allclose(
-        hot.log_prob(tokens), tempered_network(stored, temperature=2.0).apply(params, tokens).policy.log_prob(tokens), atol=1e-5
+        hot.log_prob(tokens),
+        tempered_network(stored, temperature=2.0).apply(params, tokens).policy.log_prob(tokens),
+        atol=1e-5,
     )
     rollout = sample_tokens(lazy, params, tokens[0, :, :4], jax.random.key(5), length=6)
     again = stored.apply(params, rollout.obs.T).policy.log_prob(rollout.action.T)

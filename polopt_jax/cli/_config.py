@@ -7,9 +7,7 @@ from typing import Any
 from polopt_jax import runs
 from polopt_jax.cli._words import UsageError, flag
 
-DERIVED = frozenset(
-    {"algorithm", "hyperparameters", "chunk_updates", "updates", "versions", "world", "data_sha256"}
-)
+DERIVED = frozenset({"algorithm", "hyperparameters", "chunk_updates", "updates", "versions", "world", "data_sha256"})
 """What a run's config.json holds that no flag says."""
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from polopt_jax import loggers, runs
 from polopt_jax.cli._plan import Plan
+from polopt_jax.cli._text_plan import TextPlan
 from polopt_jax.cli._words import UsageError
 
 CSV, EVENTS, PROJECT = "metrics.csv", "tensorboard", "polopt"
@@ -13,7 +14,7 @@ CSV, EVENTS, PROJECT = "metrics.csv", "tensorboard", "polopt"
 
 
 @contextlib.contextmanager
-def telling(plan: Plan, start: runs.Start) -> Iterator[Callable[[runs.Row], None]]:
+def telling(plan: Plan | TextPlan, start: runs.Start) -> Iterator[Callable[[runs.Row], None]]:
     """What is to be told each row of a run, which goes on from `start`.
 
     Raises UsageError if a file that is there cannot be gone on with.

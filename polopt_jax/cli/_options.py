@@ -162,8 +162,8 @@ class Play:
     """Watch what a run has learnt: one episode, on a page that plays it, also offline; a GIF if you like.
 
     Bodies are drawn, with curves of rewards, actions and observations. Of a token world, the page has answers, each
-    token coloured by its probability; of a run on texts completions before and after, coloured by log-ratio. The newest checkpoint plays; of the run's directory nothing else changes, and the
-    run may still be going on.
+    token coloured by its probability; of a run on texts completions before and after, coloured by log-ratio. The newest
+    checkpoint plays; of the run's directory nothing else changes, and the run may still be going on.
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]

@@ -1,6 +1,5 @@
 """From options to a plan, everything checked and decided before anything is built."""
 
-import importlib.metadata
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -9,11 +8,11 @@ from typing import Any, NoReturn
 
 import optax
 
-import polopt_jax
 from polopt_jax import loggers, runs, settings
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import _envs, _recipes
 from polopt_jax.cli._options import Compare, Train
+from polopt_jax.cli._versions import PACKAGES, versions
 from polopt_jax.cli._words import UsageError, choose, flag
 from polopt_jax.tasks import GroupTask, Task
 
@@ -50,8 +49,6 @@ APPLY = {
     "a Brax environment": ("rollout_steps", "hidden", "activation", "episode_length", "backend"),
 }
 """By kind of environment, the options that mean something there and not everywhere."""
-PACKAGES = ("jax", "jaxlib", "flax", "optax")
-"""What, besides this package, decides the numbers of any run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,18 +118,6 @@ class Plan:
             "world": _envs.TOKEN_WORLD._asdict() if self.is_token else None,
             "versions": versions(*PACKAGES, *(() if self.backend is None else ("brax",))),
         }
-
-
-def versions(*packages: str) -> dict[str, str | None]:
-    """The installed version of each package, None where it is not installed; before them that of polopt_jax."""
-
-    def version(package: str) -> str | None:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    return {"polopt_jax": polopt_jax.__version__, **{package: version(package) for package in packages}}
 
 
 def plan_train(algorithm: str, options: Train, hyperparameters: Mapping[str, Any] | None = None) -> Plan:

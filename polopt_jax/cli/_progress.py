@@ -92,7 +92,7 @@ def _told(row: Row, schedule: Schedule) -> dict[str, str]:
         known = [x for x in row[name] if x is not None]
         return sum(known) / len(known) if known else None
 
-    seen = "reward" if "episode/finished" in row else "loss"
+    seen = "loss" if "loss" in row and "episode/finished" not in row else "reward"
     return {
         "state": f"{100 * row['update'] // schedule.updates}%",
         "reward": f"{seen} {report.estimate(mean(seen))}",

@@ -13,11 +13,11 @@ import numpy as np
 
 from polopt_jax import report, runs
 from polopt_jax.cli import _recipes
-from polopt_jax.cli._plan import PACKAGES, versions
 from polopt_jax.cli._play import PAGE as EPISODE
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._result import Result, Summary
 from polopt_jax.cli._table import by_environment, columns_of, groups, print_table
+from polopt_jax.cli._versions import PACKAGES, versions
 from polopt_jax.cli._words import flag
 from polopt_jax.report import Column, Curve, Group, Panel, Section, Strip
 
@@ -101,7 +101,7 @@ def curve(result: Result, metric: str) -> Curve:
 
 
 def _place(algorithm: str) -> int:
-    """An algorithm's place in the history, which is its style on every page; imitation has none, and the first style."""
+    """An algorithm's place in the history, which is its style on every page; imitation has the first style."""
     return list(PRESETS).index(algorithm) if algorithm in PRESETS else 0
 
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from polopt_jax import runs
-from polopt_jax.cli._plan import Plan
-from polopt_jax.cli._text_plan import TextPlan
 
 Summary = dict[str, Any]
 """A run in numbers: a line of the table."""
@@ -14,7 +12,8 @@ Summary = dict[str, Any]
 class Result(NamedTuple):
     """A run as far as it went."""
 
-    plan: Plan | TextPlan
+    plan: Any
+    """A `Plan`, or the `TextPlan` of a run on texts."""
     rows: Sequence[runs.Row]
     complaint: str | None = None
     """Why it was given up."""

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from polopt_jax import checkpoint, runs
 from polopt_jax.cli._build import Reference, build, imitate_reference, restore_reference
@@ -12,8 +13,10 @@ from polopt_jax.cli._loggers import telling
 from polopt_jax.cli._plan import Plan
 from polopt_jax.cli._progress import Progress, progress
 from polopt_jax.cli._result import Result
+from polopt_jax.cli._text_plan import TextPlan
 from polopt_jax.cli._words import FILE_FAILED, CommandError, UsageError
 
+AnyPlan = TypeVar("AnyPlan", Plan, TextPlan)
 REFERENCE = "reference"
 """Where a run keeps the reference policy of the token world."""
 
@@ -46,7 +49,7 @@ def failures_told(directory: Path, arguments: Sequence[str]) -> Iterator[None]:
         raise CommandError(said, FILE_FAILED) from error
 
 
-def started(plan: Plan, directory: Path, *, steps: int | None = None) -> tuple[Plan, runs.Start, list[str]]:
+def started(plan: AnyPlan, directory: Path, *, steps: int | None = None) -> tuple[AnyPlan, runs.Start, list[str]]:
     """Where the run in a directory goes on, its plan to the end or to `steps`, and what the user should know.
 
     Raises RunError and CheckpointError if that cannot be, UsageError if it cannot become longer.
@@ -63,7 +66,7 @@ def started(plan: Plan, directory: Path, *, steps: int | None = None) -> tuple[P
     return plan, start, [*notes, *start.notes]
 
 
-def is_done(plan: Plan, start: runs.Start) -> bool:
+def is_done(plan: Plan | TextPlan, start: runs.Start) -> bool:
     """Whether nothing is left to do. Raises CheckpointError if its last checkpoint is damaged."""
     if start.update != plan.schedule.updates:
         return False

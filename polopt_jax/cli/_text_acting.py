@@ -60,7 +60,9 @@ def _check(options: Sample) -> None:
         raise UsageError(f"--top-p must be above 0 and at most 1; it is {options.top_p}")
     given = {"--temperature": options.temperature, "--top-k": options.top_k, "--top-p": options.top_p}
     if options.greedy and any(x is not None for x in given.values()):
-        raise UsageError(f"--greedy takes the likeliest token; leave out {' and '.join(k for k, x in given.items() if x)}")
+        raise UsageError(
+            f"--greedy takes the likeliest token; leave out {' and '.join(k for k, x in given.items() if x)}"
+        )
 
 
 def _place(plan: TextPlan, options: Sample) -> int:

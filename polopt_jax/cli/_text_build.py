@@ -9,7 +9,8 @@ import jax
 from polopt_jax import checkpoint, driver, language, report, runs, texts
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._text_data import Data, chosen_texts, prompt_examples, text_examples
-from polopt_jax.cli._text_plan import ALGORITHMS, TextPlan, is_of_texts, kind_of, term_of, way
+from polopt_jax.cli._text_family import ALGORITHMS, kind_of, term_of, way
+from polopt_jax.cli._text_plan import TextPlan, is_of_texts
 from polopt_jax.cli._words import UsageError
 from polopt_jax.driver import Hosted
 from polopt_jax.loading import load
@@ -19,8 +20,8 @@ from polopt_jax.types import Batch, Params
 
 REFERENCE_PART = f".collect_state['{texts.REFERENCE}']"
 """Where a checkpoint keeps the reference."""
-IMITATION_PASSES, IMITATION_UPDATES = 20, (50, 1000)
-"""Passes over the preferred completions before preferences are learnt without --init, and the updates within which."""
+IMITATION_UPDATES = 500
+"""Of the preferred completions, before preferences are learnt without --init."""
 
 
 class Start(NamedTuple):
@@ -76,18 +77,16 @@ def _imitated(plan: TextPlan, data: Data, shown: Progress) -> Start:
     """
     train = text_examples(chosen_texts(data.train), max_length=plan.max_length)
     rows = min(plan.batch_size, len(train.kept))
-    least, most = IMITATION_UPDATES
-    updates = min(max(IMITATION_PASSES * len(train.kept) // rows, least), most)
     shown.stage("compiling the imitation of what was preferred...")
     learning = texts.Learning(byte_transformer(**plan.network), None, rows, (plan.schedule.seed,))
     held = text_examples(chosen_texts(data.held), max_length=plan.max_length) if data.held else None
     hosted = texts.imitation(learning, train, held)
     run = driver.prepare(hosted, driver.seed_keys(plan.schedule.seed, 1), chunk_updates=10)
     chunk = None
-    for number, chunk in enumerate(driver.chunks(run, -(-updates // 10))):
+    for chunk in driver.chunks(run, IMITATION_UPDATES // 10):
         loss = report.short(float(chunk.metrics["loss"][0, -1]))
-        shown.stage(f"imitating what was preferred: {1000 * (number + 1) // updates}%, {loss} nats a token")
-    told = f"It starts from {updates} updates of imitation of the preferred completions, which is also the reference"
+        shown.stage(f"imitating what was preferred: {100 * chunk.update // IMITATION_UPDATES}%, {loss} nats a token")
+    told = f"It starts from {IMITATION_UPDATES} updates of imitation of what was preferred, which is also the reference"
     if chunk is not None and run.evaluate is not None:
         known = float(run.evaluate(chunk.state)[f"{texts.HELD}loss"][0])
         told += f": {report.short(known)} nats per token on those held out"

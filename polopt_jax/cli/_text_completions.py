@@ -72,7 +72,10 @@ def _titled(rows: Sequence[Completion], sign: int) -> list[tuple[str, Completion
 def _contrast(title: str, said: Completion, sign: int) -> Contrast:
     """A completion; log-ratios are always those of the policy to the reference, whoever said it."""
     ratio = sign * said.log_ratio
-    facts = {"log π/ref": report.short(float(ratio.sum())), **({} if said.ended else {"cut off after": f"{len(ratio)}"})}
+    facts = {
+        "log π/ref": report.short(float(ratio.sum())),
+        **({} if said.ended else {"cut off after": f"{len(ratio)}"}),
+    }
     return Contrast(title, said.pieces, ratio, facts)
 
 

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from polopt_jax import language, texts
 from polopt_jax.cli._progress import say
-from polopt_jax.cli._text_plan import MOST_HELD, NEEDS
+from polopt_jax.cli._text_family import NEEDS
+from polopt_jax.cli._text_plan import MOST_HELD
 from polopt_jax.cli._words import UsageError
 from polopt_jax.language import Problem
 from polopt_jax.settings import TOKENIZER

@@ -23,7 +23,7 @@ class TrainTexts:
     """Another member of the family, by the name of its function; --help then has its hyperparameters."""
     init: Annotated[Path | None, shown("RUN", "by algorithm")] = None
     """An earlier run on texts to start from. Its policy is also the reference."""
-    steps: Annotated[int | None, WHOLE, shown("N", "by algorithm")] = None
+    steps: Annotated[int | None, WHOLE, shown("N", "8000 rows, three passes over preferences, 1600 prompts")] = None
     """Examples that each seed learns from: rows of texts, pairs, or prompts; rounded up to whole updates."""
     batch_size: Annotated[int | None, WHOLE, shown("N", "16, or all there are")] = None
     """Examples of an update."""
@@ -31,9 +31,9 @@ class TrainTexts:
     """Share of the prompts that nothing is learnt from, and by which the result is measured."""
     max_length: Annotated[int | None, WHOLE, shown("N", "256, or that of --init")] = None
     """The longest text that is read, prompt and completion, in tokens, which are bytes."""
-    width: Annotated[int | None, WHOLE, shown("N", "128, or that of --init")] = None
+    width: Annotated[int | None, WHOLE, shown("N", "64, or that of --init")] = None
     """Of the transformer's hidden states."""
-    depth: Annotated[int | None, WHOLE, shown("N", "4, or that of --init")] = None
+    depth: Annotated[int | None, WHOLE, shown("N", "3, or that of --init")] = None
     """Blocks of the transformer."""
     heads: Annotated[int | None, WHOLE, shown("N", "4, or that of --init")] = None
     """Attention heads of each block."""

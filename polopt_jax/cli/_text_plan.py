@@ -7,17 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from polopt_jax import runs, texts
-from polopt_jax.cli import _recipes
-from polopt_jax.cli._plan import PACKAGES, RATES, check_loggers, versions
+from polopt_jax import runs
+from polopt_jax.cli._plan import RATES, check_loggers
+from polopt_jax.cli._text_family import choose_objective, parameters_of
 from polopt_jax.cli._text_options import TrainAnswers, TrainTexts
+from polopt_jax.cli._versions import PACKAGES, versions
 from polopt_jax.cli._words import UsageError, choose, flag
 
-ALGORITHMS = ("sft", "dpo", "grpo")
-"""Those that learn from texts; the first from texts alone."""
-STEPS = {"sft": 16_000, "dpo": 4_800, "grpo": 1_600}
-"""Examples where nothing is said: a thousand updates of 16 rows, three hundred of 16 pairs, a hundred of 16 prompts."""
-NETWORK = {"max_length": 256, "width": 128, "depth": 4, "heads": 4}
+STEPS = {"sft": 8_000, "grpo": 1_600}
+"""Examples where nothing is said: five hundred updates of 16 rows, a hundred of 16 prompts."""
+PREFERENCE_PASSES = 3
+"""Passes over the preferences, where nothing is said: more of them, and the policy is soon far from its reference."""
+NETWORK = {"max_length": 256, "width": 64, "depth": 3, "heads": 4}
 BATCH_SIZE, GROUP_SIZE, ANSWER_LENGTH = 16, 8, 64
 MOST_HELD = 128
 """Records that are held out, at most."""
@@ -125,77 +126,6 @@ def is_of_texts(config: Mapping[str, Any]) -> bool:
     return "data_sha256" in config
 
 
-def way(algorithm: str, objective: str | None) -> Any:
-    """The function of `polopt_jax.texts` that learns so."""
-    if algorithm == "sft":
-        return texts.imitation
-    if algorithm == "grpo":
-        return texts.from_rewards
-    return texts.from_labels if objective in texts.UNPAIRED else texts.from_pairs
-
-
-def term_of(algorithm: str, objective: str | None) -> Any:
-    """The function that makes the objective; None of imitation."""
-    if objective is None:
-        return None
-    if algorithm == "grpo":
-        return texts.GROUPED[objective].term
-    return texts.UNPAIRED[objective].term if objective in texts.UNPAIRED else texts.PAIRED[objective]
-
-
-def objectives_of(algorithm: str) -> tuple[str, ...]:
-    """The members of the family, the one that has its name first; none of imitation."""
-    families = {"sft": (), "dpo": (*texts.PAIRED, *texts.UNPAIRED), "grpo": tuple(texts.GROUPED)}
-    return families[algorithm]
-
-
-def choose_objective(algorithm: str, name: str | None) -> str | None:
-    """The member that is meant; raises UsageError if there is none of that name."""
-    known = objectives_of(algorithm)
-    if not known:
-        if name is not None:
-            raise UsageError(f"--objective: {algorithm} has one objective, the likelihood of the texts")
-        return None
-    return known[0] if name is None else choose("objective", name, known)
-
-
-NEEDS = {
-    "sft": '{"prompt", "completion"}, {"text"} or {"messages"}',
-    "pairs": '{"prompt", "chosen", "rejected"}',
-    "labels": '{"prompt", "completion", "label"}',
-    "grpo": '{"prompt"}',
-}
-"""By kind of data, what a line of the file must have."""
-
-
-def kind_of(algorithm: str, objective: str | None) -> str:
-    """What kind of records is learnt from, of `NEEDS`."""
-    if algorithm != "dpo":
-        return algorithm
-    return "labels" if objective in texts.UNPAIRED else "pairs"
-
-
-def about_texts(algorithm: str, objective: str | None) -> str:
-    """What the help says of an algorithm on texts, and of the objective."""
-    functions = filter(None, (term_of(algorithm, objective), way(algorithm, objective)))
-    said = [_recipes.paragraphs_of(function)[0] for function in functions]
-    others = objectives_of(algorithm)
-    family = [f"--objective is one of {', '.join(others)}."] if others else []
-    needs = f"Each line of the file has {NEEDS[kind_of(algorithm, objective)]}; texts are strings or chat messages."
-    return "\n\n".join([*said, needs, *family]).replace("`", "")
-
-
-def parameters_of(algorithm: str, objective: str | None) -> dict[str, _recipes.Parameter]:
-    """The hyperparameters that the command line can set: those of the way to learn, and the objective's own.
-
-    A length by which an objective divides is that of the answers, and no number of its own.
-    """
-    term = term_of(algorithm, objective)
-    own = {} if term is None else _recipes.parameters_of(term)
-    found = {**_recipes.parameters_of(way(algorithm, objective)), **own}
-    return {name: parameter for name, parameter in found.items() if name != "length"}
-
-
 def plan_texts(
     algorithm: str, options: TrainTexts, hyperparameters: Mapping[str, Any], number_of: Any, start: Mapping[str, Any]
 ) -> TextPlan:
@@ -217,7 +147,8 @@ def plan_texts(
     values = {**{name: parameter.default for name, parameter in known.items()}, **hyperparameters}
     examples = number_of(sizes["max_length"])
     batch_size = _batch_size(options.batch_size, examples, values.get("num_minibatches", 1))
-    steps = STEPS[algorithm] if options.steps is None else options.steps
+    usual = STEPS[algorithm] if algorithm in STEPS else PREFERENCE_PASSES * examples
+    steps = usual if options.steps is None else options.steps
     schedule = runs.schedule(steps=steps, decisions=batch_size, seed=options.seed, num_seeds=options.num_seeds)
     return TextPlan(
         algorithm=algorithm,

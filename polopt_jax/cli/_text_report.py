@@ -11,7 +11,8 @@ from polopt_jax.cli._result import Result, Summary
 from polopt_jax.cli._table import show_table
 from polopt_jax.cli._text_completions import Shown, completions_shown
 from polopt_jax.cli._text_data import Data, about_data
-from polopt_jax.cli._text_plan import ALGORITHMS, TextPlan, term_of, way
+from polopt_jax.cli._text_family import ALGORITHMS, term_of, way
+from polopt_jax.cli._text_plan import TextPlan
 from polopt_jax.cli._words import flag
 from polopt_jax.report import Column, Group, Panel, Section, Strip
 
@@ -22,9 +23,14 @@ PANELS = {
     "held/reward": "Reward, held out",
     "held/accuracy": "Accuracy, held out",
     "held/margin": "Margin, held out",
-    "held/ref_kl": "KL(π‖ref), held out, nats",
+    "held/chosen_moved": "log π/ref, chosen, held out",
+    "held/ref_kl": "KL(π‖ref), held out",
 }
-"""What is drawn of a run that has it, at most six."""
+"""What is drawn of a run that has it, three to a line."""
+
+
+DISPLACED = -3.0
+"""Nats by which the chosen completions have become less likely, beyond which it is told."""
 
 
 class Files(NamedTuple):
@@ -40,14 +46,15 @@ def written(
     plan: TextPlan, data: Data, result: Result, arguments: Sequence[str], directory: Path, *, told: str = ""
 ) -> Files:
     """Writes the files. summary.json comes last: where it says finished, everything is there."""
-    notes = [note for note in (about_data(data), told or _told_before(directory), result.failure) if note]
+    said = (about_data(data), told or _told_before(directory), _displaced(result), result.failure)
+    notes = [note for note in said if note]
     what = facts(arguments, directory)
     summary = {**result.summary, "objective": plan.objective, "examples": len(data.train), "held_out": len(data.held)}
     if result.rows:
         shown = _completions(plan, data, result, directory)
         mean, half_width = shown.kl if knows_something(plan) else (None, None)
         summary |= {"ref_kl_per_completion": mean, "ref_kl_interval": half_width}
-        runs.write(directory / CURVES, report.png([strip(result)]))
+        runs.write(directory / CURVES, report.png(strips(result)))
         page = _page(plan, data, result, summary, what, notes, shown)
         runs.write(directory / PAGE, page)
     runs.write_json(directory / SUMMARY, {"run": what, "notes": notes, "results": [summary]})
@@ -60,8 +67,20 @@ def _completions(plan: TextPlan, data: Data, result: Result, directory: Path) ->
     return completions_shown(plan, directory, prompts) if result.status == "finished" else Shown([], (None, None))
 
 
+def _displaced(result: Result) -> str | None:
+    """What to say where the preferred completions have themselves become less likely by more than a little."""
+    moved = (result.summary.get("held") or {}).get("chosen_moved")
+    if moved is None or moved > DISPLACED:
+        return None
+    return (
+        f"The chosen completions have become less likely, too: held-out ones by {report.short(-moved)} nats each. That "
+        "goes on as long as the rejected ones fall faster. Fewer --steps, a smaller --learning-rate, or an objective "
+        "that holds them (--objective orpo, cpo, apo_zero) keep the policy nearer to what it could say."
+    )
+
+
 def knows_something(plan: TextPlan) -> bool:
-    """Whether the reference is more than a network that has learnt nothing, so that a distance from it says anything."""
+    """Whether the reference is more than a network that has learnt nothing, so that a distance from it says much."""
     return plan.init is not None or plan.algorithm != ALGORITHMS[0]
 
 
@@ -108,12 +127,19 @@ def columns() -> list[Column]:
         return report.percent(found.get("accuracy", found.get("preference/accuracy")))
 
     return [
-        Column(("", "algorithm"), lambda s: (s["objective"] or s["algorithm"]) + ("" if s["status"] == "finished" else "*")),
+        Column(
+            ("", "algorithm"), lambda s: (s["objective"] or s["algorithm"]) + ("" if s["status"] == "finished" else "*")
+        ),
         Column(("", "reward"), lambda s: report.estimate(s.get("reward")), "Of the answers of the last tenth."),
         Column(("held-out", "reward"), held("reward"), "One sampled answer to each held-out prompt."),
         Column(("held-out", "loss"), held("loss"), "Of imitation in nats per token, else that of the objective."),
         Column(("held-out", "accuracy"), accuracy, "Share of held-out pairs, or labels, on the right side."),
         Column(("held-out", "margin"), held("margin"), "What the objective makes of the difference, in its own units."),
+        Column(
+            ("chosen", "moved"),
+            held("chosen_moved"),
+            "Σ log π/ref of a held-out chosen completion, in nats: below 0 it has become less likely.",
+        ),
         Column(
             ("KL", "per token"),
             lambda s: held("ref_kl")(s) if per_token(s) else report.NONE,
@@ -130,13 +156,16 @@ def columns() -> list[Column]:
     ]
 
 
-def strip(result: Result) -> Strip:
+def strips(result: Result) -> list[Strip]:
     """The curves of a run."""
-    known = {name for row in result.rows for name, xs in row.items() if isinstance(xs, list) and any(x is not None for x in xs)}
+    known = {
+        name for row in result.rows for name, xs in row.items() if isinstance(xs, list) and xs.count(None) < len(xs)
+    }
     hidden = () if knows_something(result.plan) else ("held/ref_kl",)
-    wanted = [name for name in PANELS if name in known and name not in hidden][:6]
+    wanted = [name for name in PANELS if name in known and name not in hidden]
     panels = [Panel(PANELS[name], "examples per seed", [curve(result, name)]) for name in wanted]
-    return Strip(result.plan.title, panels)
+    lines = [panels[first : first + 3] for first in range(0, len(panels), 3)]
+    return [Strip(result.plan.title if n == 0 else "", line) for n, line in enumerate(lines)]
 
 
 def _page(
@@ -151,14 +180,19 @@ def _page(
     groups = [Group("", [summary])]
     known = report.informative(columns(), groups)
     term = term_of(plan.algorithm, plan.objective)
-    said = [report.prose(f.__name__, _recipes.paragraphs_of(f)) for f in filter(None, (term, way(plan.algorithm, plan.objective)))]
-    drawn = strip(result)
-    alt = f"Curves of {plan.title}: {', '.join(panel.title for panel in drawn.panels)}."
-    figure = report.figure(plan.title, report.svg(drawn, alt=alt), "Line: mean over seeds. Band: lowest to highest seed.")
+    said = [
+        report.prose(f.__name__, _recipes.paragraphs_of(f))
+        for f in filter(None, (term, way(plan.algorithm, plan.objective)))
+    ]
+    drawn = [
+        report.svg(line, alt=f"Curves: {', '.join(panel.title for panel in line.panels)}.") for line in strips(result)
+    ]
+    caption = "Line: mean over seeds. Band: lowest to highest seed. Held-out examples are looked at after every chunk."
+    figures = [report.figure("", x, caption if n == len(drawn) - 1 else "") for n, x in enumerate(drawn)]
     run = {name: what[name] for name in ("Directory", "Device", "Versions", "Date") if name in what}
     sections = [
         Section("Results", [report.table(known, groups), report.definitions(report.meanings(known))]),
-        Section("Curves", [figure]),
+        Section("Curves", figures),
         *shown.sections,
         Section("The data", _about(data)),
         Section("What was run", [report.code(what["Command"]), report.definitions(run)]),
@@ -175,5 +209,8 @@ def _about(data: Data) -> list[Any]:
 
 def _settings(plan: TextPlan) -> dict[str, str]:
     config = plan.config()
-    values = {**{name: config[name] for name in config if name not in ("versions", "hyperparameters")}, **config["hyperparameters"]}
+    values = {
+        **{name: config[name] for name in config if name not in ("versions", "hyperparameters")},
+        **config["hyperparameters"],
+    }
     return {flag(name)[2:]: f"{value}" for name, value in values.items() if value not in (None, [])}

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from polopt_jax import checkpoint, runs
 from polopt_jax.cli._text_build import REFERENCE_PART, build
 from polopt_jax.cli._text_data import Data, read_data
-from polopt_jax.cli._text_plan import TextPlan, digest, kind_of
+from polopt_jax.cli._text_family import kind_of
+from polopt_jax.cli._text_plan import TextPlan, digest
 from polopt_jax.cli._text_rewards import scoring
 from polopt_jax.cli._words import UsageError
 from polopt_jax.settings import byte_transformer
@@ -67,7 +68,9 @@ def evaluated(plan: TextPlan, directory: Path) -> tuple[int, dict[str, list[floa
     """Of the held-out examples, what training measures: updates done, and by name a number for each seed."""
     data = data_of(plan)
     if not data.held:
-        raise UsageError(f"nothing was held out of {plan.data} (--held-out {plan.held_out}), so there is nothing to see")
+        raise UsageError(
+            f"nothing was held out of {plan.data} (--held-out {plan.held_out}), so there is nothing to see"
+        )
     found = learnt(plan, directory)
     with scoring(plan) as score:
         hosted = build(plan, data, jax.tree.map(lambda x: x[0], found.reference), score)

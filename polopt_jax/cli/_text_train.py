@@ -13,16 +13,15 @@ from polopt_jax.cli._result import Result
 from polopt_jax.cli._running import again, failures_told, is_done, started
 from polopt_jax.cli._text_build import build, init_config, start_of
 from polopt_jax.cli._text_data import Data, about_data, read_data, tell_problems, text_examples
+from polopt_jax.cli._text_family import choose_objective, kind_of
 from polopt_jax.cli._text_options import TrainTexts
-from polopt_jax.cli._text_plan import TextPlan, answer_length, choose_objective, kind_of, plan_texts
+from polopt_jax.cli._text_plan import TextPlan, answer_length, plan_texts
 from polopt_jax.cli._text_report import print_texts, written
 from polopt_jax.cli._text_rewards import scoring
 from polopt_jax.cli._words import BROKEN_DOWN, CommandError, UsageError
 
 
-def train_texts(
-    algorithm: str, options: TrainTexts, hyperparameters: dict[str, Any], arguments: Sequence[str]
-) -> int:
+def train_texts(algorithm: str, options: TrainTexts, hyperparameters: dict[str, Any], arguments: Sequence[str]) -> int:
     """Learns from a file, or goes on learning; returns the exit code."""
     plan, data = planned(algorithm, options, hyperparameters)
     default = f"{plan.name}-{plan.schedule.seed}"
@@ -103,4 +102,3 @@ def _train(
         how = shlex.join(again(arguments, directory))
         raise CommandError(f"interrupted, {done}; go on with: {how}", 128 + stop.signal_number)
     return 0
-

@@ -6,8 +6,8 @@ A transformer, its sampler, imitation of a reference language; a model that was 
 
 from polopt_jax.language._greedy import greedy_network
 from polopt_jax.language._imitation import imitate
-from polopt_jax.language._recorded import recorded
 from polopt_jax.language._positions import Positions, learned_positions, rotary_positions
+from polopt_jax.language._recorded import recorded
 from polopt_jax.language._records import (
     Labelled,
     Pair,

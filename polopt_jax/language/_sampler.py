@@ -92,7 +92,8 @@ def sample_groups(
     def repeated(x: Array) -> Array:
         return jnp.repeat(jnp.expand_dims(x, axis), group_size, axis=axis)
 
-    return _answer(network, params, *jax.tree.map(repeated, (prompt, read)), key, length, stop)
+    prompt, read = jax.tree.map(repeated, (prompt, read))
+    return _answer(network, params, prompt, read, key, length, stop)
 
 
 class _Context(NamedTuple):
@@ -150,12 +151,20 @@ def _answer(
             ended = going & (sampled == stop)
         action = sampled.astype(action_dtype)
         after = going & ~ended
-        return (cache, _following(tokens, action, after), after), (tokens, action, log_prob, outputs.value, going, ended)
+        return (cache, _following(tokens, action, after), after), (
+            tokens,
+            action,
+            log_prob,
+            outputs.value,
+            going,
+            ended,
+        )
 
     steps = context + jnp.arange(length), jax.random.split(key, length)
     going = jnp.ones(jax.tree.leaves(last)[0].shape, bool)
     _, decided = jax.lax.scan(decide, (read.cache, last, going), steps)
-    return _rollout(prompt, *jax.tree.map(lambda x: x[..., 0], decided), read.value)
+    answered, action, log_prob, value, decided_here, ended = jax.tree.map(lambda x: x[..., 0], decided)
+    return _rollout(prompt, answered, action, log_prob, value, decided_here, ended, read.value)
 
 
 def _following(tokens: Array | Tokens, action: Array, going: Array) -> Array | Tokens:

@@ -40,8 +40,8 @@ class TokenNetwork(NamedTuple):
     have that shape as leading axes."""
     decode: Callable[[Params, Any, Any, ArrayLike], tuple[Any, Outputs]]
     """`decode(params, cache, tokens, place) -> (cache, outputs)`: the next S tokens `[..., S]`, integer or `Tokens`, of
-    which the first comes at `place` `[]` in the cache (the same in all rows), which holds those before. The outputs have
-    leading shape `[..., S]`."""
+    which the first comes at `place` `[]` in the cache, the same in all rows; the cache holds those before. The outputs
+    have leading shape `[..., S]`."""
     max_length: int
     """The longest sequence that both accept."""
     vocab_size: int | None = None
@@ -89,9 +89,7 @@ class _Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(
-        self, x: Array, position: Array, visible: Array, extend: Extend
-    ) -> tuple[Array, tuple[Array, Array]]:
+    def __call__(self, x: Array, position: Array, visible: Array, extend: Extend) -> tuple[Array, tuple[Array, Array]]:
         width = x.shape[-1]
         normed = nn.LayerNorm(dtype=self.dtype, name="attention_norm")(x)
         query, key, value = (

@@ -28,7 +28,7 @@ _COUNTS, _TIMES = ("update", "steps"), ("seconds", "compile_seconds")
 
 
 def chunk_row(schedule: Schedule, chunk: Chunk, *, seconds: float, compile_seconds: float) -> Row:
-    """What a chunk comes to: per seed the mean reward of the episodes that ended in it, if any did, and every metric."""
+    """What a chunk comes to: per seed the mean reward of the episodes that ended in it, and every metric."""
     row: Row = {
         "update": chunk.update,
         "steps": chunk.update * schedule.decisions,

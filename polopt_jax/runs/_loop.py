@@ -11,7 +11,7 @@ import numpy as np
 
 from polopt_jax import checkpoint
 from polopt_jax.algorithms import Algorithm
-from polopt_jax.driver import Run, chunks, prepare, seed_keys
+from polopt_jax.driver import Hosted, Run, chunks, prepare, seed_keys
 from polopt_jax.runs._directory import CHECKPOINTS, to_json
 from polopt_jax.runs._health import complaint, healthy, is_broken, look
 from polopt_jax.runs._log import Log, Row, chunk_row
@@ -40,7 +40,7 @@ class Progress(Protocol):
 
 def run(
     schedule: Schedule,
-    build: Callable[[], Algorithm],
+    build: Callable[[], Algorithm | Hosted],
     log: Log,
     progress: Progress,
     stop: Stop,

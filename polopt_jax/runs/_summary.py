@@ -105,7 +105,9 @@ def _held_out(rows: Sequence[Row]) -> dict[str, Any]:
     """What was measured last on examples that nothing was learnt from, `held/...`; nothing of a run that has none."""
     names = sorted({name for row in rows for name in row if name.startswith("held/")})
     last = {name: next((r[name] for r in reversed(rows) if any(x is not None for x in r[name])), []) for name in names}
-    return {"held": {name.removeprefix("held/"): over_seeds(values)[0] for name, values in last.items()}} if last else {}
+    return (
+        {"held": {name.removeprefix("held/"): over_seeds(values)[0] for name, values in last.items()}} if last else {}
+    )
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:

@@ -15,13 +15,15 @@ from polopt_jax.algorithms import adam
 from polopt_jax.divergences import action_kl
 from polopt_jax.driver import Hosted, compiler_options, over_seeds
 from polopt_jax.language import TokenNetwork
+from polopt_jax.masking import masked_mean
 from polopt_jax.objectives import negative_log_likelihood
 from polopt_jax.ranges import Positive, Rate
+from polopt_jax.reading import complete_pairs, read, read_log_prob
 from polopt_jax.texts._examples import Examples, places_of
 from polopt_jax.texts._learning import REFERENCE, Complete, Learning, Optimization, initialised, learner, of_seeds
 from polopt_jax.texts._members import Labels, ReferencePoint
 from polopt_jax.training import TrainState
-from polopt_jax.types import Batch, Metrics, Params, Term
+from polopt_jax.types import Batch, Metrics, Outputs, Params, Term
 
 HELD = "held/"
 """Before the names of what is measured on examples that nothing is learnt from."""
@@ -58,15 +60,16 @@ def from_pairs(
     held: Examples | None,
     term: Term,
     *,
-    learning_rate: Rate = 3e-4,
+    learning_rate: Rate = 1e-4,
     max_grad_norm: Positive = 1.0,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Hosted:
     """Any objective over pairs of completions, of which one was preferred: offline, no reward and no critic.
 
-    Examples are pairs of `language.pair_rows`, with `ref_log_prob` (`with_reference`). Of the held-out ones `held/loss`,
-    `held/accuracy`, `held/margin` and whatever else the term reports, and `held/ref_kl`, KL(π ‖ ref) in nats per token
-    at the tokens of the pairs.
+    Examples are pairs of `language.pair_rows`, with `ref_log_prob` (`with_reference`). Of the held-out ones:
+    `held/loss`, `held/accuracy`, `held/margin` and whatever else the term reports; `held/ref_kl`, KL(π ‖ ref) in nats
+    per token at the tokens of the pairs; `held/chosen_moved` and `held/rejected_moved`, Σ log π/ref in nats of a
+    completion, of which the first falls below 0 where the preferred completions, too, become less likely.
 
     Args:
       term: of `PAIRED`, or one of your own over batches `[2, N, T]`.
@@ -75,7 +78,15 @@ def from_pairs(
       optimizer: what steps in place of Adam with its clip, whose two numbers then say nothing.
     """
     how = Optimization(optimizer or adam(learning_rate, max_grad_norm))
-    return _fed(learning, train, held, term, how, lambda params, reference, given: given)
+    return _fed(learning, train, held, term, how, lambda params, reference, given: given, _moved)
+
+
+def _moved(outputs: Outputs, batch: Batch) -> Metrics:
+    """How far the two rows of the pairs have moved, whatever the objective looks at."""
+    ratio = read_log_prob("from_pairs", outputs, batch) - read("from_pairs", batch, "ref_log_prob")
+    pairs = complete_pairs(batch)
+    chosen, rejected = (masked_mean(row.sum(-1), pairs) for row in ratio)
+    return {"chosen_moved": chosen, "rejected_moved": rejected}
 
 
 def from_labels(
@@ -85,7 +96,7 @@ def from_labels(
     term: Term,
     reference_point: ReferencePoint,
     *,
-    learning_rate: Rate = 3e-4,
+    learning_rate: Rate = 1e-4,
     max_grad_norm: Positive = 1.0,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Hosted:
@@ -111,7 +122,13 @@ def from_labels(
 
 
 def _fed(
-    learning: Learning, train: Examples, held: Examples | None, term: Term, how: Optimization, complete: Complete
+    learning: Learning,
+    train: Examples,
+    held: Examples | None,
+    term: Term,
+    how: Optimization,
+    complete: Complete,
+    also: Callable[[Outputs, Batch], Metrics] = lambda outputs, batch: {},
 ) -> Hosted:
     def given_at(update: int) -> Any:
         sizes = dict(rows=learning.rows, update=update)
@@ -126,7 +143,8 @@ def _fed(
         outputs = learning.network.apply(params, batch.obs)
         loss, metrics = term(outputs, batch)
         moved = action_kl(outputs, learning.network.apply(reference, batch.obs), batch)
-        return {f"{HELD}{name}": x for name, x in {**metrics, "loss": loss, "ref_kl": moved}.items()}
+        seen = {**metrics, **also(outputs, batch), "loss": loss, "ref_kl": moved}
+        return {f"{HELD}{name}": x for name, x in seen.items()}
 
     evaluate, names = _looking(learning, held, look)
     init = initialised(learning, term, how)
@@ -174,4 +192,3 @@ def with_reference(network: TokenNetwork, reference: Params, batch: Batch, *, ro
         part = jax.tree.map(lambda x: np.take(np.asarray(x), places, axis=axis), (batch.obs, batch.action))  # noqa: B023
         parts.append(np.take(np.asarray(said(reference, *part)), np.arange(min(rows, size - first)), axis=axis))
     return replace(batch, ref_log_prob=np.concatenate(parts, axis=axis))
-

@@ -57,7 +57,8 @@ def complete_prompts(
     >>> from polopt_jax.language import ByteTokenizer, transformer
     >>> network = transformer(vocab_size=258, num_outputs=258, max_length=16, width=8, depth=1)
     >>> params = jax.jit(network.init)(jax.random.key(0))
-    >>> said = complete_prompts(network, params, params, ["2+2="], ByteTokenizer(), jax.random.key(1), length=4, samples=2)
+    >>> said = complete_prompts(network, params, params, ["2+2="], ByteTokenizer(), jax.random.key(1), length=4,
+    ...                         samples=2)
     >>> len(said[0]), len(said[0][0].pieces) == len(said[0][0].log_prob), float(abs(said[0][0].log_ratio).max()) < 1e-4
     (2, True, True)
     """

@@ -16,7 +16,7 @@ from polopt_jax.divergences import trajectory_kl
 from polopt_jax.driver import Hosted, compiler_options, over_seeds
 from polopt_jax.episodes import to_batch
 from polopt_jax.fields import with_fields
-from polopt_jax.language import Tokenizer, Tokens, sample_groups
+from polopt_jax.language import Tokenizer, TokenNetwork, Tokens, sample_groups
 from polopt_jax.ranges import Count, Positive, Rate
 from polopt_jax.texts._examples import Examples, places_of
 from polopt_jax.texts._fed import HELD
@@ -53,7 +53,7 @@ class Answered:
     """What is given of an update: the answers `[T, N, G]` and what they are worth `[N, G]`."""
 
     rollout: Rollout
-    reward: Array
+    reward: Any
 
 
 def from_rewards(
@@ -72,10 +72,10 @@ def from_rewards(
 ) -> Hosted:
     """Any objective over groups of answers: an update answers prompts several times each, and compares what that earns.
 
-    Examples are prompts of `language.prompt_rows`; answers are scored on the host (`Answers.score`). An answer that cannot be scored is left out of its group and masked out. Metrics: `episode/*` of the answers of an
-    update, `answer/length` in tokens, and the share that ended of themselves, `answer/ended`. Of held-out prompts, one
-    answer to each, sampled: `held/reward`, `held/length`, `held/ended`, and `held/ref_kl`, KL(π ‖ ref) in nats per
-    answer.
+    Examples are prompts of `language.prompt_rows`; answers are scored on the host (`Answers.score`). An answer that
+    cannot be scored is left out of its group and masked out. Metrics: `episode/*` of the answers of an update,
+    `answer/length` in tokens, and the share that ended of themselves, `answer/ended`. Of held-out prompts, one answer
+    to each, sampled: `held/reward`, `held/length`, `held/ended`, and `held/ref_kl`, KL(π ‖ ref) in nats per answer.
 
     Args:
       term: of `GROUPED`, or one of your own over batches `[N, G, T]`.
@@ -106,8 +106,7 @@ def from_rewards(
     options = compiler_options()
 
     def sample(params: Params, prompts: Tokens, key: Array) -> Rollout:
-        size = dict(length=answers.length, group_size=answers.group_size, stop=answers.stop)
-        return sample_groups(network, params, prompts, key, **size)
+        return _sampled(network, params, prompts, key, answers, group_size=answers.group_size)
 
     sampled = jax.jit(over_seeds(sample, num_seeds), compiler_options=options)
 
@@ -137,6 +136,12 @@ def from_rewards(
     init, learn = initialised(learning, term, how), learner(learning, term, how, complete)
     evaluate = None if held is None else _looking(learning, held, answers)
     return Hosted(init, gather, learn, example, evaluate, () if held is None else _NAMES)
+
+
+def _sampled(
+    network: TokenNetwork, params: Params, prompts: Tokens, key: Array, answers: Answers, *, group_size: int
+) -> Rollout:
+    return sample_groups(network, params, prompts, key, length=answers.length, group_size=group_size, stop=answers.stop)
 
 
 _NAMES = tuple(f"{HELD}{name}" for name in ("reward", "length", "ended", "ref_kl"))
@@ -187,16 +192,13 @@ def _lengths(answers: Answers, rollout: Rollout) -> tuple[np.ndarray, np.ndarray
     return mask.sum(1).astype(np.float32), ended.astype(np.float32)
 
 
-def _looking(
-    learning: Learning, held: Examples, answers: Answers
-) -> Callable[[TrainState], dict[str, np.ndarray]]:
+def _looking(learning: Learning, held: Examples, answers: Answers) -> Callable[[TrainState], dict[str, np.ndarray]]:
     """Answers to every held-out prompt, one each: what they are worth, and how far from the reference they are."""
     network = learning.network
     prompts = jax.tree.map(jnp.asarray, held.given)
 
     def attempt(params: Params, reference: Params) -> tuple[Rollout, Array]:
-        sizes = dict(length=answers.length, group_size=1, stop=answers.stop)
-        rollout = sample_groups(network, params, prompts, jax.random.key(EVALUATION), **sizes)
+        rollout = _sampled(network, params, prompts, jax.random.key(EVALUATION), answers, group_size=1)
         batch = to_batch(rollout)
         outputs, before = network.apply(params, batch.obs), network.apply(reference, batch.obs)
         return rollout, trajectory_kl(outputs, before, batch)

@@ -1,0 +1,71 @@
+"""A command line as the options of a type, and what is wrong with it in one line."""
+
+import contextlib
+import io
+import re
+import shutil
+import textwrap
+from typing import Any
+
+import tyro
+
+from polopt_jax.cli._words import UsageError
+
+
+def read_words(kind: Any, command: str, words: list[str], description: str | None = None) -> Any:
+    """The options of a command line, of the type `kind`; None if help was asked for and given. Raises UsageError."""
+    said, complaint = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complaint):
+            options = tyro.conf.OmitArgPrefixes[kind]
+            return tyro.cli(options, prog=f"polopt {command}", args=words, description=description)
+    except SystemExit as exit_:
+        if exit_.code:
+            raise UsageError(f"{explain(complaint.getvalue())} (polopt {command} --help)") from None
+        print(_wrapped(said.getvalue()))
+        return None
+
+
+def _wrapped(text: str) -> str:
+    """Help whose paragraphs fit the terminal, as tyro's boxes already do."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    lines = (
+        line if line.startswith(("╭", "│", "╰")) else textwrap.fill(line, width, subsequent_indent=_indent(line))
+        for line in text.splitlines()
+    )
+    return "\n".join(lines).strip()
+
+
+def _indent(line: str) -> str:
+    """Where a long line of a list goes on: under the words after its first column."""
+    entry = re.match(r"  \S+ +", line)
+    return " " * len(entry[0]) if entry else ""
+
+
+def explain(complaint: str) -> str:
+    """What tyro says over several lines, in a box or under a title, in one.
+
+    >>> explain(" Value error\\n -----\\n  Error parsing --steps: no\\n -----\\n  For full helptext, see x")
+    'Error parsing --steps: no'
+    """
+    boxed = "╭" in complaint
+    lines = [line.strip("│").rstrip() for line in complaint.splitlines() if not line.startswith(("╭", "╰"))]
+    parts = re.split(r"[─-]{3,}", "\n".join(lines))[0 if boxed else 1 :]
+    said = " ".join(parts[0].split())
+    if said.startswith("Missing from"):
+        known = re.findall(r"^ +(--[a-z-]+ [A-Z]+|[A-Z]{3,})", parts[0], re.MULTILINE)
+        return f"missing: {', '.join(known)}"
+    if said.startswith("Unrecognized options: "):
+        hints = re.findall(r"^ +(--[a-z][a-z-]*)", "\n".join(parts[1:]), re.MULTILINE)
+        return said.replace("Unrecognized", "unrecognized") + (f"; did you mean {hints[0]}?" if hints else "")
+    return said
+
+
+def value_of(name: str, words: list[str]) -> str | None:
+    """What follows a flag, or stands behind its equals sign; None where it is not there."""
+    for place, word in enumerate(words):
+        if word == name and place + 1 < len(words):
+            return words[place + 1]
+        if word.startswith(f"{name}="):
+            return word.removeprefix(f"{name}=")
+    return None
