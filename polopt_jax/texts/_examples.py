@@ -68,8 +68,9 @@ def split_records(records: Sequence[Record], *, share: float, most: int) -> tupl
             continue
         chosen.add(keys[place])
         total += size
-    held = [record for key in keys if key in chosen for record in groups[key]]
-    return [record for key in keys if key not in chosen for record in groups[key]], held
+    is_held = [(record.prompt if by_prompt else n) in chosen for n, record in enumerate(records)]
+    train, held = ([record for record, x in zip(records, is_held, strict=True) if x == side] for side in (False, True))
+    return train, held
 
 
 def places_of(size: int, *, rows: int, seed: int, update: int) -> np.ndarray:

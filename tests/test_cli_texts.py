@@ -1,0 +1,399 @@
+"""The command on a person's own texts: what it learns, what it leaves, what it says of files and flags that are wrong."""
+
+import json
+import re
+import shutil
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import polopt_jax as po
+from polopt_jax import checkpoint, runs, texts
+from polopt_jax.cli import _text_report, main
+from polopt_jax.cli._text_plan import digest
+
+SIZES = ["--max-length", "24", "--width", "16", "--depth", "1", "--heads", "2"]
+REWARD = """
+import os
+
+def length(prompt, completion):
+    return float(len(completion))
+
+def beside(prompt, completion):
+    if prompt == "p1:":
+        raise RuntimeError("no")
+    return 1.0
+"""
+
+
+def write_lines(path, records):
+    path.write_text("".join(record if isinstance(record, str) else json.dumps(record) + "\n" for record in records))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with files of every kind, a reward, and a run of imitation."""
+    folder = tmp_path_factory.mktemp("texts")
+    numbers = range(24)
+    write_lines(folder / "texts.jsonl", [{"prompt": f"p{n % 8}:", "completion": f"yes {n % 3}"} for n in numbers])
+    pairs = [{"prompt": f"p{n % 8}:", "chosen": f"yes {n}", "rejected": "no"} for n in numbers]
+    write_lines(
+        folder / "prefs.jsonl",
+        [*pairs[:4], "broken\n", *pairs[4:], {"prompt": "x", "chosen": "y" * 40, "rejected": "n"}],
+    )
+    labels = [{"prompt": f"p{n % 8}:", "completion": "yes" if n % 2 else "no", "label": n % 2 == 1} for n in numbers]
+    write_lines(folder / "labels.jsonl", labels)
+    write_lines(folder / "prompts.jsonl", [{"prompt": f"p{n}:"} for n in range(8)])
+    (folder / "own_reward.py").write_text(REWARD)
+    code = main(["train", "sft", "--data", str(folder / "texts.jsonl"), *SIZES, "--steps", "160", "--batch-size", "4",
+                 "--out", str(folder / "start"), "--json", "--no-cache"])  # fmt: skip
+    assert code == 0
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+def command(*words):
+    return main([str(word) for word in words] + ["--no-cache"])
+
+
+def said(capsys, *words, code=0):
+    """What a command prints on stdout and stderr."""
+    capsys.readouterr()
+    assert command(*words) == code
+    return capsys.readouterr()
+
+
+def summary_of(directory):
+    return json.loads((directory / "summary.json").read_text())["results"][0]
+
+
+def rows_of(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def preferred(place):
+    """A run of dpo from the run of imitation."""
+    out = place / "preferred"
+    assert command("train", "dpo", "--data", place / "prefs.jsonl", "--init", place / "start", "--steps", 48,
+                   "--batch-size", 4, "--learning-rate", 3e-3, "--out", out) == 0  # fmt: skip
+    return out
+
+
+def test_imitation_learns_and_leaves_a_run(place):
+    out = place / "start"
+    rows = rows_of(out)
+    assert rows[-1]["held/loss"][0] < rows[0]["held/loss"][0] - 0.3
+    config = json.loads((out / "config.json").read_text())
+    assert config["data_sha256"] == digest(place / "texts.jsonl")
+    assert (config["width"], config["max_length"], config["objective"]) == (16, 24, None)
+    assert {"config.json", "metrics.jsonl", "summary.json", "report.html", "curves.png"} <= {
+        x.name for x in out.iterdir()
+    }
+    assert "ref_kl_per_completion" not in runs.without_empty(summary_of(out)), "its reference knows nothing"
+    policy = po.load(out)
+    assert policy.act(np.array([[256, 112]])).shape == (1, 2)
+
+
+def test_preferences_move_the_margin_and_say_what_was_wrong_with_the_file(place, preferred, capsys):
+    found = summary_of(preferred)
+    assert found["held"]["accuracy"] == 1.0
+    assert found["held"]["margin"] > 0.05
+    assert found["held"]["rejected_moved"] < found["held"]["chosen_moved"]
+    assert (found["examples"], found["held_out"]) == (21, 3)
+    assert found["ref_kl_per_completion"] is not None
+    told = said(capsys, "train", "--resume", "--out", preferred)
+    assert "prefs.jsonl, line 5: is not JSON" in told.err
+    assert "prefs.jsonl, line 26: has 43 tokens, more than 24 (left out)" in told.err
+    assert "26 records read, 2 left out: 21 to learn from, 3 held out." in told.out
+    assert "is finished, with 12 updates" in told.err
+    page = (preferred / "report.html").read_text()
+    assert "line 26: has 43 tokens" in page
+    assert "log π/ref" in page
+    assert not re.search(r'(src|href)="?http', page)
+    assert json.loads((preferred / "summary.json").read_text())["notes"][1].startswith("It starts from")
+
+
+def test_the_reference_is_the_policy_of_the_run_it_starts_from(place, preferred):
+    start = po.load(place / "start")
+    first, _ = checkpoint.restore_parts(
+        preferred / "checkpoints",
+        {".collect_state['reference']": jax.eval_shape(start.network.init, jax.random.key(0))},
+        leading=(1,),
+    )
+    for x, y in zip(*map(jax.tree.leaves, (first[".collect_state['reference']"], start.params)), strict=True):
+        np.testing.assert_array_equal(x[0], y)
+
+
+def test_a_run_that_was_killed_goes_on_bit_for_bit(place, preferred, capsys):
+    """Its newest checkpoint and the rows after the one before are taken away, as a kill would have left it."""
+    out = place / "killed"
+    shutil.copytree(preferred, out)
+    steps = checkpoint.steps(out / "checkpoints")
+    assert len(steps) > 1
+    shutil.rmtree(out / "checkpoints" / str(steps[-1]))
+    rows = rows_of(out)
+    kept = [row for row in rows if row["update"] <= steps[-2]]
+    (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    said(capsys, "train", "--resume", "--out", out)
+    again = rows_of(out)
+    timeless = lambda rows: [{k: x for k, x in row.items() if "seconds" not in k} for row in rows]  # noqa: E731
+    assert timeless(again) == timeless(rows)
+    for x, y in zip(*(jax.tree.leaves(po.load(run).params) for run in (preferred, out)), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_run_can_become_longer(place, preferred, capsys):
+    out = place / "longer"
+    shutil.copytree(preferred, out)
+    told = said(capsys, "train", "--resume", "--out", out, "--steps", 64, "--json")
+    assert json.loads(told.out)["results"][0]["updates"] == 16
+    assert rows_of(out)[:12] == rows_of(preferred)
+
+
+def test_a_file_that_has_changed_is_not_gone_on_with(place, preferred, capsys):
+    out, copy = place / "changed", place / "other.jsonl"
+    shutil.copytree(preferred, out)
+    config = json.loads((out / "config.json").read_text())
+    copy.write_text(
+        (place / "prefs.jsonl").read_text() + "\n" + json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})
+    )
+    (out / "config.json").write_text(json.dumps(config | {"data": str(copy)}))
+    assert "other.jsonl is no longer what it was" in said(capsys, "train", "--resume", "--out", out, code=2).err
+    assert "is no longer what it was" in said(capsys, "evaluate", out, code=2).err
+
+
+def test_a_run_on_texts_speaks(place, preferred, capsys):
+    one = said(capsys, "sample", preferred, "--prompt", "p1:", "new:", "--num", 2, "--length", 8).out
+    assert len(one.rstrip("\n").split("\n")) >= 4
+    assert one.startswith("p1:")
+    assert said(capsys, "sample", preferred, "--prompt", "p1:", "new:", "--num", 2, "--length", 8).out == one
+    told = json.loads(said(capsys, "sample", preferred, "--greedy", "--json").out)["completions"]
+    held = {record["prompt"] for record in told}
+    assert held <= {f"p{n}:" for n in range(8)}
+    assert all(isinstance(record["log_ratio"], float) for record in told)
+    other = said(capsys, "sample", preferred, "--prompt", "p1:", "new:", "--num", 2, "--length", 8, "--key", 1).out
+    assert other != one
+
+
+def test_temperature_and_top_k_are_those_of_sampling(place, preferred, capsys):
+    greedy = said(capsys, "sample", preferred, "--prompt", "p1:", "--greedy", "--length", 8).out
+    assert said(capsys, "sample", preferred, "--prompt", "p1:", "--top-k", 1, "--length", 8).out == greedy
+    assert said(capsys, "sample", preferred, "--prompt", "p1:", "--temperature", 1e-3, "--length", 8).out == greedy
+    assert said(capsys, "sample", preferred, "--prompt", "p1:", "--top-p", 1e-6, "--length", 8).out == greedy
+
+
+def test_evaluate_says_again_what_training_measured(preferred, capsys):
+    told = json.loads(said(capsys, "evaluate", preferred, "--json").out)
+    last = rows_of(preferred)[-1]
+    for name, value in told["seeds"][0].items():
+        if name != "seed":
+            np.testing.assert_allclose(value, last[f"held/{name}"][0], rtol=1e-4, atol=1e-5)
+    assert "chosen moved" in said(capsys, "evaluate", preferred).out
+
+
+def test_play_shows_completions_before_and_after(place, preferred, capsys):
+    out = place / "page.html"
+    told = said(capsys, "play", preferred, "--html", out).out
+    assert "nats, from the sampled ones" in told
+    page = out.read_text()
+    assert "before, greedy" in page
+    assert "after, sampled 2" in page
+    assert "of a run on texts completions are shown" in said(capsys, "play", preferred, "--max-steps", 3, code=2).err
+
+
+def test_labels_are_learnt_with_the_losses_that_take_them(place, capsys):
+    out = place / "labelled"
+    words = ["--init", place / "start", "--steps", 24, "--batch-size", 12, "--learning-rate", 3e-3, "--out", out]
+    said(capsys, "train", "dpo", "--data", place / "labels.jsonl", "--objective", "kto", "--beta", 0.5, *words)
+    assert summary_of(out)["objective"] == "kto"
+    assert json.loads((out / "config.json").read_text())["hyperparameters"]["beta"] == 0.5
+    assert rows_of(out)[-1]["held/accuracy"][0] is not None
+
+
+def test_without_a_start_preferences_begin_with_imitation(place, capsys, monkeypatch):
+    monkeypatch.setattr("polopt_jax.cli._text_build.IMITATION_UPDATES", 20)
+    out = place / "alone"
+    words = [*SIZES, "--steps", 8, "--batch-size", 4, "--out", out]
+    told = said(capsys, "train", "dpo", "--data", place / "prefs.jsonl", "--objective", "orpo", *words)
+    assert "imitating what was preferred: 100%" in told.err
+    assert "20 updates of imitation of what was preferred, which is also the reference:" in told.out
+    rows = rows_of(out)
+    assert 0 < rows[0]["held/ref_kl"][0] < 0.5, "it starts from what it imitated"
+
+
+def test_answers_are_learnt_from_a_reward_in_python(place, capsys):
+    out = place / "answered"
+    words = ["--init", place / "start", "--steps", 40, "--batch-size", 4, "--answer-length", 6, "--group-size", 4]
+    words += ["--learning-rate", 1e-2, "--num-minibatches", 2, "--out", out]
+    said(capsys, "train", "grpo", "--data", place / "prompts.jsonl", "--reward", "own_reward:length", *words)
+    rows = rows_of(out)
+    assert rows[-1]["reward"][0] > rows[0]["reward"][0]
+    assert rows[-1]["held/reward"][0] is not None
+    found = summary_of(out)
+    assert found["reward"] > 0
+    assert found["held"]["ref_kl"] > 0
+    assert json.loads(said(capsys, "evaluate", out, "--json").out)["seeds"][0]["reward"] == pytest.approx(
+        rows[-1]["held/reward"][0]
+    )
+
+
+def test_a_reward_that_fails_leaves_answers_out_and_counts_them(place, capsys):
+    out = place / "failing"
+    words = ["--init", place / "start", "--steps", 8, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]
+    words += ["--num-minibatches", 1, "--held-out", 0, "--out", out, "--objective", "rloo"]
+    said(capsys, "train", "grpo", "--data", place / "prompts.jsonl", "--reward", "own_reward:beside", *words)
+    assert summary_of(out)["unscored"] == 2.0, "both answers to one of eight prompts"
+    assert rows_of(out)[0]["reward"] == [1.0]
+
+
+def test_a_chosen_completion_that_becomes_less_likely_is_told(preferred):
+    class Seen:
+        summary = {"held": {"chosen_moved": -12.5}}
+
+    assert "held-out ones by 12.5 nats each" in _text_report._displaced(Seen())
+    Seen.summary = {"held": {"chosen_moved": -1.0}}
+    assert _text_report._displaced(Seen()) is None
+    Seen.summary = {"held": {"loss": 1.0}}
+    assert _text_report._displaced(Seen()) is None
+
+
+WRONG = {
+    "no file": (["sft", "--data", "none.jsonl"], "there is no none.jsonl"),
+    "wrong kind": (["dpo", "--data", "texts.jsonl"], 'A line must have {"prompt", "chosen", "rejected"}'),
+    "labels wanted": (
+        ["dpo", "--data", "prefs.jsonl", "--objective", "kto"],
+        'A line must have {"prompt", "completion"',
+    ),
+    "no such objective": (["dpo", "--data", "prefs.jsonl", "--objective", "ippo"], "did you mean 'ipo'"),
+    "imitation has one": (["sft", "--data", "texts.jsonl", "--objective", "dpo"], "sft has one objective"),
+    "not in the family": (["ppo", "--data", "texts.jsonl"], "unknown algorithm 'ppo'"),
+    "grpo without a start": (["grpo", "--data", "prompts.jsonl", "--reward", "own_reward:length"], "--init RUN"),
+    "no reward": (["grpo", "--data", "prompts.jsonl", "--init", "start"], "missing: --reward package.module:function"),
+    "no such reward": (
+        ["grpo", "--data", "prompts.jsonl", "--init", "start", "--reward", "own_reward:lenght"],
+        "has no attribute 'lenght'",
+    ),
+    "limit without workers": (
+        [
+            "grpo",
+            "--data",
+            "prompts.jsonl",
+            "--init",
+            "start",
+            "--reward",
+            "own_reward:length",
+            "--reward-time-limit",
+            "1",
+        ],
+        "--reward-time-limit needs --reward-workers",
+    ),
+    "another objective's": (
+        ["dpo", "--data", "prefs.jsonl", "--objective", "ipo", "--gamma", "1"],
+        "ipo has no --gamma",
+    ),
+    "out of range": (["dpo", "--data", "prefs.jsonl", "--beta", "-1"], "--beta must be finite and at least 0"),
+    "another library's": (["dpo", "--data", "prefs.jsonl", "--lr", "1"], "did you mean --learning-rate?"),
+    "size of the start": (
+        ["dpo", "--data", "prefs.jsonl", "--init", "start", "--width", "32"],
+        "--width is 16 in the run",
+    ),
+    "too large a batch": (
+        ["dpo", "--data", "prefs.jsonl", "--init", "start", "--batch-size", "99"],
+        "more than the 21",
+    ),
+    "odd heads": (["sft", "--data", "texts.jsonl", "--width", "18", "--heads", "4"], "multiple of twice --heads"),
+    "all too long": (["sft", "--data", "texts.jsonl", "--max-length", "5"], "longer than --max-length 5"),
+    "held out": (["sft", "--data", "texts.jsonl", "--held-out", "1"], "--held-out must be at least 0 and below 1"),
+    "no room": (
+        [
+            "grpo",
+            "--data",
+            "prompts.jsonl",
+            "--init",
+            "start",
+            "--reward",
+            "own_reward:length",
+            "--answer-length",
+            "24",
+        ],
+        "leaves no room for a prompt",
+    ),
+    "sft needs data": (["sft"], "--data"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_told_before_anything_starts(name, place, capsys, monkeypatch):
+    monkeypatch.chdir(place)
+    before = {path.name for path in place.iterdir()}
+    words, message = WRONG[name]
+    told = said(capsys, "train", *words, code=2)
+    assert message in told.err, told.err
+    assert "Traceback" not in told.err
+    assert {path.name for path in place.iterdir()} - before <= {"__pycache__"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num", "0"], "--num must be from 1"),
+        (["--temperature", "0"], "--temperature must be finite and above 0"),
+        (["--top-p", "2"], "--top-p must be above 0 and at most 1"),
+        (["--greedy", "--top-k", "3"], "--greedy takes the likeliest token; leave out --top-k"),
+        (["--seed", "7"], "has no seed 7; it has 0"),
+        (["--prompt", "x" * 30], "has 31 tokens, more than 24"),
+        (["--prompt", "abc", "--length", "22"], "beyond the 24 that the network reads"),
+    ],
+)
+def test_what_cannot_be_sampled_is_told(words, message, preferred, capsys):
+    assert message in said(capsys, "sample", preferred, *words, code=2).err
+
+
+def test_a_run_of_another_kind_is_not_started_from_nor_sampled(place, capsys, tmp_path):
+    run = tmp_path / "other"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"algorithm": "ppo", "env": "ant"}))
+    assert "is a run on ant, not on texts" in said(capsys, "sample", run, code=2).err
+    words = ["train", "dpo", "--data", place / "prefs.jsonl", "--init", run]
+    assert "is a run of ppo on ant, not on texts" in said(capsys, *words, code=2).err
+
+
+@pytest.mark.parametrize("objective", [*texts.PAIRED, *texts.UNPAIRED])
+def test_help_has_the_hyperparameters_of_the_objective(objective, capsys):
+    help_text = " ".join(said(capsys, "train", "dpo", "--data", "x", "--objective", objective, "--help").out.split())
+    assert "--learning-rate" in help_text
+    assert ("--beta" in help_text) == (objective != "orpo")
+    assert ("--label-smoothing" in help_text) == (objective in ("conservative_dpo", "robust_dpo", "exo"))
+    assert ("--num-minibatches" in help_text) is False
+
+
+@pytest.mark.parametrize("objective", texts.GROUPED)
+def test_help_of_groups_has_no_length_of_its_own(objective, capsys):
+    help_text = " ".join(said(capsys, "train", "grpo", "--data", "x", "--objective", objective, "--help").out.split())
+    assert "--reward NAME" in help_text
+    assert "--num-epochs" in help_text
+    assert ("--clip-eps" in help_text) == (
+        objective in ("grpo", "dr_grpo", "dapo", "gspo", "gspo_token", "luspo", "dual_clip")
+    )
+    assert " --length" not in help_text
+
+
+def test_a_pair_of_numbers_may_be_one(place, capsys):
+    words = [
+        "train",
+        "grpo",
+        "--data",
+        place / "prompts.jsonl",
+        "--init",
+        place / "start",
+        "--reward",
+        "own_reward:length",
+    ]
+    told = said(capsys, *words, "--objective", "dapo", "--clip-eps", "0.1,0.2,0.3", code=2)
+    assert "a number, or two with a comma between" in told.err
+    told = said(capsys, *words, "--objective", "dapo", "--clip-eps", "0.1,-0.2", code=2)
+    assert "--clip-eps must be finite and at least 0; it is -0.2" in told.err

@@ -1,0 +1,465 @@
+"""Learning from texts on the host: examples and their order, what an update learns from, and what it reports."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import polopt_jax as po
+from polopt_jax import driver, objectives, texts
+from polopt_jax.language import (
+    ByteTokenizer,
+    Labelled,
+    Pair,
+    Prompt,
+    Text,
+    labelled_rows,
+    packed_rows,
+    pair_rows,
+    prompt_rows,
+    rotary_positions,
+    text_rows,
+    transformer,
+)
+
+TOKENIZER, LENGTH = ByteTokenizer(), 24
+NETWORK = transformer(
+    vocab_size=258, num_outputs=258, max_length=LENGTH, width=16, depth=1, heads=2, positions=rotary_positions()
+)
+SENTENCES = ["one", "two and", "three or four", "é", "five", "six six", "seven", "eight 8"]
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(NETWORK.init)(jax.random.key(0))
+
+
+def trees_close(ours, theirs, atol=1e-6):
+    for x, y in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+        np.testing.assert_allclose(x, y, atol=atol)
+
+
+# --- examples -------------------------------------------------------------------------------------------------------
+
+
+def test_no_prompt_is_both_learnt_from_and_held_out():
+    records = [Pair(f"p{n % 7}", "a", "b", n) for n in range(40)]
+    train, held = texts.split_records(records, share=0.3, most=100)
+    assert not {r.prompt for r in train} & {r.prompt for r in held}
+    assert len({r.prompt for r in held}) == 2
+    assert sorted([*train, *held], key=lambda r: r.line) == records, "nothing is lost"
+    assert [r.line for r in train] == sorted(r.line for r in train), "in the order of the file"
+    assert texts.split_records(records, share=0.3, most=100) == (train, held)
+
+
+def test_as_many_are_held_out_as_was_asked_for():
+    records = [Text("", f"{n}", n) for n in range(50)]
+    assert [len(part) for part in texts.split_records(records, share=0.2, most=100)] == [40, 10]
+    assert [len(part) for part in texts.split_records(records, share=0.2, most=4)] == [46, 4]
+    assert [len(part) for part in texts.split_records(records, share=0.0, most=4)] == [50, 0]
+    assert [len(part) for part in texts.split_records(records[:1], share=0.5, most=4)] == [1, 0]
+    assert [len(part) for part in texts.split_records(records[:2], share=0.01, most=4)] == [1, 1]
+    with pytest.raises(ValueError, match=r"share must be at least 0 and below 1; it is 1\.0"):
+        texts.split_records(records, share=1.0, most=4)
+
+
+def test_every_pass_is_over_all_examples_in_an_order_of_its_own():
+    taken = [texts.places_of(10, rows=4, seed=3, update=update) for update in range(10)]
+    passes = np.concatenate(taken).reshape(4, 10)
+    np.testing.assert_array_equal(np.sort(passes, axis=1), np.broadcast_to(np.arange(10), (4, 10)))
+    assert len({tuple(order) for order in passes.tolist()}) == 4
+    other = [texts.places_of(10, rows=4, seed=4, update=update) for update in range(10)]
+    assert not np.array_equal(taken, other)
+    np.testing.assert_array_equal(texts.places_of(10, rows=4, seed=3, update=7), taken[7])
+
+
+@pytest.mark.parametrize("rows", [0, 11])
+def test_an_update_takes_no_example_twice(rows):
+    with pytest.raises(ValueError, match="rows must be from 1 to the 10 examples"):
+        texts.places_of(10, rows=rows, seed=0, update=0)
+
+
+def test_rows_are_taken_along_their_axis():
+    rows = pair_rows([Pair("p", f"{n}", "x", n) for n in range(5)], TOKENIZER, max_length=LENGTH)
+    found = texts.examples(rows.batch, rows.kept, axis=1)
+    taken = found.take(np.array([3, 1]))
+    assert taken.mask.shape[:2] == (2, 2)
+    assert [chr(t) for t in taken.action[0, :, 1]] == ["3", "1"]
+
+
+def test_packed_texts_have_the_loss_of_texts_in_rows_of_their_own(params):
+    records = [Text("say: ", sentence, n) for n, sentence in enumerate(SENTENCES)]
+    packed, apart = (f(records, TOKENIZER, max_length=LENGTH) for f in (packed_rows, text_rows))
+    assert len(packed.kept) < len(apart.kept) == 8
+    assert sorted(r.line for row in packed.kept for r in row) == list(range(8))
+    loss = jax.jit(jax.value_and_grad(lambda p, b: po.objective(NETWORK.apply, po.negative_log_likelihood())(p, b)[0]))
+    one, other = loss(params, packed.batch), loss(params, apart.batch)
+    np.testing.assert_allclose(one[0], other[0], rtol=1e-6)
+    trees_close(one[1], other[1])
+    assert int(packed.batch.mask.sum()) == sum(len(s.encode()) + 1 for s in SENTENCES)
+
+
+def test_prompts_end_in_the_last_column():
+    found = prompt_rows([Prompt("abc", 1), Prompt("", 2), Prompt("x" * 30, 3)], TOKENIZER, max_length=LENGTH)
+    np.testing.assert_array_equal(found.tokens.token, [[256, 97, 98, 99], [0, 0, 0, 256]])
+    np.testing.assert_array_equal(found.tokens.segment, [[1, 1, 1, 1], [0, 0, 0, 1]])
+    assert [str(problem) for problem in found.problems] == ["line 3: has 31 tokens, more than 24 (left out)"]
+    with pytest.raises(ValueError, match="no prompt is left: line 3"):
+        prompt_rows([Prompt("x" * 30, 3)], TOKENIZER, max_length=LENGTH)
+
+
+@pytest.mark.parametrize("rows", [3, 8, 20])
+def test_the_reference_is_asked_in_parts(params, rows):
+    batch = pair_rows([Pair("p", s, "no", n) for n, s in enumerate(SENTENCES)], TOKENIZER, max_length=LENGTH).batch
+    found = texts.with_reference(NETWORK, params, batch, rows=rows, axis=1).ref_log_prob
+    np.testing.assert_allclose(found, NETWORK.apply(params, batch.obs).policy.log_prob(batch.action), atol=1e-5)
+
+
+# --- what is learnt from examples -----------------------------------------------------------------------------------
+
+
+def learning(params, rows=4, seeds=(0,)):
+    return texts.Learning(NETWORK, params, rows, seeds)
+
+
+def pairs(params, number=8):
+    records = [Pair("p:", s, s[::-1] + "!", n) for n, s in enumerate(SENTENCES[:number])]
+    rows = pair_rows(records, TOKENIZER, max_length=LENGTH)
+    return texts.examples(texts.with_reference(NETWORK, params, rows.batch, rows=4, axis=1), rows.kept, axis=1)
+
+
+def one_update(hosted):
+    run = driver.prepare(hosted, driver.seed_keys(0, 1), chunk_updates=1)
+    return run, next(driver.chunks(run, 1))
+
+
+def stepped(params, term, batch, *, rate=1e-3):
+    """What one step of the recipe does, put together by hand: clip at norm 1, then Adam with ε = 1e-5."""
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, eps=1e-5))
+    grads = jax.jit(jax.grad(lambda p, b: term(NETWORK.apply(p, b.obs), b)[0]))(params, batch)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    return optax.apply_updates(params, updates)
+
+
+@pytest.fixture(scope="module")
+def of_pairs(params):
+    """Before and after one update on pairs, at a rate that moves: the examples, what is seen, the chunk."""
+    train, held = pairs(params), pairs(params, 3)
+    hosted = texts.from_pairs(learning(params), train, held, po.dpo(beta=0.5), learning_rate=1e-2)
+    run = driver.prepare(hosted, driver.seed_keys(0, 1), chunk_updates=1)
+    before = run.evaluate(run.state)
+    chunk = next(driver.chunks(run, 1))
+    assert set(before) == set(run.evaluated)
+    return train, held, before, run.evaluate(chunk.state), chunk
+
+
+def test_an_update_of_pairs_is_one_step_on_the_pairs_that_are_due(params, of_pairs):
+    train, *_, chunk = of_pairs
+    due = jax.tree.map(jnp.asarray, train.take(texts.places_of(8, rows=4, seed=0, update=0)))
+    expected = stepped(params, po.dpo(beta=0.5), due, rate=1e-2)
+    trees_close(jax.tree.map(lambda x: x[0], chunk.state.params), expected, atol=1e-4)
+    trees_close(jax.tree.map(lambda x: x[0], chunk.state.collect_state[texts.REFERENCE]), params)
+    assert chunk.metrics["loss"].shape == (1, 1)
+
+
+def test_at_the_reference_nothing_has_moved(of_pairs):
+    seen = of_pairs[2]
+    np.testing.assert_allclose(seen["held/loss"], np.log(2), rtol=1e-5)
+    for name in ("ref_kl", "chosen_moved", "rejected_moved", "margin"):
+        np.testing.assert_allclose(seen[f"held/{name}"], 0, atol=1e-4)
+
+
+def test_what_is_reported_of_held_out_pairs_is_what_they_say(params, of_pairs):
+    _, held, _, seen, chunk = of_pairs
+    now = jax.tree.map(lambda x: x[0], chunk.state.params)
+    policy = NETWORK.apply(now, held.given.obs).policy
+    ratio = np.where(held.given.mask, policy.log_prob(jnp.asarray(held.given.action)) - held.given.ref_log_prob, 0)
+    chosen, rejected = ratio.sum(-1)
+    np.testing.assert_allclose(seen["held/chosen_moved"], [chosen.mean()], rtol=1e-3)
+    np.testing.assert_allclose(seen["held/rejected_moved"], [rejected.mean()], rtol=1e-3)
+    np.testing.assert_allclose(seen["held/margin"], [0.5 * (chosen - rejected).mean()], rtol=1e-3)
+    before = NETWORK.apply(params, held.given.obs).policy
+    kl = policy.kl_divergence(before)[held.given.mask].mean()
+    np.testing.assert_allclose(seen["held/ref_kl"], [kl], rtol=1e-3)
+    assert abs(chosen.mean()) > 0.1
+
+
+def test_imitation_learns_what_it_reads():
+    rows = packed_rows([Text("say: ", "hello", n) for n in range(12)], TOKENIZER, max_length=LENGTH)
+    train = texts.examples(rows.batch, rows.kept)
+    hosted = texts.imitation(learning(None, rows=4), train, train, learning_rate=1e-2)
+    run = driver.prepare(hosted, driver.seed_keys(0, 1), chunk_updates=40)
+    first = run.evaluate(run.state)["held/loss"][0]
+    last = run.evaluate(next(driver.chunks(run, 1)).state)["held/loss"][0]
+    assert first > 5
+    assert last < 0.5
+
+
+def test_labelled_rows_are_measured_from_their_reference_point(params):
+    records = [Labelled("q: ", s, n % 2 == 0, n) for n, s in enumerate(SENTENCES)]
+    swapped = [r._replace(completion=o.completion) for r, o in zip(records, records[1:] + records[:1], strict=True)]
+    moved = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(9), x.shape), params)
+    batches = [
+        texts.with_reference(NETWORK, moved, labelled_rows(rows, TOKENIZER, max_length=LENGTH).batch, rows=4, axis=0)
+        for rows in (records, swapped)
+    ]
+    given = texts.Labels(rows=batches[0], mismatched=batches[1])
+    train = texts.examples(given, records)
+    for name, member in texts.UNPAIRED.items():
+        term = member.term(beta=0.5)
+        _, chunk = one_update(
+            texts.from_labels(learning(params, rows=8), train, None, term, member.reference_point, learning_rate=1e-3)
+        )
+        source = batches[1] if name == "kto" else batches[0]
+        ratio = NETWORK.apply(params, source.obs).policy.log_prob(source.action) - source.ref_log_prob
+        scores = np.where(source.mask, ratio, 0).sum(-1)
+        label = np.array([record.label for record in records])
+        point = max(scores.mean(), 0) if name == "kto" else (scores[label].mean() + scores[~label].mean()) / 2
+        assert abs(point) > 1e-3
+        batch = replace(batches[0], reference_point=jnp.full(8, point))
+        expected = stepped(params, term, jax.tree.map(jnp.asarray, batch))
+        trees_close(jax.tree.map(lambda x: x[0], chunk.state.params), expected, atol=2e-5)
+
+
+def test_every_loss_of_the_library_is_a_member_of_a_family_of_the_command(params):
+    """Of those over pairs only `f_dpo` is not: it wants a function."""
+    page = {name for name in objectives.__all__ if name in dir(objectives)}
+    apart = {"dual_clip"} | texts.GROUPED.keys() | texts.UNPAIRED.keys() | texts.PAIRED.keys()
+    over_pairs = {"dpo", "conservative_dpo", "robust_dpo", "ipo", "slic", "f_dpo", "nca", "exo", "sppo", "apo_zero"}
+    over_pairs |= {"apo_down", "discopop", "aot", "aot_unpaired", "simpo", "cpo", "orpo"}
+    over_groups = {"grpo", "dr_grpo", "dapo", "gspo", "gspo_token", "luspo", "gmpo", "cispo", "sapo"}
+    assert over_pairs - set(texts.PAIRED) == {"f_dpo"}
+    assert over_groups <= set(texts.GROUPED)
+    assert (over_pairs | over_groups | {"kto", "bco"}) <= page | apart
+
+
+@pytest.mark.parametrize("name", texts.PAIRED)
+def test_every_member_over_pairs_has_a_gradient_at_the_reference(params, of_pairs, name):
+    batch = jax.tree.map(jnp.asarray, of_pairs[0].given)
+    outputs, term = NETWORK.apply(params, batch.obs), texts.PAIRED[name]()
+    loss, slope = jax.value_and_grad(lambda x: term(po.Outputs(policy=po.Categorical(logits=x)), batch)[0])(
+        outputs.policy.logits
+    )
+    assert jnp.isfinite(loss)
+    assert jnp.isfinite(slope).all()
+    assert jnp.abs(slope).max() > 0
+
+
+# --- answers that are scored on the host ----------------------------------------------------------------------------
+
+
+def prompts(names):
+    rows = prompt_rows([Prompt(name, n) for n, name in enumerate(names)], TOKENIZER, max_length=8)
+    return texts.examples(rows.tokens, rows.kept)
+
+
+def answering(params, score, *, held=None, seeds=(0,), rows=2, group=4, term=None, **kwargs):
+    answers = texts.Answers(5, group, TOKENIZER, score)
+    train = prompts(["a:", "bb:", "ccc:"])
+    own = dict(num_epochs=1, num_minibatches=1, learning_rate=1e-3)
+    return texts.from_rewards(
+        learning(params, rows=rows, seeds=seeds),
+        train,
+        held,
+        answers,
+        term or po.grpo(beta=0.0),
+        po.group_relative,
+        **{**own, **kwargs},
+    )
+
+
+class Scorer:
+    """What scores, to be set by a test, and what it was asked."""
+
+    def __init__(self):
+        self.asked, self.rewards = [], lambda completions: np.arange(len(completions), dtype=float)
+
+    def __call__(self, prompts, completions):
+        self.asked.append((list(prompts), list(completions)))
+        return self.rewards(completions)
+
+
+@pytest.fixture(scope="module")
+def group_run(params):
+    """A run over groups, compiled once: `(hosted, run, scorer)`; no test may advance it from its first state."""
+    scorer = Scorer()
+    hosted = answering(params, scorer, held=prompts(["a:", "zz:"]), term=po.grpo(beta=1.0))
+    return hosted, driver.prepare(hosted, driver.seed_keys(0, 1), chunk_updates=1), scorer
+
+
+def copied(state):
+    return jax.tree.map(lambda x: x.copy() if isinstance(x, jax.Array) else x, state)
+
+
+def test_answers_are_scored_as_texts_beside_their_own_prompts(group_run):
+    hosted, run, scorer = group_run
+    scorer.rewards = lambda completions: np.arange(len(completions), dtype=float)
+    given, told = hosted.gather(run.state, 0)
+    asked_prompts, completions = scorer.asked[-1]
+    due = texts.places_of(3, rows=2, seed=0, update=0)
+    assert asked_prompts == [["a:", "bb:", "ccc:"][place] for place in due for _ in range(4)]
+    np.testing.assert_array_equal(given.reward, np.arange(8.0).reshape(1, 2, 4))
+    for n in range(2):
+        for g in range(4):
+            mask, action, token, segment = (
+                np.asarray(x[0, :, n, g])
+                for x in (
+                    given.rollout.mask,
+                    given.rollout.action,
+                    given.rollout.obs.token,
+                    given.rollout.obs.segment,
+                )
+            )
+            said = action[mask]
+            assert completions[4 * n + g] == TOKENIZER.decode(said[said != 257].tolist())
+            assert TOKENIZER.decode(token[segment > 0].tolist()).startswith(asked_prompts[4 * n])
+    np.testing.assert_allclose(told["episode/return_sum"], [28.0])
+    np.testing.assert_allclose(told["answer/length"], [np.asarray(given.rollout.mask).sum(1).mean()])
+    again, _ = hosted.gather(run.state, 0)
+    np.testing.assert_array_equal(again.rollout.action, given.rollout.action)
+
+
+def test_an_answer_that_cannot_be_scored_is_left_out_of_its_group(params, group_run):
+    hosted, run, scorer = group_run
+    scorer.rewards = lambda completions: np.array([0, np.nan, 2, 3, 4, 5, np.inf, 7])
+    state = copied(run.state)
+    given, told = hosted.gather(state, 0)
+    assert told["episode/unscored"] == [2.0]
+    assert told["episode/finished"] == [6.0]
+    np.testing.assert_allclose(told["episode/return_sum"], [21.0])
+    rollout, reward = jax.tree.map(lambda x: jnp.asarray(x[0]), (given.rollout, given.reward))
+    batch = po.to_batch(rollout, advantage=jnp.broadcast_to(po.group_relative(reward), rollout.reward.shape))
+    assert not batch.mask[0, 1].any()
+    assert not batch.mask[1, 2].any()
+    assert batch.mask[0, 0].any()
+    after, metrics = run.advance(state)
+    batch = replace(batch, ref_log_prob=NETWORK.apply(params, batch.obs).policy.log_prob(batch.action))
+    trees_close(jax.tree.map(lambda x: x[0], after.params), stepped(params, po.grpo(beta=1.0), batch), atol=1e-4)
+    assert int(after.update[0]) == 1
+    np.testing.assert_allclose(metrics["ref_kl"], 0, atol=1e-5, err_msg="the penalty is to the start")
+
+
+def test_held_out_prompts_are_answered_once_and_the_same_way_each_time(group_run):
+    _, run, scorer = group_run
+    scorer.rewards = lambda completions: np.array([len(c) for c in completions], float)
+    first, second = run.evaluate(run.state), run.evaluate(run.state)
+    assert scorer.asked[-1][0] == ["a:", "zz:"]
+    assert tuple(first) == run.evaluated
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    np.testing.assert_allclose(first["held/reward"], np.mean([len(c) for c in scorer.asked[-1][1]]))
+    np.testing.assert_allclose(first["held/ref_kl"], 0, atol=1e-5)
+    assert 0 < first["held/length"][0] <= 5
+
+
+def test_a_score_that_is_not_one_number_for_each_answer_is_refused(group_run):
+    hosted, run, scorer = group_run
+    scorer.rewards = lambda completions: np.zeros(3)
+    with pytest.raises(ValueError, match="one number for each of 8 answers"):
+        hosted.gather(run.state, 0)
+
+
+def test_a_reward_that_is_one_letter_is_learnt(params):
+    """The answer is to begin with an x, which the start says once in 258 times."""
+    score = lambda prompts, completions: np.array([c.count("x") for c in completions], float)  # noqa: E731
+    hosted = answering(params, score, held=prompts(["a:", "b:"]), rows=2, group=16, learning_rate=2e-2)
+    run = driver.prepare(hosted, driver.seed_keys(0, 1), chunk_updates=20)
+    rewards = [chunk.metrics["episode/return_sum"] for chunk in driver.chunks(run, 4)]
+    assert rewards[-1][0, -5:].mean() > 10 * max(rewards[0][0, :5].mean(), 0.5)
+
+
+@pytest.mark.parametrize("name", texts.GROUPED)
+def test_every_member_over_groups_has_a_gradient(params, group_run, name):
+    hosted, run, scorer = group_run
+    scorer.rewards = lambda completions: np.arange(len(completions), dtype=float) ** 2
+    given = jax.tree.map(lambda x: jnp.asarray(x[0]), hosted.gather(run.state, 0)[0])
+    member = texts.GROUPED[name]
+    advantage = jnp.broadcast_to(member.advantage(given.reward), given.rollout.reward.shape)
+    batch = po.to_batch(given.rollout, advantage=advantage)
+    outputs = NETWORK.apply(params, batch.obs)
+    batch = replace(batch, ref_log_prob=outputs.policy.log_prob(batch.action))
+    term = member.term(**({"length": 5} if name == "dr_grpo" else {}))
+    slope = jax.grad(lambda x: term(po.Outputs(policy=po.Categorical(logits=x)), batch)[0])(outputs.policy.logits)
+    assert jnp.isfinite(slope).all()
+    assert jnp.abs(slope).max() > 0
+
+
+def test_sizes_that_do_not_go_together_are_refused(params):
+    score = lambda prompts, completions: np.zeros(len(prompts))  # noqa: E731
+    with pytest.raises(ValueError, match="group_size must be at least 2; it is 1"):
+        answering(params, score, group=1)
+    with pytest.raises(ValueError, match="multiple of num_minibatches = 2; they are 3"):
+        answering(params, score, rows=3, num_minibatches=2)
+
+
+# --- seeds, chunks --------------------------------------------------------------------------------------------------
+
+
+def test_seeds_side_by_side_are_the_seeds_alone(params):
+    train = pairs(params)
+    together = driver.prepare(
+        texts.from_pairs(learning(params, seeds=(5, 6)), train, train, po.dpo()),
+        driver.seed_keys(5, 2),
+        chunk_updates=3,
+    )
+    both = next(driver.chunks(together, 1))
+    assert together.evaluate(both.state)["held/loss"].shape == (2,)
+    for place, seed in enumerate((5, 6)):
+        alone = driver.prepare(
+            texts.from_pairs(learning(params, seeds=(seed,)), train, train, po.dpo()),
+            driver.seed_keys(seed, 1),
+            chunk_updates=3,
+        )
+        chunk = next(driver.chunks(alone, 1))
+        trees_close(
+            jax.tree.map(lambda x: x[place], both.state.params),  # noqa: B023
+            jax.tree.map(lambda x: x[0], chunk.state.params),
+        )
+        np.testing.assert_allclose(both.metrics["loss"][place], chunk.metrics["loss"][0], rtol=1e-5)
+
+
+def test_chunks_do_not_change_what_is_learnt(params):
+    train = pairs(params)
+    hosted = texts.from_pairs(learning(params, rows=3), train, None, po.dpo())
+    ends = []
+    for size in (6, 2):
+        run = driver.prepare(hosted, driver.seed_keys(0, 1), chunk_updates=size)
+        *_, last = driver.chunks(run, 6 // size)
+        ends.append(last)
+    for x, y in zip(*(jax.tree.leaves(end.state.params) for end in ends), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert ends[0].update == ends[1].update == 6
+    assert driver.prepare(hosted, driver.seed_keys(0, 1), chunk_updates=1).evaluate is None
+
+
+# --- completions ----------------------------------------------------------------------------------------------------
+
+
+def test_completions_have_the_log_probabilities_of_both_policies(params):
+    other = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(3), x.shape), params)
+    asked = ["a", "é: "]
+    found = texts.complete_prompts(NETWORK, params, other, asked, TOKENIZER, jax.random.key(0), length=6, samples=3)
+    assert [len(row) for row in found] == [3, 3]
+    for prompt, row in zip(asked, found, strict=True):
+        for said in row:
+            assert said.prompt == prompt
+            assert len(said.pieces) == len(said.log_prob) == len(said.ref_log_prob)
+            assert said.ended == (said.pieces[-1] == "")
+    plain = next(x for row in found for x in row if "\ufffd" not in x.text)
+    tokens = [256, *TOKENIZER.encode(plain.prompt), *TOKENIZER.encode(plain.text), *([257] if plain.ended else [])]
+    obs, action = jnp.array([tokens[:-1]]), jnp.array([tokens[1:]])
+    answer = len(TOKENIZER.encode(plain.prompt))
+    for policy, total in ((params, plain.log_prob.sum()), (other, plain.ref_log_prob.sum())):
+        expected = NETWORK.apply(policy, obs).policy.log_prob(action)[0, answer:].sum()
+        np.testing.assert_allclose(total, expected, rtol=1e-4)
+    assert "".join(plain.pieces) == plain.text
+
+
+def test_a_prompt_that_is_too_long_is_named(params):
+    with pytest.raises(ValueError, match="beyond the 24 that the network reads"):
+        texts.complete_prompts(NETWORK, params, params, ["x" * 20], TOKENIZER, jax.random.key(0), length=6, samples=1)
+    with pytest.raises(ValueError, match="has 31 tokens, more than 24"):
+        texts.complete_prompts(NETWORK, params, params, ["x" * 30], TOKENIZER, jax.random.key(0), length=1, samples=1)
