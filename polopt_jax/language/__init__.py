@@ -5,6 +5,14 @@ A transformer, its sampler, imitation of a reference language; a model that was 
 """
 
 from polopt_jax.language._greedy import greedy_network
+from polopt_jax.language._host_rewards import (
+    Failure,
+    Score,
+    Scores,
+    import_reward,
+    reward_workers,
+    score_texts,
+)
 from polopt_jax.language._imitation import imitate
 from polopt_jax.language._recorded import recorded
 from polopt_jax.language._records import (
@@ -28,18 +36,22 @@ from polopt_jax.language._transformer import TokenNetwork, transformer
 
 __all__ = [
     "ByteTokenizer",
+    "Failure",
     "Labelled",
     "Pair",
     "Problem",
     "Prompt",
     "Records",
     "Rows",
+    "Score",
+    "Scores",
     "Text",
     "TokenNetwork",
     "Tokenizer",
     "chat_text",
     "greedy_network",
     "imitate",
+    "import_reward",
     "labelled_rows",
     "pair_rows",
     "read_labelled",
@@ -47,7 +59,9 @@ __all__ = [
     "read_prompts",
     "read_texts",
     "recorded",
+    "reward_workers",
     "sample_tokens",
+    "score_texts",
     "text_rows",
     "token_table",
     "transformer",
