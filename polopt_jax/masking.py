@@ -37,6 +37,18 @@ def masked_mean(x: Array, mask: Array, *, axis: int | tuple[int, ...] | None = N
     return total / jnp.maximum(jnp.sum(mask, axis=axis), 1).astype(total.dtype)
 
 
+def masked_last(x: Array, mask: Array) -> Array:
+    """`x` `[..., T]` at the last True entry of each row of `mask`, `[...]`; 0 where there is none.
+
+    >>> x, mask = jnp.array([[1.0, 2.0, jnp.nan], [3.0, 4.0, 5.0]]), jnp.array([[1, 1, 0], [0, 0, 0]], bool)
+    >>> masked_last(x, mask).tolist()
+    [2.0, 0.0]
+    """
+    check_shape("masked_last", "x", x, mask.shape, of="mask")
+    number_from_here = jnp.flip(jnp.cumsum(jnp.flip(mask, -1), axis=-1), -1)
+    return masked_sum(x, mask & (number_from_here == 1), axis=-1)
+
+
 def standardize(x: Array, mask: Array, *, eps: ArrayLike = 1e-8) -> Array:
     """(x - mean) / (std + eps) over the True entries of `mask`, and 0 elsewhere. Shapes `[...]`.
 

@@ -379,6 +379,9 @@ CASES: dict[str, Case] = {
     "aot_unpaired": term(
         "aot_unpaired", ["action", "ref_log_prob"], hyper={"beta": (0.1, 0.7)}, leading=PAIRS, couples=True
     ),
+    "reward_model_loss": term(
+        "reward_model_loss", [], policy=False, critic=True, hyper={"centring_weight": (0.01, 0.3)}, leading=PAIRS
+    ),
     "kto": term("kto", LABELLED, hyper=WEIGHED),
     "bco": term("bco", LABELLED, hyper={"beta": (0.1, 0.7)}),
     "unpaired_preference": term(
@@ -606,6 +609,16 @@ def priced_rewards(rng):
     return floats | {"mask": ragged_mask(LEADING, rng)}
 
 
+def model_rewards(rng):
+    """Every row has a real decision: without one there is no reward, but NaN (test_reward_model.py)."""
+    mask = ragged_mask(LEADING, rng)
+    return {"value": rng.normal(size=LEADING), "mask": mask | (np.arange(T) == 1) & ~mask.any(-1, keepdims=True)}
+
+
+def modelled(hyper, value, mask):
+    return po.modelled_reward(po.Outputs(policy=None, value=value), mask)
+
+
 def masked_arrays(rng):
     return {"x": rng.normal(size=LEADING), "mask": ragged_mask(LEADING, rng)}
 
@@ -664,6 +677,7 @@ ARRAY_CASES: dict[str, ArrayCase] = {
         rows=1,
     ),
     "reward_minus_kl": plain("reward_minus_kl", priced_rewards, hyper={"beta": (0.1, 0.7)}, constant=True),
+    "modelled_reward": ArrayCase("modelled_reward", modelled, model_rewards, constant=True),
     "group_relative": plain("group_relative", group_arrays, hyper={"eps": (1e-6, 0.1)}, constant=True, alone=True),
     "group_centred": plain("group_centred", group_arrays, constant=True, alone=True),
     "leave_one_out": plain("leave_one_out", group_arrays, constant=True, alone=True),

@@ -1,4 +1,4 @@
-"""The command on a person's own texts: what it learns, what it leaves, what it says of files and flags that are wrong."""
+"""The command on a person's own texts: what it learns, what it leaves, what it says of wrong files and flags."""
 
 import json
 import re
@@ -182,7 +182,7 @@ def test_a_run_on_texts_speaks(place, preferred, capsys):
 def test_temperature_and_top_k_are_those_of_sampling(place, preferred, capsys):
     greedy = said(capsys, "sample", preferred, "--prompt", "p1:", "--greedy", "--length", 8).out
     assert said(capsys, "sample", preferred, "--prompt", "p1:", "--top-k", 1, "--length", 8).out == greedy
-    assert said(capsys, "sample", preferred, "--prompt", "p1:", "--temperature", 1e-3, "--length", 8).out == greedy
+    assert said(capsys, "sample", preferred, "--prompt", "p1:", "--temperature", 1e-6, "--length", 8).out == greedy
     assert said(capsys, "sample", preferred, "--prompt", "p1:", "--top-p", 1e-6, "--length", 8).out == greedy
 
 

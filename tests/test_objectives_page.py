@@ -27,6 +27,9 @@ def test_the_page_runs_and_says_what_comes_out(capsys, tmp_path, monkeypatch):
         assert names["mismatched"][1][row].tolist() == texts[row - 1, 1:].tolist()
     assert jnp.isfinite(names["kto_loss"])
     assert float(names["kto_metrics"]["desirable_fraction"]) == 0.5
+    assert names["report"]["loss"] < 0.6  # it begins at log 2
+    assert names["advantage"].shape == (4, 8)
+    assert jnp.allclose(names["advantage"].mean(-1), 0, atol=1e-6)
     for term in ("forward", "both"):
         objective = names["po"].objective(names["model"], names[term])
         assert jnp.isfinite(objective(names["params"], names["batch"])[0])

@@ -20,7 +20,7 @@ from polopt_jax.advantages._groups import (
     leave_one_out,
 )
 from polopt_jax.advantages._reference_points import kl_reference_point, mean_reference_point
-from polopt_jax.advantages._rewards import reward_minus_kl
+from polopt_jax.advantages._rewards import modelled_reward, reward_minus_kl
 from polopt_jax.advantages._v_trace import v_trace
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "learned_baseline",
     "leave_one_out",
     "mean_reference_point",
+    "modelled_reward",
     "n_step_returns",
     "reward_minus_kl",
     "running_mean_baseline",

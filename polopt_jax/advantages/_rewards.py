@@ -1,14 +1,14 @@
-"""What a reward is reduced by before an estimator sees it."""
+"""Rewards, before an estimator sees them: what a reward model gives, and what is taken off."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.masking import accumulate, check_shape, zero_where_masked
+from polopt_jax.masking import accumulate, check_shape, masked_last, zero_where_masked
 from polopt_jax.ranges import Nonnegative, check_range
 from polopt_jax.surrogates import k1
-from polopt_jax.types import Array
+from polopt_jax.types import Array, Outputs
 
 
 def reward_minus_kl(*, reward: Array, log_prob: Array, ref_log_prob: Array, mask: Array, beta: Nonnegative) -> Array:
@@ -49,3 +49,38 @@ def reward_minus_kl(*, reward: Array, log_prob: Array, ref_log_prob: Array, mask
         check_shape("reward_minus_kl", name, x, jnp.shape(reward), of="reward")
     spent = k1(accumulate(log_prob) - accumulate(ref_log_prob))
     return jax.lax.stop_gradient(accumulate(reward) - beta * zero_where_masked(spent, mask))
+
+
+def modelled_reward(outputs: Outputs, mask: Array) -> Array:
+    """What a reward model, learnt by `reward_model_loss`, gives each row: its value at the last real decision.
+
+    For every estimator over groups: `po.group_relative(po.modelled_reward(reward_model(params, obs), mask))`.
+
+    Args:
+      outputs: what the reward model says of the rows; its `value` `[..., T]` is read, its policy is not.
+      mask: which decisions are real, `[..., T]` bool.
+
+    Returns:
+      `[...]`, a constant: a group batch `[N, G, T]` gives `[N, G]`. NaN for a row without a real decision, which nobody
+      can score: the estimators leave it out of its group.
+
+    Raises:
+      ValueError: the model has no value, or one of another shape than the mask, or there is no axis of time. TypeError:
+      the mask is not boolean.
+
+    Read at the same decision as `reward_model_loss` reads it, which says of what a row that was cut short is judged.
+
+    >>> import polopt_jax as po
+    >>> outputs = po.Outputs(policy=None, value=jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    >>> modelled_reward(outputs, jnp.array([[1, 1], [1, 0], [0, 0]], bool)).tolist()
+    [2.0, 3.0, nan]
+    """
+    if mask.dtype != jnp.bool_:
+        raise TypeError(f"modelled_reward: mask must be boolean; its dtype is {mask.dtype}")
+    if mask.ndim < 1:
+        raise ValueError("modelled_reward: mask must have at least a time axis [T]; it is a scalar")
+    if outputs.value is None:
+        raise ValueError("modelled_reward needs outputs.value, which is None: the model has no critic")
+    check_shape("modelled_reward", "outputs.value", outputs.value, mask.shape, of="mask")
+    reward = jnp.where(mask.any(-1), masked_last(outputs.value, mask), jnp.nan)
+    return jax.lax.stop_gradient(reward)

@@ -1,12 +1,27 @@
-"""The reward of `polopt train grpo --data`: a function of one's own, called on the host."""
+"""The reward of `polopt train grpo --data`: a function of one's own, called on the host, whose failures are told."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from polopt_jax import texts
+from polopt_jax import language, texts
+from polopt_jax.cli._progress import say
 from polopt_jax.cli._text_plan import TextPlan
+from polopt_jax.cli._words import UsageError
+
+TOLD = 3
+"""Updates with answers that could not be scored of which it is told why; the log and the summary count all."""
+
+
+def check_reward(name: str | None) -> None:
+    """Raises UsageError if there is no such function."""
+    if name is None:
+        return
+    try:
+        language.import_reward(name)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--reward: {error}") from error
 
 
 @contextlib.contextmanager
@@ -15,17 +30,19 @@ def scoring(plan: TextPlan) -> Iterator[texts.Score | None]:
     if plan.reward is None:
         yield None
         return
-    import pkgutil
+    told = 0
+    limits = dict(workers=plan.reward_workers or 0, time_limit=plan.reward_time_limit)
+    try:
+        with language.reward_workers(plan.reward, **limits) as workers:
 
-    reward = pkgutil.resolve_name(plan.reward)
+            def score(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
+                nonlocal told
+                scores = workers(prompts, completions)
+                if scores.failures and told < TOLD:
+                    told += 1
+                    say(scores.told(most=1) + ("; more like it are counted and not told" if told == TOLD else ""))
+                return scores.reward
 
-    def score(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-        found = []
-        for p, c in zip(prompts, completions, strict=True):
-            try:
-                found.append(float(reward(p, c)))
-            except Exception:
-                found.append(np.nan)
-        return np.array(found)
-
-    yield score
+            yield score
+    except RuntimeError as error:
+        raise UsageError(f"--reward: {error}") from error

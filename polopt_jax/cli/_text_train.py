@@ -17,7 +17,7 @@ from polopt_jax.cli._text_family import choose_objective, kind_of
 from polopt_jax.cli._text_options import TrainTexts
 from polopt_jax.cli._text_plan import TextPlan, answer_length, plan_texts
 from polopt_jax.cli._text_report import print_texts, written
-from polopt_jax.cli._text_rewards import scoring
+from polopt_jax.cli._text_rewards import check_reward, scoring
 from polopt_jax.cli._words import BROKEN_DOWN, CommandError, UsageError
 
 
@@ -62,6 +62,7 @@ def planned(algorithm: str, options: TrainTexts, hyperparameters: dict[str, Any]
         return len(text_examples(data.train, max_length=max_length).kept) if data.train else 0
 
     plan = plan_texts(algorithm, options, hyperparameters, number_of, start)
+    check_reward(plan.reward)
     return plan, found["data"]
 
 

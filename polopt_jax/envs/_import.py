@@ -1,4 +1,4 @@
-"""An environment of one's own, by the name of what makes it."""
+"""What is one's own, by its name: an environment by that of what makes it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import re
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +33,30 @@ def import_env(name: str) -> Environment:
     Traceback (most recent call last):
     ValueError: polopt_jax.envs:Timelimit cannot be imported: module 'polopt_jax.envs' has no attribute 'Timelimit'
     """
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"an environment of one's own is named package.module:factory; {name!r} is not")
-    try:
-        factory = pkgutil.resolve_name(name)
-    except Exception as error:
-        raise ValueError(f"{name} cannot be imported: {_told(error)}") from error
-    if not callable(factory):
-        raise ValueError(f"{name} must be what makes an environment when it is called; it is {factory!r}")
+    needed = "what makes an environment when it is called"
+    factory = import_callable(name, what="an environment", called="factory", needed=needed)
     try:
         made: Any = factory()
     except Exception as error:
         raise ValueError(f"{name}() failed: {_told(error)}") from error
     check_env(made)
     return made
+
+
+def import_callable(name: str, *, what: str, called: str, needed: str) -> Callable[..., Any]:
+    """What `package.module:name` names, and can be called; `what` it is to be, and the rest, are words for errors.
+
+    Raises ValueError if `name` is no such name, the module cannot be imported, has no such thing or it is not callable.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{what} of one's own is named package.module:{called}; {name!r} is not")
+    try:
+        found = pkgutil.resolve_name(name)
+    except Exception as error:
+        raise ValueError(f"{name} cannot be imported: {_told(error)}") from error
+    if not callable(found):
+        raise ValueError(f"{name} must be {needed}; it is {found!r}")
+    return found
 
 
 def _told(error: Exception) -> str:

@@ -5,6 +5,14 @@ A transformer, its sampler, imitation of a reference language; a model that was 
 """
 
 from polopt_jax.language._greedy import greedy_network
+from polopt_jax.language._host_rewards import (
+    Failure,
+    Score,
+    Scores,
+    import_reward,
+    reward_workers,
+    score_texts,
+)
 from polopt_jax.language._imitation import imitate
 from polopt_jax.language._positions import Positions, learned_positions, rotary_positions
 from polopt_jax.language._recorded import recorded
@@ -39,6 +47,7 @@ from polopt_jax.language._transformer import Head, TokenNetwork, lazy_logits, st
 
 __all__ = [
     "ByteTokenizer",
+    "Failure",
     "Head",
     "Labelled",
     "Pair",
@@ -48,6 +57,8 @@ __all__ = [
     "Prompts",
     "Records",
     "Rows",
+    "Score",
+    "Scores",
     "Text",
     "TokenNetwork",
     "Tokenizer",
@@ -55,6 +66,7 @@ __all__ = [
     "chat_text",
     "greedy_network",
     "imitate",
+    "import_reward",
     "labelled_rows",
     "lazy_logits",
     "learned_positions",
@@ -67,9 +79,11 @@ __all__ = [
     "read_prompts",
     "read_texts",
     "recorded",
+    "reward_workers",
     "rotary_positions",
     "sample_groups",
     "sample_tokens",
+    "score_texts",
     "stored_logits",
     "tempered_network",
     "text_rows",

@@ -11,7 +11,7 @@ Three seams carry the families, and the members have a module each, by the name 
 * `ratio_term`, a gain of a log-ratio and an advantage: `surrogate`, `ppo`, `grpo` and theirs.
 * `preference`, a score of a row and a link of a pair of scores: `dpo`, `conservative_dpo`, `robust_dpo`, `ipo`, `slic`,
   `f_dpo`, `nca`, `exo`, `sppo`, `apo_zero`, `apo_down`, `discopop`; without a reference `simpo`, `cpo`, `orpo`; of
-  sorted scores `aot`, `aot_unpaired`.
+  sorted scores `aot`, `aot_unpaired`. `reward_model_loss` has its pairs and its link, and a score that a model gives.
 * `unpaired_preference`, the same of single rows that have a label: `kto`, `bco`.
 
 The family of the seventh chapter, where a name is an advantage, a ratio, a gain and a reduction:
@@ -72,6 +72,7 @@ from polopt_jax.objectives._ratio_term import (
     trajectory_ratio,
 )
 from polopt_jax.objectives._reinforce import reinforce
+from polopt_jax.objectives._reward_model import reward_model_loss
 from polopt_jax.objectives._sampled_kl import corrected_kl_to_reference, sampled_kl_to_reference
 from polopt_jax.objectives._sapo import sapo
 from polopt_jax.objectives._scores import mean_log_prob, mean_log_ratio, summed_log_prob, summed_log_ratio
@@ -123,6 +124,7 @@ __all__ = [
     "preference",
     "ratio_term",
     "reinforce",
+    "reward_model_loss",
     "robust_dpo",
     "sampled_kl_to_reference",
     "sapo",

@@ -72,14 +72,22 @@ def over_pairs(batch: Batch) -> Callable[[Array], Array]:
 
 
 def pair_metrics(
-    chosen: Array, rejected: Array, beta: ArrayLike, batch: Batch, mean: Callable[[Array], Array]
+    chosen: Array,
+    rejected: Array,
+    beta: ArrayLike,
+    batch: Batch,
+    mean: Callable[[Array], Array],
+    score: str = "log_ratio",
 ) -> Metrics:
-    """What every objective over pairs reports of its scores `[N]`, with the mean that `over_pairs` gives."""
+    """What every objective over pairs reports of its scores `[N]`, with the mean that `over_pairs` gives.
+
+    `score` is what the scores are called.
+    """
     margin = beta * (chosen - rejected)
     return {
         "accuracy": mean(0.5 * (jnp.sign(margin) + 1)),
         "margin": mean(margin),
-        "chosen_log_ratio": mean(chosen),
-        "rejected_log_ratio": mean(rejected),
+        f"chosen_{score}": mean(chosen),
+        f"rejected_{score}": mean(rejected),
         "num_valid": batch.mask.sum().astype(chosen.dtype),
     }

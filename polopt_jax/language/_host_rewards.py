@@ -1,0 +1,188 @@
+"""A reward that is Python on strings: called here or in worker processes, and what cannot be scored is told."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from polopt_jax.boundaries import check_takes, described
+from polopt_jax.envs._import import import_callable
+from polopt_jax.language._reward_team import Team
+from polopt_jax.language._reward_worker import attempt
+
+Reward: TypeAlias = Callable[[str, str], float]
+"""`(prompt, completion) -> reward`, whatever `float` makes a number of but a string."""
+
+
+class Failure(NamedTuple):
+    """A completion that could not be scored."""
+
+    index: int
+    prompt: str
+    """Its beginning."""
+    why: str
+
+    def __str__(self) -> str:
+        return f"completion {self.index} of {self.prompt!r}: {self.why}"
+
+
+class Scores(NamedTuple):
+    """The rewards of completions, and which of them there are not."""
+
+    reward: np.ndarray
+    """float32 `[N]`, in the order of the completions; NaN where one could not be scored."""
+    failures: list[Failure]
+    """Those, in order."""
+
+    def told(self, *, most: int = 3) -> str:
+        """How many could not be scored, and why the first of them: nothing if all could."""
+        if not self.failures:
+            return ""
+        first = "; ".join(map(str, self.failures[:most]))
+        return f"{len(self.failures)} of {len(self.reward)} completions could not be scored: {first}"
+
+
+Score: TypeAlias = Callable[[Sequence[str], Sequence[str]], Scores]
+"""`(prompts, completions) -> Scores`, a prompt for each completion."""
+
+
+def import_reward(name: str) -> Reward:
+    """The reward that `package.module:function` names.
+
+    Args:
+      name: a module, a colon, and what in it is called with a prompt and a completion: a function, or an object.
+
+    Raises:
+      ValueError: `name` is no such name, the module cannot be imported, has no such thing or it cannot be called; the
+        message says in which line. TypeError: it does not take a prompt and a completion.
+
+    >>> import_reward("operator:countOf")("banana", "n")
+    2
+    >>> import_reward("operator:count")
+    Traceback (most recent call last):
+    ValueError: operator:count cannot be imported: module 'operator' has no attribute 'count'
+    """
+    with contextlib.redirect_stdout(sys.stderr):
+        reward = import_callable(name, what="a reward", called="function", needed="a function of (prompt, completion)")
+    check_takes("import_reward", name, reward, "prompt", "completion")
+    return reward
+
+
+@contextlib.contextmanager
+def reward_workers(reward: Reward | str, *, workers: int = 0, time_limit: float | None = None) -> Iterator[Score]:
+    """A function that scores completions, in processes that are there as long as the block is.
+
+        with reward_workers("rewards:correct", workers=4, time_limit=2.0) as score:
+            rewards, failures = score(prompts, completions)
+
+    A completion that cannot be scored is NaN, and told: the reward raised something, gave what is no finite float32,
+    or, with workers, took longer than it may or ended its process. The others are scored as if it were not there; the
+    estimators over groups (`group_relative`, ...) leave a NaN out of its group.
+
+    Args:
+      reward: `(prompt, completion) -> number`, or its name `package.module:function`.
+      workers: how many processes. 0 calls the reward in this one, after each other: any function will do, a lambda too;
+        but it can neither be stopped nor kept from ending this process. Processes start anew and import what the reward
+        is in, so that it must have a name there: a function at the top of a module which is not the script that
+        runs. They import neither jax nor this library, unless the reward does.
+      time_limit: seconds that a completion may take, None for any; needs workers. (What would stop it in this process
+        is an exception from a signal, which code that catches exceptions swallows.) A process that takes longer is
+        killed with all that it started, and replaced, which takes as long as its start did.
+
+    Returns:
+      A context manager that gives `score(prompts, completions) -> Scores`. At its end, with Ctrl-C too, no process is
+      left, nor where this one is killed.
+
+    Raises:
+      ValueError: a number is out of range, a time limit without workers, a reward without a name for workers, texts of
+        unlike number; and as `import_reward`. TypeError: a text is no string, or the reward takes other arguments.
+      RuntimeError: a process cannot import the reward, though this one can.
+
+    A reward that depends on its two arguments alone gives the same scores whatever the number of workers, but for what
+    a time limit cuts off, which is a matter of the machine. Sets of strings have one order in all workers. What a
+    reward prints goes to stderr; with `workers=0`, what the *processes* that it starts print goes where they print it.
+    Where it imports jax, workers have it on the CPU, unless JAX_PLATFORMS is set.
+
+    >>> with reward_workers(lambda prompt, completion: 3 / completion.count("a")) as score:
+    ...     scores = score(["fruit?", "fruit?"], ["banana", "plum"])
+    >>> scores.reward.tolist()
+    [1.0, nan]
+    >>> scores.told()
+    "1 of 2 completions could not be scored: completion 1 of 'fruit?': raised ZeroDivisionError: division by zero ..."
+    """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+        raise ValueError(f"reward_workers: workers must be a whole number from 0; it is {workers!r}")
+    if time_limit is not None and not 0 < time_limit < math.inf:
+        raise ValueError(f"reward_workers: time_limit must be a number of seconds above 0, or None; it is {time_limit}")
+    if time_limit is not None and workers == 0:
+        raise ValueError("reward_workers: a time_limit needs workers=1 or more: nothing stops a call in this process")
+    function = import_reward(reward) if isinstance(reward, str) else reward
+    check_takes("reward_workers", "reward", function, "prompt", "completion")
+    if workers == 0:
+        yield _scoring(lambda prompts, completions: _here(function, prompts, completions))
+        return
+    name = reward if isinstance(reward, str) else _name_of(function)
+    team = Team(name, workers=workers, time_limit=math.inf if time_limit is None else time_limit)
+    try:
+        yield _scoring(team.score)
+    finally:
+        team.close()
+
+
+def score_texts(
+    reward: Reward | str,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    *,
+    workers: int = 0,
+    time_limit: float | None = None,
+) -> Scores:
+    """Scores completions once; `reward_workers` keeps the processes for the next time. All else as there.
+
+    >>> score_texts(lambda prompt, completion: float(completion == prompt[::-1]), ["abc", "abc"], ["cba", "abc"]).reward
+    array([1., 0.], dtype=float32)
+    """
+    with reward_workers(reward, workers=workers, time_limit=time_limit) as score:
+        return score(prompts, completions)
+
+
+def _here(reward: Reward, prompts: Sequence[str], completions: Sequence[str]) -> list[float | str]:
+    with contextlib.redirect_stdout(sys.stderr):
+        return [attempt(reward, *texts) for texts in zip(prompts, completions, strict=True)]
+
+
+def _scoring(call: Callable[[Sequence[str], Sequence[str]], list[float | str]]) -> Score:
+    def score(prompts: Sequence[str], completions: Sequence[str]) -> Scores:
+        for name, texts in {"prompts": prompts, "completions": completions}.items():
+            wrong = [texts] if isinstance(texts, str) else [text for text in texts if not isinstance(text, str)]
+            if wrong:
+                raise TypeError(f"score: {name} must be a list of strings; there is {described(wrong[0])}")
+        if len(prompts) != len(completions):
+            raise ValueError(
+                f"score: there must be a prompt for each completion; there are {len(prompts)} prompts and "
+                f"{len(completions)} completions"
+            )
+        found = call(prompts, completions)
+        reward = np.array([np.nan if isinstance(x, str) else x for x in found], np.float32)
+        failures = [Failure(i, prompts[i][:40], x) for i, x in enumerate(found) if isinstance(x, str)]
+        return Scores(reward, failures)
+
+    return score
+
+
+def _name_of(reward: Any) -> str:
+    """The name under which another process finds a function. Raises ValueError if there is none."""
+    name = f"{getattr(reward, '__module__', None)}:{getattr(reward, '__qualname__', None)}"
+    with contextlib.suppress(ValueError, ImportError, AttributeError):
+        if not name.startswith("__main__:") and pkgutil.resolve_name(name) is reward:
+            return name
+    raise ValueError(
+        "reward_workers: workers find a reward by its name, package.module:function, in a module that is not the "
+        f"script itself, and {described(reward)} has none: put it into a file of its own, or take workers=0"
+    )

@@ -1,0 +1,160 @@
+"""Worker processes that call a person's reward, each sample under a time limit; one that is lost is replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
+from typing import Any
+
+from polopt_jax.language import _reward_worker
+
+_LOOK = 0.25
+"""Seconds after which the processes are looked at, if none has said anything."""
+_FAREWELL = 1.0
+"""Seconds that idle processes have to end by themselves."""
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "JAX_PLATFORMS": "cpu"}
+"""Where the user says nothing else: sets of strings have one order in all workers, and none takes the device."""
+
+
+class _Worker:
+    """A process, and the sample that it was given."""
+
+    def __init__(self, reward: str) -> None:
+        self.ready = False
+        self.sample: int | None = None
+        self.deadline = math.inf
+        (self.connection, theirs), (lifeline, self.lifeline) = Pipe(), Pipe(duplex=False)
+        with theirs, lifeline:
+            handed = theirs.fileno(), lifeline.fileno()
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", _reward_worker.__file__, *map(str, handed)],
+                pass_fds=handed,
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a reward prints is no result of the command
+                env=_ENVIRONMENT | os.environ,
+                start_new_session=True,  # Ctrl-C is for us; and it is killed with all that it has started
+            )
+        self._send([path or os.getcwd() for path in sys.path], reward)
+
+    def give(self, sample: int, prompt: str, completion: str, *, time_limit: float) -> None:
+        self.sample, self.deadline = sample, time.monotonic() + time_limit
+        self._send(prompt, completion)
+
+    def _send(self, *message: object) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended, which is heard
+            self.connection.send_bytes(json.dumps(message).encode())
+
+    def says(self) -> dict[str, Any] | None:
+        """Its next message; None if it has ended."""
+        try:
+            return json.loads(self.connection.recv_bytes()) if self.connection.poll() else None
+        except (EOFError, ConnectionResetError):
+            return None
+
+    def has_ended(self) -> bool:
+        """Whether the process is gone and has nothing to say, also where a child of it keeps the connection open."""
+        return self.process.poll() is not None and not self.connection.poll()
+
+    def end(self) -> str:
+        """Kills the process and what it started, what is still there of it; returns how it ended."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        status = self.process.wait()
+        self.connection.close()
+        self.lifeline.close()
+        return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+
+
+class Team:
+    """So many workers. Raises RuntimeError if one cannot begin."""
+
+    def __init__(self, reward: str, *, workers: int, time_limit: float) -> None:
+        self._reward, self._time_limit = reward, time_limit
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(workers):
+                self._workers.append(_Worker(reward))
+            while not all(worker.ready for worker in self._workers):
+                list(self._heard())
+        except BaseException:
+            self.close()
+            raise
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | str]:
+        """What the reward gave each completion, or in words why it gave nothing."""
+        if not self._workers:
+            raise ValueError("score: the workers have been let go; score within the `with` block")
+        found: list[float | str] = [""] * len(prompts)
+        waiting = deque(range(len(prompts)))
+        try:
+            while waiting or any(worker.sample is not None for worker in self._workers):
+                for place, worker in enumerate(self._workers):
+                    if not waiting or worker.sample is not None or not worker.ready:
+                        continue
+                    if worker.process.poll() is not None:  # while it was idle, so that no sample is to blame
+                        self._replace(place)
+                        continue
+                    sample = waiting.popleft()
+                    worker.give(sample, prompts[sample], completions[sample], time_limit=self._time_limit)
+                for sample, answer in self._heard():
+                    found[sample] = answer
+        finally:
+            for place, worker in enumerate(self._workers):
+                if worker.sample is not None:  # this was interrupted
+                    self._replace(place)
+        return found
+
+    def close(self) -> None:
+        """Ends the processes: an idle one by itself, so that what it registered at exit is done."""
+        for worker in self._workers:
+            worker.connection.close()
+        until = time.monotonic() + _FAREWELL
+        while self._workers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._workers[-1].process.wait(max(0.0, until - time.monotonic()))
+            self._workers.pop().end()
+
+    def _replace(self, place: int) -> str:
+        ending = self._workers[place].end()
+        self._workers[place] = _Worker(self._reward)
+        return ending
+
+    def _heard(self) -> Iterator[tuple[int, float | str]]:
+        """Waits until something happens, and gives the samples that were answered and those that will not be."""
+        deadline = min(worker.deadline for worker in self._workers)
+        timeout = min(_LOOK, max(0.0, deadline - time.monotonic()))
+        heard = wait([worker.connection for worker in self._workers], timeout)
+        now = time.monotonic()
+        for place, worker in enumerate(self._workers):
+            sample = worker.sample
+            if worker.connection in heard or worker.has_ended():
+                answer = self._answer(place)
+            elif worker.deadline <= now:
+                self._replace(place)
+                answer = f"took longer than {self._time_limit:g} s"
+            else:
+                continue
+            if sample is not None and answer is not None:
+                yield sample, answer
+
+    def _answer(self, place: int) -> float | str | None:
+        """What a worker answers its sample, or what became of it; None where it has begun, or ended without one."""
+        worker = self._workers[place]
+        message = worker.says()
+        if not worker.ready and message != {"ready": True}:
+            why = message["failed"] if message else f"ended its process ({worker.end()})"
+            raise RuntimeError(f"{self._reward} cannot be called in a worker process: it {why}")
+        if message is None:
+            return f"ended its process ({self._replace(place)})"
+        worker.ready, worker.sample, worker.deadline = True, None, math.inf
+        return message.get("answer")

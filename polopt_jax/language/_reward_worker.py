@@ -1,0 +1,85 @@
+"""One call of a person's reward, and the process that makes such calls, which imports the standard library alone.
+
+The process runs this file by its path. As a module of the package it would bring jax with it: a second to start, once
+per worker and once more for each that is replaced, and a hand on the device.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import sys
+import traceback
+from collections.abc import Callable
+
+LARGEST = (2 - 2**-23) * 2.0**127
+"""The largest number of float32."""
+_LONGEST = 300
+
+
+def attempt(
+    reward: Callable[[str, str], object], prompt: str, completion: str, caught: type[BaseException] = Exception
+) -> float | str:
+    """What the reward gives a completion, or in words why that is no finite float32.
+
+    >>> attempt(lambda prompt, completion: len(completion), "2+2=", "4")
+    1.0
+    >>> attempt(lambda prompt, completion: completion, "2+2=", "4")
+    'gave a str, which is no number'
+    """
+    try:
+        given = reward(prompt, completion)
+        if not hasattr(given, "__float__"):  # float() would read a string
+            return f"gave a {type(given).__name__}, which is no number"
+        number = float(given)  # type: ignore[arg-type]
+    except caught as error:
+        return told(error)
+    return number if abs(number) <= LARGEST else f"gave {number}, which is no finite float32"
+
+
+def told(error: BaseException) -> str:
+    """What was raised, and where in the code that was called."""
+    said = " ".join("".join(traceback.format_exception_only(error)).split())
+    step = error.__traceback__.tb_next if error.__traceback__ else None
+    while step and step.tb_next:
+        step = step.tb_next
+    where = f" ({os.path.basename(step.tb_frame.f_code.co_filename)}, line {step.tb_lineno})" if step else ""
+    return f"raised {said[:_LONGEST]}{where}"
+
+
+def serve(descriptor: int, lifeline: int) -> None:
+    """Answers what comes through a connection, until that is closed.
+
+    Nothing is written to the lifeline, a pipe. Where its other end is closed, the process that started this one is
+    gone: the system then sends SIGIO to this one and to what it started, which ends them, whatever they are computing.
+    (Where that signal is ignored, as on macOS, this one ends after its sample.)
+    """
+    import fcntl
+    from multiprocessing.connection import Connection
+
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    connection, own = Connection(descriptor), os.getpid()
+
+    def say(**message: object) -> None:
+        connection.send_bytes(json.dumps(message).encode())
+
+    try:
+        sys.path[:], name = json.loads(connection.recv_bytes())
+        try:
+            reward = pkgutil.resolve_name(name)
+        except BaseException as error:
+            return say(failed=told(error))
+        say(ready=True)
+        while True:
+            answer = attempt(reward, *json.loads(connection.recv_bytes()), caught=BaseException)
+            if os.getpid() != own:  # the reward forked, and this is the child
+                os._exit(0)
+            say(answer=answer)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return None
+
+
+if __name__ == "__main__":
+    serve(*map(int, sys.argv[1:]))

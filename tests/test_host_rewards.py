@@ -1,0 +1,399 @@
+"""Rewards in Python on strings: every way in which a call can fail, in this process and in workers of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import text_rewards
+
+from polopt_jax.language import import_reward, reward_workers, score_texts
+
+pytestmark = pytest.mark.timeout(60)
+ENVIRON = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+# What a completion of `text_rewards.fault` comes to wherever it is called ...
+ANYWHERE = {
+    "raise": "raised ValueError: no such answer (text_rewards.py, line",
+    "recursion": "raised RecursionError: ",
+    "none": "gave a NoneType, which is no number",
+    "text": "gave a str, which is no number",
+    "bytes": "gave a bytes, which is no number",
+    "list": "gave a list, which is no number",
+    "complex": "gave a complex, which is no number",
+    "nan": "gave nan, which is no finite float32",
+    "inf": "gave -inf, which is no finite float32",
+    "huge": "gave 1e+300, which is no finite float32",
+    "integer too large": "raised OverflowError: ",
+}
+# ... and in a worker.
+IN_WORKERS = {
+    "exit": "ended its process (exit status 3)",
+    "sys.exit": "raised SystemExit: 5 (text_rewards.py, line",
+    "interrupt": "raised KeyboardInterrupt (text_rewards.py, line",
+    "segfault": "ended its process (SIGSEGV)",
+    "kill": "ended its process (SIGKILL)",
+    "sleep": "took longer than 1 s",
+    "loop": "took longer than 1 s",
+    "regex": "took longer than 1 s",
+    "close": "ended its process (SIGKILL)",
+}
+
+
+def among_good_ones(faults):
+    """Completions of which every second one is good, so that what a fault does to its neighbours is seen."""
+    return [text for i, name in enumerate(faults) for text in (str(i + 0.5), name)]
+
+
+def check_faults(scores, faults):
+    assert scores.reward.dtype == np.float32
+    np.testing.assert_array_equal(scores.reward[::2], np.arange(len(faults)) + 0.5)
+    assert np.isnan(scores.reward[1::2]).all()
+    assert [failure.index for failure in scores.failures] == list(range(1, 2 * len(faults), 2))
+    for failure, (name, why) in zip(scores.failures, faults.items(), strict=True):
+        assert failure.why.startswith(why), name
+        assert len(failure.why) < 400
+
+
+def running(pid):
+    """Whether there is such a process, and not only what nobody has asked after."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pids, seconds=5.0):
+    until = time.monotonic() + seconds
+    while any(map(running, pids)):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+
+
+# --- what is given ----------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_every_kind_are_scored_here():
+    kinds = [1, 2.5, True, np.float32(0.25), np.int8(-3), np.bool_(True), np.array(4.0), 3.4028234663852886e38]
+    scores = score_texts(lambda prompt, completion: kinds[int(completion)], ["?"] * len(kinds), [*"01234567"])
+    np.testing.assert_array_equal(scores.reward, np.array([1, 2.5, 1, 0.25, -3, 1, 4, 3.4028235e38], np.float32))
+    assert scores.failures == []
+    assert scores.told() == ""
+
+
+def test_faults_here_cost_their_own_sample_alone():
+    texts = among_good_ones(ANYWHERE)
+    check_faults(score_texts(text_rewards.fault, ["2+2="] * len(texts), texts), ANYWHERE)
+
+
+def test_what_ends_this_process_is_not_caught_here():
+    for fault, raised in (("sys.exit", SystemExit), ("interrupt", KeyboardInterrupt)):
+        with pytest.raises(raised):
+            score_texts(text_rewards.fault, ["?"], [fault])
+
+
+def test_faults_in_workers_cost_their_own_sample_alone():
+    faults = ANYWHERE | IN_WORKERS
+    texts = among_good_ones(faults)
+    with reward_workers(text_rewards.fault, workers=3, time_limit=1.0) as score:
+        check_faults(score(["2+2="] * len(texts), texts), faults)
+        check_faults(score(["2+2="] * 6, texts[:6]), dict([*faults.items()][:3]))
+
+
+def test_what_could_not_be_scored_is_told():
+    scores = score_texts(text_rewards.fault, ["a question " * 9] * 5, ["none", "1", "nan", "raise at length", "text"])
+    assert scores.told(most=2) == (
+        "4 of 5 completions could not be scored: completion 0 of 'a question a question a question a quest': gave a "
+        "NoneType, which is no number; completion 2 of 'a question a question a question a quest': gave nan, which is "
+        "no finite float32"
+    )
+    assert scores.told().count("completion ") == 3
+    assert len(scores.failures[2].why) < 400
+    assert "\n" not in scores.told()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_texts_arrive_as_they_are_and_in_order(workers):
+    texts = ["", "\0", "\r\n\n", "né", "\U0001f600", "\ud800", "\udcff", "  ", '"\\u0041"', "x" * 300_000]
+    prompts = [*texts, *texts[::-1]] * 3
+    completions = [*texts[::-1], *texts] * 3
+    expected = [text_rewards.checksum(*pair) for pair in zip(prompts, completions, strict=True)]
+    scores = score_texts(text_rewards.checksum, prompts, completions, workers=workers)
+    np.testing.assert_array_equal(scores.reward, np.array(expected, np.float32))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_texts_are_no_scores(workers):
+    scores = score_texts(text_rewards.length, [], [], workers=workers)
+    assert scores.reward.shape == (0,)
+    assert scores.told() == ""
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+def test_workers_work_at_once_and_stay(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    with reward_workers("text_rewards:meet", workers=2) as score:
+        for folder in ("a", "b"):
+            assert score([str(tmp_path / folder)] * 4, ["2"] * 4).reward.tolist() == [1.0] * 4
+    assert len(os.listdir(tmp_path / "a")) == 2
+    assert os.listdir(tmp_path / "a") == os.listdir(tmp_path / "b")
+
+
+def test_scores_do_not_depend_on_the_number_of_workers():
+    texts = [f"answer {i}" for i in range(20)]
+    found = [score_texts(text_rewards.by_hash, texts, texts, workers=workers).reward.tolist() for workers in (1, 2, 2)]
+    assert found[0] == found[1] == found[2]
+    assert len(set(found[0])) > 10
+
+
+def test_a_worker_imports_neither_jax_nor_the_library(monkeypatch):
+    names = ["text_rewards", "jax", "numpy", "polopt_jax", "polopt_jax.language"]
+    assert score_texts(text_rewards.modules, names, names, workers=1).reward.tolist() == [1, 0, 0, 0, 0]
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    variables = ["JAX_PLATFORMS=cpu", "JAX_PLATFORMS=tpu"]
+    assert score_texts(text_rewards.surroundings, variables, variables, workers=1).reward.tolist() == [1, 0]
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    assert score_texts(text_rewards.surroundings, variables, variables, workers=1).reward.tolist() == [0, 1]
+
+
+def test_a_start_that_takes_long_is_not_in_the_time_of_a_sample(tmp_path, monkeypatch):
+    """And a reward may be beside whoever starts the command, whose path has "" for that folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, ""])
+    Path("slow_to_import.py").write_text(
+        "import os, sys, time\nif sys.argv[0].endswith('_reward_worker.py'): time.sleep(0.6)\n"
+        "def reward(prompt, text): return os._exit(1) if text == 'exit' else 1.0\n"
+    )
+    try:
+        with reward_workers("slow_to_import:reward", workers=1, time_limit=0.5) as score:
+            scores = score(["?"] * 3, ["", "exit", ""])
+    finally:
+        sys.modules.pop("slow_to_import", None)
+    np.testing.assert_array_equal(scores.reward, [1, np.nan, 1])
+    assert scores.failures[0].why == "ended its process (exit status 1)"
+
+
+def test_an_object_that_is_called_has_a_name_too():
+    assert score_texts("text_rewards:judge", ["?"], [""], workers=1).reward == 7
+    assert score_texts("text_rewards:judge.judge", ["?"], [""], workers=1).reward == 8
+
+
+def test_a_reward_that_forks_answers_once():
+    scores = score_texts(text_rewards.forked, ["?"] * 4, ["a", "b", "c", "d"], workers=1)
+    assert scores.reward.tolist() == [1.0] * 4
+
+
+def test_a_process_that_ends_is_seen_though_its_child_keeps_the_connection():
+    with reward_workers(text_rewards.orphaned, workers=1) as score:
+        scores = score(["?"] * 3, ["stay", "go", "stay"])
+    np.testing.assert_array_equal(scores.reward, [1, np.nan, 1])
+    assert scores.failures[0].why == "ended its process (exit status 4)"
+
+
+def test_a_worker_that_ends_while_it_is_idle_costs_no_sample():
+    with reward_workers(text_rewards.process, workers=1) as score:
+        before = int(score(["?"], [""]).reward[0])
+        os.kill(before, signal.SIGKILL)
+        assert gone([before])
+        scores = score(["?"] * 2, ["", ""])
+        assert scores.failures == []
+        assert int(scores.reward[0]) not in (before, os.getpid())
+
+
+@on_linux
+def test_what_a_reward_started_is_killed_with_it(tmp_path):
+    with reward_workers(text_rewards.noted, workers=1, time_limit=1.0) as score:
+        assert "took longer than 1 s" in score([str(tmp_path)], [""]).told()
+        (file,) = tmp_path.iterdir()
+        pids = [int(pid) for pid in file.read_text().split()]
+        assert gone(pids)
+
+
+def test_at_the_end_idle_workers_finish_what_they_registered(tmp_path):
+    score_texts(text_rewards.farewell, ["?"], [str(tmp_path / "done")], workers=1)
+    assert (tmp_path / "done").exists()
+
+
+def test_an_interrupted_batch_leaves_nothing_to_the_next(tmp_path):
+    """Ctrl-C is caught, and the workers go on: what they were at is not taken for an answer to something else."""
+    with reward_workers(text_rewards.fault, workers=2) as score:
+
+        def interrupt():
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        sender = threading.Thread(target=interrupt)
+        sender.start()
+        with pytest.raises(KeyboardInterrupt):
+            score(["?"] * 3, ["sleep", "1", "2"])
+        sender.join()
+        assert score(["?"] * 3, ["4", "5", "6"]).reward.tolist() == [4, 5, 6]
+
+
+def test_a_worker_that_cannot_begin_is_told(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    begin = "import os, sys\nif sys.argv[0].endswith('_reward_worker.py'): {}\ndef reward(prompt, text): return 1.0\n"
+    for name, what, why in (
+        ("refuses", "raise OSError('not here')", r"raised OSError: not here \(refuses.py, line 2\)"),
+        ("leaves", "os._exit(9)", r"ended its process \(exit status 9\)"),
+    ):
+        (tmp_path / f"{name}.py").write_text(begin.format(what))
+        message = f"{name}:reward cannot be called in a worker process: it {why}"
+        with pytest.raises(RuntimeError, match=message), reward_workers(f"{name}:reward", workers=2):
+            pass
+
+
+# --- the process that scores ------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import json, os, sys
+from polopt_jax.language import score_texts
+reward, workers, *texts = sys.argv[1:]
+try:
+    scores = score_texts(reward, texts, texts[1:] + [texts[0]], workers=int(workers))
+except KeyboardInterrupt:
+    sys.exit(130)
+print(json.dumps(scores.reward.tolist()))
+"""
+
+
+def script(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        env=ENVIRON,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def test_what_a_reward_prints_is_not_on_our_stdout(capfd):
+    with script("text_rewards:loud", "1", "a", "b") as command:
+        out, err = command.communicate(timeout=60)
+    assert (json.loads(out), command.returncode) == ([1.0, 1.0], 0)
+    assert err.count("printed by the reward") == err.count("written by the reward") == 2
+    score_texts(text_rewards.talking, ["?"], [""])
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "printed by the reward\n")
+
+
+@on_linux
+@pytest.mark.parametrize(("sent", "what"), [("SIGINT", ""), ("SIGKILL", "regex")])
+def test_no_process_is_left_when_ours_is_ended(tmp_path, sent, what):
+    """By Ctrl-C, which the terminal sends to the whole group, and by what nobody can catch."""
+    with script("text_rewards:noted", "2", str(tmp_path), what or "loop") as command:
+        at_work = lambda: [file for file in tmp_path.iterdir() if file.suffix == ""]  # noqa: E731
+        until = time.monotonic() + 30
+        while len(at_work()) < 1 and time.monotonic() < until:
+            time.sleep(0.02)
+        pids = [int(pid) for file in at_work() for pid in file.read_text().split()]
+        assert len(pids) >= 2
+        assert all(map(running, pids))
+        os.killpg(command.pid, getattr(signal, sent))
+        command.communicate(timeout=30)
+    assert command.returncode == (130 if sent == "SIGINT" else -signal.SIGKILL)
+    assert gone(pids)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def entered(*arguments, **options):
+    with reward_workers(*arguments, **options):
+        pass
+
+
+@pytest.mark.parametrize("workers", [-1, 1.0, True, None])
+def test_workers_must_be_a_whole_number(workers):
+    with pytest.raises(ValueError, match="workers must be a whole number from 0"):
+        entered(text_rewards.length, workers=workers)
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, float("nan"), float("inf")])
+def test_a_time_limit_must_be_a_time(limit):
+    with pytest.raises(ValueError, match="time_limit must be a number of seconds above 0"):
+        entered(text_rewards.length, workers=1, time_limit=limit)
+
+
+def test_a_time_limit_needs_workers():
+    with pytest.raises(ValueError, match="a time_limit needs workers=1 or more"):
+        entered(text_rewards.length, time_limit=1.0)
+
+
+def test_workers_need_a_name():
+    def inner(prompt, completion):
+        return 1.0
+
+    def of_a_script(prompt, completion):
+        return 1.0
+
+    of_a_script.__module__, of_a_script.__qualname__ = "__main__", "of_a_script"
+    sys.modules["__main__"].of_a_script = of_a_script
+    same_name = lambda prompt, completion: 1.0  # noqa: E731
+    same_name.__module__, same_name.__qualname__ = "text_rewards", "length"
+    try:
+        for reward in (inner, of_a_script, same_name, lambda prompt, completion: 1.0, text_rewards.Judge().judge):
+            with pytest.raises(ValueError, match="workers find a reward by its name"):
+                entered(reward, workers=1)
+            assert score_texts(reward, ["?"], [""]).failures == []
+    finally:
+        del sys.modules["__main__"].of_a_script
+
+
+def test_texts_must_be_lists_of_strings_of_one_length():
+    with reward_workers(text_rewards.length) as score:
+        for prompts, completions, said in (
+            ("abc", ["a", "b", "c"], "prompts must be a list of strings; there is a str"),
+            (["a"], "a", "completions must be a list of strings"),
+            (["a", 3], ["a", "b"], "prompts must be a list of strings; there is a int"),
+            (["a"], [None], "completions must be a list of strings; there is None"),
+        ):
+            with pytest.raises(TypeError, match=said):
+                score(prompts, completions)
+        with pytest.raises(ValueError, match="there are 2 prompts and 1 completions"):
+            score(["a", "b"], ["c"])
+
+
+def test_after_its_block_a_team_scores_nothing():
+    with reward_workers(text_rewards.length, workers=1) as score:
+        pass
+    with pytest.raises(ValueError, match="within the `with` block"):
+        score(["a"], ["b"])
+
+
+def test_a_reward_is_imported_by_its_name(capsys, tmp_path, monkeypatch):
+    assert import_reward("text_rewards:length") is text_rewards.length
+    for name, said in (
+        ("text_rewards.length", "a reward of one's own is named package.module:function; 'text_rewards.length' is not"),
+        ("text_rewards:size", "text_rewards:size cannot be imported: module 'text_rewards' has no attribute 'size'"),
+        ("no_rewards:length", "no_rewards:length cannot be imported: No module named 'no_rewards'"),
+        ("text_rewards:number", r"text_rewards:number must be a function of \(prompt, completion\); it is 3"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            import_reward(name)
+        with pytest.raises(ValueError, match=said):
+            entered(name, workers=1)
+    with pytest.raises(TypeError, match=r"text_rewards:three must be a function of \(prompt, completion\), and three"):
+        import_reward("text_rewards:three")
+    with pytest.raises(TypeError, match=r"reward must be a function of \(prompt, completion\), and three"):
+        entered(text_rewards.three)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "talks.py").write_text("print('imported')\ndef reward(prompt, completion): return 1.0\n")
+    import_reward("talks:reward")
+    assert capsys.readouterr() == ("", "imported\n")
