@@ -14,10 +14,9 @@ from polopt_jax.cli._text_options import TrainAnswers, TrainTexts
 from polopt_jax.cli._versions import PACKAGES, versions
 from polopt_jax.cli._words import UsageError, choose, flag
 
-STEPS = {"sft": 8_000, "grpo": 1_600}
-"""Examples where nothing is said: five hundred updates of 16 rows, a hundred of 16 prompts."""
-PREFERENCE_PASSES = 3
-"""Passes over the preferences, where nothing is said: more of them, and the policy is soon far from its reference."""
+STEPS = {"sft": (60, 8_000), "dpo": (3, 10**12), "grpo": (100, 1_600)}
+"""Passes over the examples, and examples at most, where nothing is said. After more passes over preferences the policy is
+soon far from its reference."""
 NETWORK = {"max_length": 256, "width": 64, "depth": 3, "heads": 4}
 BATCH_SIZE, GROUP_SIZE, ANSWER_LENGTH = 16, 8, 64
 MOST_HELD = 128
@@ -147,8 +146,8 @@ def plan_texts(
     values = {**{name: parameter.default for name, parameter in known.items()}, **hyperparameters}
     examples = number_of(sizes["max_length"])
     batch_size = _batch_size(options.batch_size, examples, values.get("num_minibatches", 1))
-    usual = STEPS[algorithm] if algorithm in STEPS else PREFERENCE_PASSES * examples
-    steps = usual if options.steps is None else options.steps
+    passes, most = STEPS[algorithm]
+    steps = min(passes * examples, most) if options.steps is None else options.steps
     schedule = runs.schedule(steps=steps, decisions=batch_size, seed=options.seed, num_seeds=options.num_seeds)
     return TextPlan(
         algorithm=algorithm,

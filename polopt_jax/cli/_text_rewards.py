@@ -31,9 +31,9 @@ def scoring(plan: TextPlan) -> Iterator[texts.Score | None]:
         yield None
         return
     told = 0
-    limits = dict(workers=plan.reward_workers or 0, time_limit=plan.reward_time_limit)
+    number = plan.reward_workers or 0
     try:
-        with language.reward_workers(plan.reward, **limits) as workers:
+        with language.reward_workers(plan.reward, workers=number, time_limit=plan.reward_time_limit) as workers:
 
             def score(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
                 nonlocal told
