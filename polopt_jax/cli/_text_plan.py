@@ -15,8 +15,8 @@ from polopt_jax.cli._versions import PACKAGES, versions
 from polopt_jax.cli._words import UsageError, choose, flag
 
 STEPS = {"sft": (60, 8_000), "dpo": (3, 10**12), "grpo": (100, 1_600)}
-"""Passes over the examples, and examples at most, where nothing is said. After more passes over preferences the policy is
-soon far from its reference."""
+"""Passes over the examples, and examples at most, where nothing is said. After more passes over preferences the policy
+is soon far from its reference."""
 NETWORK = {"max_length": 256, "width": 64, "depth": 3, "heads": 4}
 BATCH_SIZE, GROUP_SIZE, ANSWER_LENGTH = 16, 8, 64
 MOST_HELD = 128
