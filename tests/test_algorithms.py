@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import polopt_jax as po
 from polopt_jax import advantages, algorithms, driver, tasks
 from polopt_jax.envs import ActionReward, DelayedReward, ObsActionReward, Quadratic, TimeLimit
 from polopt_jax.language import imitate, transformer
@@ -139,6 +140,31 @@ def test_grpo_raises_the_reward_of_a_token_policy(tokens):
     assert reward[:3].mean() < 0.6
     assert reward[-3:].mean() > 0.8
     assert chunk.metrics["ref_kl"][0, 0] < 0.1 < chunk.metrics["ref_kl"][0, -1]
+
+
+def rloo(group):
+    """REINFORCE Leave-One-Out as a recipe of one's own."""
+
+    def estimate(rollout):
+        advantage = po.leave_one_out(rollout.reward.sum(0))
+        return po.to_batch(rollout, advantage=jnp.broadcast_to(advantage, rollout.reward.shape))
+
+    term = po.reinforce(reduce=po.sequence_sum)
+    step = po.make_step((po.objective(group.task.model, term), algorithms.adam(3e-3, 1.0)))
+    return algorithms.assemble(group.task, step, estimate, gamma=1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe", [partial(algorithms.grpo, learning_rate=3e-3, beta=0.01), rloo], ids=["grpo", "rloo"]
+)
+def test_five_seeds_solve_the_token_world_from_what_was_imitated(tokens, recipe):
+    run = driver.prepare(recipe(tokens), driver.seed_keys(0, 5), chunk_updates=150)
+    (chunk,) = driver.chunks(run, 1)
+    reward = chunk.metrics["episode/return_sum"] / chunk.metrics["episode/finished"]
+    assert reward.shape == (5, 150)
+    assert (reward[:, :3].mean(1) < 0.6).all()
+    assert (reward[:, -10:].mean(1) > 0.97).all(), reward[:, -10:].mean(1)
 
 
 def test_dpo_raises_the_reward_from_preferences_alone(tokens):
