@@ -20,7 +20,11 @@ def over_groups(kind: type, groups: Groups, logits: torch.Tensor, **options: Any
     ids = ints(groups.texts.ids)
     sizes = dict(per_device_train_batch_size=ROWS, num_generations=ATTEMPTS)
     model, ref_model = Given((ids, logits)), Given((ids, floats(groups.texts.ref_logits)))
-    found = trainer(kind, model, ref_model, **sizes, **options)
+    return clipped(trainer(kind, model, ref_model, **sizes, **options))
+
+
+def clipped(found: Any) -> Any:
+    """The trainer with the names that `__init__` gives to its options."""
     args = found.args
     found.epsilon_low = args.epsilon
     found.epsilon_high = args.epsilon if args.epsilon_high is None else args.epsilon_high
