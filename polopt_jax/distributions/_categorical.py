@@ -14,6 +14,21 @@ def _check_same_shape(name: str, x: Array, other_name: str, other: Array) -> Non
         raise ValueError(f"{name} must have the shape of {other_name}, {other.shape}; it has {x.shape}")
 
 
+@jax.custom_jvp
+def _with_stored_gradient(x: Array) -> Array:
+    """`x`, whose gradient is computed once and stored.
+
+    What comes last in it is elementwise, a choice by the mask. A compiler computes that anew for every multiplication
+    that reads it, and a head `hidden @ unembedding` has two: so it would keep its inputs, as large as the logits, too.
+    """
+    return x
+
+
+@_with_stored_gradient.defjvp
+def _store(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return primals[0], jax.lax.optimization_barrier(tangents[0])
+
+
 @record
 class Categorical:
     """Distribution over `A` actions: π(a) = exp(l_a) / Σ_b exp(l_b), with action ids `[...]` in 0 .. A-1.
@@ -35,27 +50,29 @@ class Categorical:
     def batch_shape(self) -> tuple[int, ...]:
         return self.logits.shape[:-1]
 
-    def _shifted(self) -> tuple[Array, Array]:
-        """Logits `[..., A]` minus their maximum (0 where all are illegal), and whether any action is legal `[..., 1]`.
+    def _scaled(self) -> tuple[Array, Array, Array]:
+        """Logits `[..., A]`, their maximum `[..., 1]` (0 where all are illegal), and whether any is legal `[..., 1]`.
 
-        Shifted *before* the log-sum-exp, so that a constant added to the logits costs no precision.
+        The maximum is subtracted *before* the log-sum-exp, so that a constant added to the logits costs no precision.
         """
         logits = accumulate(self.logits)
         largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
         some = largest != -jnp.inf
-        return jnp.where(some, logits - jnp.where(some, largest, 0), 0), some
+        return logits, jnp.where(some, largest, 0), some
 
     def _normalised(self) -> Array:
         """Log-probabilities `[..., A]`; -inf at illegal actions, without a NaN in value or gradient."""
-        shifted, some = self._shifted()
+        logits, largest, some = self._scaled()
+        shifted = jnp.where(some, logits - largest, 0)
         legal = some & (shifted != -jnp.inf)
         return jnp.where(legal, shifted - jax.nn.logsumexp(shifted, axis=-1, keepdims=True), -jnp.inf)
 
     def log_prob(self, action: Array) -> Array:
         """log π(action) `[...]` for integer ids `[...]`.
 
-        Gathers one logit and subtracts the log-sum-exp, so nothing of the size of the logits is stored. Raises
-        `ValueError` if `action` is not of the batch shape, `TypeError` if it is not an integer array.
+        Gathers one logit and subtracts the log-sum-exp. The maximum is taken off after the gather: shifted logits, of
+        which one is gathered, would be stored for the gradient. Raises `ValueError` if `action` is not of the batch
+        shape, `TypeError` if it is not an integer array.
         """
         if action.shape != self.batch_shape:
             raise ValueError(f"action must have the policy's batch shape {self.batch_shape}; it has {action.shape}")
@@ -64,9 +81,10 @@ class Categorical:
         num_actions = self.logits.shape[-1]
         in_range = (action >= 0) & (action < num_actions)
         index = jnp.where(in_range, action, 0)[..., None]
-        shifted, some = self._shifted()
-        chosen = jnp.take_along_axis(shifted, index, axis=-1)
-        log_prob = jnp.where(some, chosen - jax.nn.logsumexp(shifted, axis=-1, keepdims=True), -jnp.inf)
+        logits, largest, some = self._scaled()
+        chosen = jnp.take_along_axis(logits, index, axis=-1) - largest
+        total = jnp.where(some, jnp.sum(jnp.exp(logits - largest), axis=-1, keepdims=True), 1)
+        log_prob = jnp.where(some, chosen - jnp.log(total), -jnp.inf)
         return jnp.where(in_range, log_prob[..., 0], jnp.nan)
 
     def entropy(self) -> Array:
@@ -105,7 +123,8 @@ class Categorical:
     def where(self, mask: Array) -> Categorical:
         """Logits of 0 (uniform) where `mask` `[...]` is False, whatever they held there."""
         check_shape("where", "mask", mask, self.batch_shape, of="the policy")
-        return Categorical(logits=jnp.where(mask[..., None], self.logits, jnp.zeros_like(self.logits)))
+        logits = _with_stored_gradient(self.logits)
+        return Categorical(logits=jnp.where(mask[..., None], logits, jnp.zeros_like(logits)))
 
     def only(self, legal: Array) -> Categorical:
         """The same policy restricted to the legal actions (`legal` `[..., A]` bool): the others get probability 0.
