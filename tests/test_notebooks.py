@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 NAMES = [script.stem for script in SCRIPTS]
-SLOW = {"01_history", "03_outcome_pump"}  # more than a minute with nothing compiled yet, even at the small sizes
+# More than a minute with nothing compiled yet, even at the small sizes.
+SLOW = {"01_history", "03_outcome_pump", "04_preferences_and_groups"}
 
 
 DRAWS = ("plt.show()", "worlds.picture(", "report.completion_figure(")
@@ -22,7 +23,7 @@ def code_cells(path):
 
 
 def test_there_are_notebooks():
-    assert NAMES == ["01_history", "02_natural_gradient", "03_outcome_pump"]
+    assert NAMES == ["01_history", "02_natural_gradient", "03_outcome_pump", "04_preferences_and_groups"]
 
 
 @pytest.mark.parametrize(

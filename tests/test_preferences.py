@@ -309,6 +309,58 @@ def test_flipped_labels_bias_dpo_and_not_its_robust_form():
 
 
 @pytest.mark.usefixtures("x64")
+def test_smoothing_takes_the_seen_labels_to_flip_once_more():
+    """A pair labelled so in a share q of all cases: `dpo`'s optimum is q, the conservative one's (1-ε) q + ε (1-q)."""
+    share, smoothing = 0.8, 0.2
+    wins = lambda a, b: np.where(a < b, share, 1 - share)  # noqa: E731
+    batch, weight = every_pair(wins)
+    first = [i for i in range(batch.action.shape[1]) if set(batch.action[:, i, 0].tolist()) == {0, 1}]
+
+    def slope(term, chance):
+        """The derivative of the pair's expected loss in the margin, where σ(βΔ) is `chance`."""
+        margin = math.log(chance / (1 - chance)) / 0.5
+        start = jnp.asarray(REFERENCE) + jnp.array([margin, 0.0, 0.0, 0.0])
+
+        def loss(logits):
+            outputs = po.Outputs(policy=po.Categorical(logits=jnp.broadcast_to(logits, (*batch.mask.shape, A))))
+            one = lambda i: term(*jax.tree.map(lambda x: x[:, i : i + 1], (outputs, batch)))[0]  # noqa: E731
+            return sum(weight[i] * one(i) for i in first)
+
+        return float(jax.grad(loss)(start)[0])
+
+    twice = (1 - smoothing) * share + smoothing * (1 - share)
+    assert abs(slope(po.dpo(beta=0.5), share)) < 1e-12
+    assert abs(slope(po.conservative_dpo(beta=0.5, label_smoothing=smoothing), twice)) < 1e-12
+    assert abs(slope(po.conservative_dpo(beta=0.5, label_smoothing=smoothing), share)) > 1e-2
+
+
+@pytest.mark.usefixtures("x64")
+def test_nca_wants_a_chosen_score_of_log_two_and_discopop_rises_at_a_tie():
+    """Slopes of one pair in its chosen score, by central differences of the term itself."""
+
+    def cost(term, score):
+        """Both rows have the log-probability -50, so that their scores are the reference's doing."""
+        log_ref = jnp.array([-score, 0.0]).reshape(2, 1, 1) - 50.0
+        batch = po.Batch(
+            obs=None, action=jnp.zeros((2, 1, 1), int), mask=jnp.ones((2, 1, 1), bool), ref_log_prob=log_ref
+        )
+        policy = po.Categorical(logits=jnp.broadcast_to(jnp.array([-50.0, 0.0]), (2, 1, 1, 2)))
+        return float(term(po.Outputs(policy=policy), batch)[0])
+
+    def slope(term, score, h=1e-5):
+        return (cost(term, score + h) - cost(term, score - h)) / (2 * h)
+
+    assert abs(slope(po.nca(beta=0.5), math.log(2) / 0.5)) < 1e-8
+    assert slope(po.nca(beta=0.5), math.log(2) / 0.5 - 0.1) < -1e-3
+    assert slope(po.nca(beta=0.5), math.log(2) / 0.5 + 0.1) > 1e-3
+    edge = (1 - math.log(2)) / 3
+    assert abs(slope(po.discopop(beta=0.5, temperature=edge), 0.0)) < 1e-7
+    assert slope(po.discopop(beta=0.5, temperature=0.9 * edge), 0.0) > 1e-2
+    assert slope(po.discopop(beta=0.5, temperature=1.1 * edge), 0.0) < -1e-2
+    assert slope(po.discopop(), 0.0) > 1e-2  # as by default
+
+
+@pytest.mark.usefixtures("x64")
 def test_deterministic_preferences_leave_ipo_finite():
     """Two actions of which one always wins, a uniform reference: π(winner) = σ(1/(2τ)), .6225 at τ = 1."""
     batch = po.Batch(

@@ -17,7 +17,8 @@ def discopop(*, beta: Nonnegative = 0.05, temperature: Positive = 0.05, score: S
         L(θ) = E[ -(1-m) log σ(x) + m exp(-x) ],    x = βΔ,    m = σ(x/τ),    Δ = s(chosen) - s(rejected)
 
     Logistic where the pair is in the wrong order, exponential where it is in the right one; s = Σ_t log π_θ/ref. It is
-    *not convex*: between, near x = 0, the loss rises with the margin where τ is small.
+    *not convex*: between, near x = 0, the loss rises with the margin where τ is below (1 - log 2)/3 = .102, as it is by
+    default. At π_θ = ref, where training begins, every pair is at x = 0, and its gradient *lowers* the margin.
 
     Args:
       beta: strength of the implicit KL to the reference. May be traced.

@@ -59,8 +59,9 @@ def conservative_dpo(
 
         L(θ) = -E[ (1-ε) log σ(βΔ) + ε log σ(-βΔ) ],    Δ = s(chosen) - s(rejected)
 
-    Has a finite optimum on every pair, σ(βΔ) = 1-ε: a label that may be wrong is not believed beyond that. Where labels
-    do flip at rate ε this is the likelihood of what was seen, and biased as an estimate of DPO on the true labels.
+    Has a finite optimum on every pair, σ(βΔ) = 1-ε: a label that may be wrong is not believed beyond that. It is DPO's
+    expectation if the labels that are seen flipped once more, so that it corrects nothing where they have: a pair that
+    was labelled so in a share q of all cases has its optimum at (1-ε) q + ε (1-q), nearer to a tie than `dpo`'s q.
 
     Args:
       beta: strength of the implicit KL to the reference. May be traced.

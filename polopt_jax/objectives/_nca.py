@@ -15,7 +15,8 @@ def nca(*, beta: Nonnegative = 0.1, score: Score = summed_log_ratio) -> Term:
         L(θ) = -E[ log σ(β s_c) + ½ log σ(-β s_c) + ½ log σ(-β s_r) ],    s = Σ_t log π_θ/ref
 
     s_c and s_r are the scores of the chosen and of the rejected row. DPO sees their difference alone and often lowers
-    both; here each is measured against the reference, so that the chosen row does not become less probable.
+    both; here each is measured against the reference, and the chosen row is pushed up while β s_c is below log 2, and
+    back above it. Where rows share parameters it may still fall at first, pulled down with the rejected one.
 
     Args:
       beta: strength of the implicit KL to the reference. May be traced.
