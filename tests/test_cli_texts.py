@@ -94,6 +94,9 @@ def test_imitation_learns_and_leaves_a_run(place):
         x.name for x in out.iterdir()
     }
     assert "ref_kl_per_completion" not in runs.without_empty(summary_of(out)), "its reference knows nothing"
+    page = (out / "report.html").read_text()
+    assert "sampled 1" in page
+    assert "before, greedy" not in page
     policy = po.load(out)
     assert policy.act(np.array([[256, 112]])).shape == (1, 2)
 

@@ -44,10 +44,12 @@ def completions_shown(plan: TextPlan, directory: Path, prompts: Sequence[str]) -
     pieces: list[Markup] = []
     for prompt, now, once in zip(asked, after, before, strict=True):
         pieces.append(report.code(prompt or "(no prompt)"))
-        shown = [_contrast(title, x, sign) for rows, sign in ((once, -1), (now, 1)) for title, x in _titled(rows, sign)]
+        sides = ((once, -1), (now, 1)) if plan.has_reference else ((now, 0),)
+        shown = [_contrast(title, x, sign) for rows, sign in sides for title, x in _titled(rows, sign)]
         pieces.append(report.contrasts_html(shown, scale=min(scale, 8.0)))
     moved = [float(x.log_ratio.sum()) for rows in after for x in rows[1:]]
-    return Shown([Section("Completions", [*_legend(min(scale, 8.0)), *pieces])], runs.interval(moved))
+    legend = _legend(min(scale, 8.0)) if plan.has_reference else []
+    return Shown([Section("Completions", [*legend, *pieces])], runs.interval(moved))
 
 
 def _said(plan: TextPlan, params: Params, other: Params, prompts: Sequence[str]) -> list[list[Completion]]:
@@ -65,17 +67,15 @@ def _said(plan: TextPlan, params: Params, other: Params, prompts: Sequence[str])
 
 
 def _titled(rows: Sequence[Completion], sign: int) -> list[tuple[str, Completion]]:
-    when = "after" if sign > 0 else "before"
-    return [(f"{when}, {f'sampled {g}' if g else 'greedy'}", x) for g, x in enumerate(rows)]
+    when = {1: "after, ", -1: "before, ", 0: ""}[sign]
+    return [(f"{when}{f'sampled {g}' if g else 'greedy'}", x) for g, x in enumerate(rows)]
 
 
 def _contrast(title: str, said: Completion, sign: int) -> Contrast:
-    """A completion; log-ratios are always those of the policy to the reference, whoever said it."""
+    """A completion; log-ratios are those of the policy to the reference, whoever said it, and 0 where it has none."""
     ratio = sign * said.log_ratio
-    facts = {
-        "log π/ref": report.short(float(ratio.sum())),
-        **({} if said.ended else {"cut off after": f"{len(ratio)}"}),
-    }
+    facts = {"log π/ref": report.short(float(ratio.sum()))} if sign else {}
+    facts |= {} if said.ended else {"cut off after": f"{len(ratio)}"}
     return Contrast(title, said.pieces, ratio, facts)
 
 

@@ -24,7 +24,7 @@ class TrainTexts:
     init: Annotated[Path | None, shown("RUN", "by algorithm")] = None
     """An earlier run on texts to start from. Its policy is also the reference."""
     steps: Annotated[
-        int | None, WHOLE, shown("N", "60 passes or 8000 rows; preferences: 3 passes; prompts: 100 passes or 1600")
+        int | None, WHOLE, shown("N", "150 passes or 8000 rows; preferences: 3 passes; prompts: 100 passes or 1600")
     ] = None
     """Examples that each seed learns from: rows of texts, pairs, or prompts; rounded up to whole updates."""
     batch_size: Annotated[int | None, WHOLE, shown("N", "16, or all there are")] = None

@@ -9,12 +9,12 @@ from typing import Any
 
 from polopt_jax import runs
 from polopt_jax.cli._plan import RATES, check_loggers
-from polopt_jax.cli._text_family import choose_objective, parameters_of
+from polopt_jax.cli._text_family import ALGORITHMS, choose_objective, parameters_of
 from polopt_jax.cli._text_options import TrainAnswers, TrainTexts
 from polopt_jax.cli._versions import PACKAGES, versions
 from polopt_jax.cli._words import UsageError, choose, flag
 
-STEPS = {"sft": (60, 8_000), "dpo": (3, 10**12), "grpo": (100, 1_600)}
+STEPS = {"sft": (150, 8_000), "dpo": (3, 10**12), "grpo": (100, 1_600)}
 """Passes over the examples, and examples at most, where nothing is said. After more passes over preferences the policy
 is soon far from its reference."""
 NETWORK = {"max_length": 256, "width": 64, "depth": 3, "heads": 4}
@@ -88,6 +88,11 @@ class TextPlan:
     def name(self) -> str:
         """What its directory is called, where nobody says."""
         return f"{_plain(Path(self.data).name.split('.')[0])}-{self.called}"
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether it starts from more than a network that knows nothing, so that distances from there say anything."""
+        return self.init is not None or self.algorithm != ALGORITHMS[0]
 
     @property
     def seeds(self) -> tuple[int, ...]:

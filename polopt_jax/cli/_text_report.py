@@ -11,7 +11,7 @@ from polopt_jax.cli._result import Result, Summary
 from polopt_jax.cli._table import show_table
 from polopt_jax.cli._text_completions import Shown, completions_shown
 from polopt_jax.cli._text_data import Data, about_data
-from polopt_jax.cli._text_family import ALGORITHMS, term_of, way
+from polopt_jax.cli._text_family import term_of, way
 from polopt_jax.cli._text_plan import TextPlan
 from polopt_jax.cli._words import flag
 from polopt_jax.report import Column, Group, Panel, Section, Strip
@@ -52,7 +52,7 @@ def written(
     summary = {**result.summary, "objective": plan.objective, "examples": len(data.train), "held_out": len(data.held)}
     if result.rows:
         shown = _completions(plan, data, result, directory)
-        mean, half_width = shown.kl if knows_something(plan) else (None, None)
+        mean, half_width = shown.kl if plan.has_reference else (None, None)
         summary |= {"ref_kl_per_completion": mean, "ref_kl_interval": half_width}
         runs.write(directory / CURVES, report.png(strips(result)))
         page = _page(plan, data, result, summary, what, notes, shown)
@@ -77,11 +77,6 @@ def _displaced(result: Result) -> str | None:
         "goes on as long as the rejected ones fall faster. Fewer --steps, a smaller --learning-rate, or an objective "
         "that holds them (--objective orpo, cpo, apo_zero) keep the policy nearer to what it could say."
     )
-
-
-def knows_something(plan: TextPlan) -> bool:
-    """Whether the reference is more than a network that has learnt nothing, so that a distance from it says much."""
-    return plan.init is not None or plan.algorithm != ALGORITHMS[0]
 
 
 def _told_before(directory: Path) -> str:
@@ -161,7 +156,7 @@ def strips(result: Result) -> list[Strip]:
     known = {
         name for row in result.rows for name, xs in row.items() if isinstance(xs, list) and xs.count(None) < len(xs)
     }
-    hidden = () if knows_something(result.plan) else ("held/ref_kl",)
+    hidden = () if result.plan.has_reference else ("held/ref_kl",)
     wanted = [name for name in PANELS if name in known and name not in hidden]
     panels = [Panel(PANELS[name], "examples per seed", [curve(result, name)]) for name in wanted]
     lines = [panels[first : first + 3] for first in range(0, len(panels), 3)]
