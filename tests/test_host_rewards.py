@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import text_rewards
 
-from polopt_jax.language import import_reward, reward_workers, score_texts
+from polopt_jax.language import _reward_team, import_reward, reward_workers, score_texts
 
 pytestmark = pytest.mark.timeout(60)
 ENVIRON = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -234,6 +234,18 @@ def test_a_worker_that_ends_before_it_reads_its_sample_is_replaced():
         killer.join()
     assert [failure.why for failure in scores.failures] == ["ended its process (SIGKILL)"]
     assert np.isnan(scores.reward[0])
+    assert int(scores.reward[1]) != before
+
+
+def test_a_worker_that_ends_as_it_is_given_its_sample_is_replaced(monkeypatch):
+    """In the moment between the look at it and what it is sent."""
+    with reward_workers(text_rewards.process, workers=1) as score:
+        before = int(score(["?"], [""]).reward[0])
+        os.kill(before, signal.SIGKILL)
+        assert gone([before])
+        monkeypatch.setattr(_reward_team._Worker, "is_gone", lambda self: False)
+        scores = score(["?"] * 2, ["", ""])
+    assert [failure.why for failure in scores.failures] == ["ended its process (SIGKILL)"]
     assert int(scores.reward[1]) != before
 
 
