@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 from typing import Any
 
@@ -25,6 +26,20 @@ def leaves_of(state: Any) -> dict[str, np.ndarray]:
         return np.asarray(jax.device_get(x))
 
     return {jax.tree_util.keystr(path): as_array(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def dotted_names(state: Any) -> dict[str, str]:
+    """What the leaves of `leaves_of` are called elsewhere: their paths with dots. ValueError if two have one name.
+
+    >>> dotted_names({"block": [{"kernel": 1.0}], "bias": 2.0})
+    {"['bias']": 'bias', "['block'][0]['kernel']": 'block.0.kernel'}
+    """
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    names = {jax.tree_util.keystr(p): jax.tree_util.keystr(p, simple=True, separator=".") for p in paths}
+    twice = [name for name, number in collections.Counter(names.values()).items() if number > 1]
+    if twice:
+        raise ValueError(f"two leaves would be called {twice[0]!r}")
+    return names
 
 
 def rebuild(leaves: dict[str, np.ndarray], like: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import text_rewards
 
-from polopt_jax.language import import_reward, reward_workers, score_texts
+from polopt_jax.language import _reward_team, import_reward, reward_workers, score_texts
 
 pytestmark = pytest.mark.timeout(60)
 ENVIRON = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -144,13 +144,23 @@ def test_no_texts_are_no_scores(workers):
 
 
 def test_workers_work_at_once_and_stay(tmp_path):
-    for folder in ("a", "b"):
+    """Also an idle one, beside one at work, for longer than a sample may take."""
+    for folder in ("a", "b", "one"):
         (tmp_path / folder).mkdir()
-    with reward_workers("text_rewards:meet", workers=2) as score:
-        for folder in ("a", "b"):
-            assert score([str(tmp_path / folder)] * 4, ["2"] * 4).reward.tolist() == [1.0] * 4
+    with reward_workers("text_rewards:meet", workers=2, time_limit=1.0) as score:
+        assert score([str(tmp_path / "a")] * 4, ["2"] * 4).reward.tolist() == [1.0] * 4
+        time.sleep(1.0)
+        assert score([str(tmp_path / "one")], ["1"]).reward.tolist() == [1.0]
+        assert score([str(tmp_path / "b")] * 4, ["2"] * 4).reward.tolist() == [1.0] * 4
     assert len(os.listdir(tmp_path / "a")) == 2
-    assert os.listdir(tmp_path / "a") == os.listdir(tmp_path / "b")
+    assert sorted(os.listdir(tmp_path / "a")) == sorted(os.listdir(tmp_path / "b"))
+
+
+def test_a_time_limit_is_that_of_a_sample():
+    with reward_workers(text_rewards.sleep, workers=2, time_limit=0.8) as score:
+        np.testing.assert_array_equal(
+            score(["?"] * 5, ["0.2", "1.2", "0.2", "0.3", "0.3"]).reward, [1, np.nan, 1, 1, 1]
+        )
 
 
 def test_scores_do_not_depend_on_the_number_of_workers():
@@ -214,6 +224,31 @@ def test_a_worker_that_ends_while_it_is_idle_costs_no_sample():
         assert int(scores.reward[0]) not in (before, os.getpid())
 
 
+def test_a_worker_that_ends_before_it_reads_its_sample_is_replaced():
+    with reward_workers(text_rewards.process, workers=1) as score:
+        before = int(score(["?"], [""]).reward[0])
+        os.kill(before, signal.SIGSTOP)
+        killer = threading.Timer(0.3, os.kill, (before, signal.SIGKILL))
+        killer.start()
+        scores = score(["?"] * 2, ["", ""])
+        killer.join()
+    assert [failure.why for failure in scores.failures] == ["ended its process (SIGKILL)"]
+    assert np.isnan(scores.reward[0])
+    assert int(scores.reward[1]) != before
+
+
+def test_a_worker_that_ends_as_it_is_given_its_sample_is_replaced(monkeypatch):
+    """In the moment between the look at it and what it is sent."""
+    with reward_workers(text_rewards.process, workers=1) as score:
+        before = int(score(["?"], [""]).reward[0])
+        os.kill(before, signal.SIGKILL)
+        assert gone([before])
+        monkeypatch.setattr(_reward_team._Worker, "is_gone", lambda self: False)
+        scores = score(["?"] * 2, ["", ""])
+    assert [failure.why for failure in scores.failures] == ["ended its process (SIGKILL)"]
+    assert int(scores.reward[1]) != before
+
+
 @on_linux
 def test_what_a_reward_started_is_killed_with_it(tmp_path):
     with reward_workers(text_rewards.noted, workers=1, time_limit=1.0) as score:
@@ -257,6 +292,24 @@ def test_a_worker_that_cannot_begin_is_told(tmp_path, monkeypatch):
             pass
 
 
+@on_linux
+def test_where_one_cannot_begin_none_is_left(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("FOLDER_OF_THE_TEST", str(tmp_path))
+    (tmp_path / "only_one.py").write_text(
+        "import os, pathlib, sys\n"
+        "folder = pathlib.Path(os.environ['FOLDER_OF_THE_TEST'])\n"
+        "if sys.argv[0].endswith('_reward_worker.py'):\n"
+        "    (folder / 'taken').mkdir()\n"
+        "    (folder / 'taken' / str(os.getpid())).touch()\n"
+        "def reward(prompt, text): return 1.0\n"
+    )
+    with pytest.raises(RuntimeError, match="raised FileExistsError") as raised:
+        entered("only_one:reward", workers=2)
+    assert gone([int(name) for name in os.listdir(tmp_path / "taken")])
+    assert raised.value
+
+
 # --- the process that scores ------------------------------------------------------------------------------------------
 
 SCRIPT = """
@@ -287,7 +340,7 @@ def test_what_a_reward_prints_is_not_on_our_stdout(capfd):
     with script("text_rewards:loud", "1", "a", "b") as command:
         out, err = command.communicate(timeout=60)
     assert (json.loads(out), command.returncode) == ([1.0, 1.0], 0)
-    assert err.count("printed by the reward") == err.count("written by the reward") == 2
+    assert sorted(err.splitlines()) == ["printed by the reward"] * 2 + ["written by the reward"] * 2
     score_texts(text_rewards.talking, ["?"], [""])
     out, err = capfd.readouterr()
     assert (out, err) == ("", "printed by the reward\n")

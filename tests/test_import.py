@@ -39,6 +39,7 @@ def imported(module, folder):
     ("module", "absent"),
     [
         ("polopt_jax", {"brax", "mujoco", "flax", "orbax", "matplotlib", "tyro", "rich"}),
+        ("polopt_jax.export", {"brax", "mujoco", "flax", "orbax", "matplotlib", "tyro", "rich"}),
         ("polopt_jax.networks", {"brax", "mujoco", "matplotlib", "tyro"}),
     ],
 )

@@ -30,6 +30,8 @@ def test_the_page_runs_and_says_what_comes_out(capsys, tmp_path, monkeypatch):
     assert names["report"]["loss"] < 0.6  # it begins at log 2
     assert names["advantage"].shape == (4, 8)
     assert jnp.allclose(names["advantage"].mean(-1), 0, atol=1e-6)
+    assert jnp.allclose(names["compared"], jnp.array([[0.5**0.5, -(0.5**0.5), jnp.nan]]), atol=1e-5, equal_nan=True)
+    assert "ZeroDivisionError" in names["scores"].told()
     for term in ("forward", "both"):
         objective = names["po"].objective(names["model"], names[term])
         assert jnp.isfinite(objective(names["params"], names["batch"])[0])

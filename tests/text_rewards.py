@@ -60,6 +60,11 @@ def meet(prompt, completion):
     return 1.0
 
 
+def sleep(prompt, completion):
+    time.sleep(float(completion))
+    return 1.0
+
+
 def noted(prompt, completion):
     """Writes who is at work into the folder `prompt`, starts a process of its own, and comes to no end."""
     child = subprocess.Popen(["sleep", "60"])

@@ -44,7 +44,7 @@ class _Worker:
                 env=_ENVIRONMENT | os.environ,
                 start_new_session=True,  # Ctrl-C is for us; and it is killed with all that it has started
             )
-        self._send([path or os.getcwd() for path in sys.path], reward)
+        self._send(sys.path, reward)
 
     def give(self, sample: int, prompt: str, completion: str, *, time_limit: float) -> None:
         self.sample, self.deadline = sample, time.monotonic() + time_limit
@@ -61,9 +61,9 @@ class _Worker:
         except (EOFError, ConnectionResetError):
             return None
 
-    def has_ended(self) -> bool:
-        """Whether the process is gone and has nothing to say, also where a child of it keeps the connection open."""
-        return self.process.poll() is not None and not self.connection.poll()
+    def is_gone(self) -> bool:
+        """Whether the process has ended, also where a child of it keeps the connection open."""
+        return self.process.poll() is not None
 
     def end(self) -> str:
         """Kills the process and what it started, what is still there of it; returns how it ended."""
@@ -101,7 +101,7 @@ class Team:
                 for place, worker in enumerate(self._workers):
                     if not waiting or worker.sample is not None or not worker.ready:
                         continue
-                    if worker.process.poll() is not None:  # while it was idle, so that no sample is to blame
+                    if worker.is_gone():  # since it was idle, so that no sample is to blame
                         self._replace(place)
                         continue
                     sample = waiting.popleft()
@@ -131,15 +131,15 @@ class Team:
 
     def _heard(self) -> Iterator[tuple[int, float | str]]:
         """Waits until something happens, and gives the samples that were answered and those that will not be."""
-        deadline = min(worker.deadline for worker in self._workers)
+        deadline = min((worker.deadline for worker in self._workers if worker.sample is not None), default=math.inf)
         timeout = min(_LOOK, max(0.0, deadline - time.monotonic()))
         heard = wait([worker.connection for worker in self._workers], timeout)
         now = time.monotonic()
         for place, worker in enumerate(self._workers):
             sample = worker.sample
-            if worker.connection in heard or worker.has_ended():
+            if worker.connection in heard or worker.is_gone():
                 answer = self._answer(place)
-            elif worker.deadline <= now:
+            elif sample is not None and worker.deadline <= now:
                 self._replace(place)
                 answer = f"took longer than {self._time_limit:g} s"
             else:
@@ -156,5 +156,5 @@ class Team:
             raise RuntimeError(f"{self._reward} cannot be called in a worker process: it {why}")
         if message is None:
             return f"ended its process ({self._replace(place)})"
-        worker.ready, worker.sample, worker.deadline = True, None, math.inf
+        worker.ready, worker.sample = True, None
         return message.get("answer")

@@ -24,6 +24,7 @@ from polopt_jax.runs._directory import (
     without_empty,
     write,
     write_json,
+    write_new,
 )
 from polopt_jax.runs._log import Log, Row, scalars
 from polopt_jax.runs._loop import Progress, run
@@ -63,4 +64,5 @@ __all__ = [
     "without_empty",
     "write",
     "write_json",
+    "write_new",
 ]

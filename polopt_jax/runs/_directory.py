@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,26 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 def write(path: Path, content: str | bytes) -> None:
     """Writes a file that is at all times either the old one or the whole new one, and is on disk when this returns."""
+    _write(path, content, os.replace)
+
+
+def write_new(path: Path, content: str | bytes) -> None:
+    """Writes a file that is on disk, whole, when this returns. FileExistsError if something has that name already."""
+
+    def place(temporary: str, path: Path) -> None:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))  # the name is ours, or another's
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(path)
+            raise
+
+    if os.path.lexists(path):  # before much is written
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    _write(path, content, place)
+
+
+def _write(path: Path, content: str | bytes, place: Callable[[str, Path], None]) -> None:
     data = content.encode() if isinstance(content, str) else content
     with named(path):
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}.")
@@ -141,7 +162,7 @@ def write(path: Path, content: str | bytes) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            os.replace(temporary, path)
+            place(temporary, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
