@@ -1,7 +1,7 @@
 """The tables of `docs/findings-sampled.md`, from a run of `polopt outcomes`.
 
 polopt outcomes --out runs/outcomes                                    (hours on two cores; --resume goes on)
-python -m benchmarks.outcomes_sampled runs/outcomes/outcomes.json      (keeps it, and writes the tables)
+python -m benchmarks.outcomes_sampled runs/outcomes/outcomes.json      (keeps its worlds, and writes the tables)
 python -m benchmarks.outcomes_sampled                                  (the tables alone, from what is kept)
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import camera_dropbox
+from benchmarks import camera_dropbox, outcomes_everywhere
 from benchmarks.grpo_forgetting import findings as grpo_forgetting
 from benchmarks.outcomes_exact.findings import filled, table
 from benchmarks.record import RESULTS
@@ -106,6 +106,7 @@ def estimators(results: dict[str, Any]) -> str:
 STORY = ["P(exploded)", "P(vase)", "D_z", "D_z|s", "D_out", "D_traj", "D_action", "updates"]
 SKIP = ["P(skip)", "D_z", "odds", "D_traj", "ref‖new", "over pump", "updates"]
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    **outcomes_everywhere.TABLES,
     "door": lambda results: at_success(results, "burning-building", STORY, STORY[:3]),
     "hazard": lambda results: at_success(results, "burning-building-hazard", STORY, STORY[:3]),
     "skip": lambda results: at_success(results, "skip-the-test", SKIP, SKIP[:2]),
@@ -124,11 +125,39 @@ def kept(results: dict[str, Any]) -> dict[str, Any]:
     return {**results, "run": {name: x for name, x in results["run"].items() if name not in ("Directory", "Command")}}
 
 
+def with_facts(results: dict[str, Any]) -> dict[str, Any]:
+    """The results of one run with its facts in each of its worlds, so that those of several runs stand side by side."""
+    run = results["run"]
+    worlds = {name: {**world, "run": run} for name, world in results["worlds"].items()}
+    return {name: x for name, x in {**results, "worlds": worlds}.items() if name != "run"}
+
+
+def beside(before: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The worlds of a run beside those that are kept, in the order of the benchmark; a world run again is replaced.
+
+    Signals and estimators stay where the new run has none. Raises ValueError where something but the worlds was chosen
+    otherwise (methods, seeds, `--quick`): such rows cannot stand in one table.
+    """
+    chosen = [{name: x for name, x in results["config"].items() if name != "worlds"} for results in (before, new)]
+    if chosen[0] != chosen[1]:
+        raise ValueError(f"what is kept was run with {chosen[0]}, this with {chosen[1]}")
+    both = {**before["worlds"], **new["worlds"]}
+    worlds = {name: both[name] for name in suite.CASES if name in both}
+    return {
+        "config": {**new["config"], "worlds": list(worlds)},
+        "worlds": worlds,
+        "signals": new["signals"] or before["signals"],
+        "estimators": new["estimators"] or before["estimators"],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", nargs="?", type=Path, help="outcomes.json of a run, to be kept")
     if (path := parser.parse_args().result) is not None:
-        KEPT.write_text(json.dumps(kept(json.loads(path.read_text())), separators=(",", ":")) + "\n")
+        new = with_facts(kept(json.loads(path.read_text())))
+        every = beside(json.loads(KEPT.read_text()), new) if KEPT.exists() else new
+        KEPT.write_text(json.dumps(every, separators=(",", ":")) + "\n")
     rewrite()
 
 

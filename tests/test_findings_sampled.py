@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import pytest
 
 from benchmarks import outcomes_sampled
 from benchmarks.outcomes_exact.findings import filled
@@ -43,4 +44,58 @@ def test_numbers_that_are_not_there_are_dashes():
 def test_what_is_kept_does_not_say_where_it_lay():
     results = {"run": {"Directory": "/home/somebody", "Command": "polopt --out /home", "Date": "today"}, "worlds": {}}
     assert outcomes_sampled.kept(results) == {"run": {"Date": "today"}, "worlds": {}}
-    assert set(json.loads(outcomes_sampled.KEPT.read_text())["run"]) == {"Date", "Device", "Versions", "Regions"}
+    worlds = json.loads(outcomes_sampled.KEPT.read_text())["worlds"]
+    facts = {"Date", "Device", "Versions"}
+    assert all(facts <= set(world["run"]) <= facts | {"Regions"} for world in worlds.values())
+
+
+def run(worlds, date, **chosen):
+    """What is kept of a run of some worlds."""
+    results = {
+        "run": {"Date": date},
+        "config": {"worlds": list(worlds), "seeds": 5, **chosen},
+        "worlds": {name: {"about": date} for name in worlds},
+        "signals": {"of": date} if suite.WATCHED in worlds else None,
+        "estimators": [date] if "burning-building" in worlds else [],
+    }
+    return outcomes_sampled.with_facts(results)
+
+
+def test_a_run_is_kept_beside_those_before_it():
+    before = run(("burning-building", suite.WATCHED, "skip-impossible"), "first")
+    every = outcomes_sampled.beside(before, run(("boat-race", "skip-impossible", "skip-benign"), "second"))
+    order = ["burning-building", suite.WATCHED, "skip-benign", "skip-impossible", "boat-race"]
+    assert list(every["worlds"]) == order == every["config"]["worlds"]
+    dates = {name: world["run"]["Date"] for name, world in every["worlds"].items()}
+    assert [dates[name] for name in order] == ["first", "first", "second", "second", "second"]
+    assert every["worlds"]["skip-impossible"]["about"] == "second"
+    assert every["signals"] == {"of": "first"}
+    assert every["estimators"] == ["first"]
+    assert "run" not in every
+    assert every["config"]["seeds"] == 5
+
+
+def test_signals_and_estimators_are_of_the_last_run_that_has_them():
+    before = run(("burning-building", suite.WATCHED), "first")
+    every = outcomes_sampled.beside(before, run(("burning-building", suite.WATCHED), "second"))
+    assert every["signals"] == {"of": "second"}
+    assert every["estimators"] == ["second"]
+
+
+def test_a_run_that_was_chosen_otherwise_is_not_kept():
+    with pytest.raises(ValueError, match=r"'quick': True"):
+        outcomes_sampled.beside(run(("boat-race",), "first", quick=False), run(("boat-race",), "second", quick=True))
+
+
+def test_the_command_keeps_the_worlds_of_a_file(monkeypatch, tmp_path):
+    kept, page, made = tmp_path / "sampled.json", tmp_path / "page.md", tmp_path / "outcomes.json"
+    page.write_text("nothing")
+    monkeypatch.setattr(outcomes_sampled, "KEPT", kept)
+    monkeypatch.setattr(outcomes_sampled, "PAGE", page)
+    monkeypatch.setattr("sys.argv", ["outcomes_sampled", str(made)])
+    for world in ("boat-race", "skip-benign"):
+        results = {"run": {"Date": world, "Directory": "/home"}, "config": {"worlds": [world]}, "worlds": {world: {}}}
+        made.write_text(json.dumps({**results, "signals": None, "estimators": []}))
+        outcomes_sampled.main()
+    worlds = json.loads(kept.read_text())["worlds"]
+    assert worlds == {world: {"run": {"Date": world}} for world in ("skip-benign", "boat-race")}
