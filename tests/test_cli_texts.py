@@ -13,6 +13,7 @@ import polopt_jax as po
 from polopt_jax import checkpoint, runs, texts
 from polopt_jax.cli import _text_report, main
 from polopt_jax.cli._text_plan import digest
+from polopt_jax.export import import_params
 
 SIZES = ["--max-length", "24", "--width", "16", "--depth", "1", "--heads", "2"]
 REWARD = """
@@ -206,6 +207,22 @@ def test_play_shows_completions_before_and_after(place, preferred, capsys):
     assert "before, greedy" in page
     assert "after, sampled 2" in page
     assert "of a run on texts completions are shown" in said(capsys, "play", preferred, "--max-steps", 3, code=2).err
+
+
+def test_what_was_learnt_leaves_as_a_file_and_comes_back(preferred, capsys, tmp_path):
+    file = tmp_path / "policy.safetensors"
+    assert str(file) in said(capsys, "export", preferred, file).out
+    policy = po.load(preferred)
+    like = {"params": jax.eval_shape(policy.network.init, jax.random.key(0))}
+    for x, y in zip(*map(jax.tree.leaves, (import_params(file, like)["params"], policy.params)), strict=True):
+        np.testing.assert_array_equal(x, y)
+    size = int.from_bytes(file.read_bytes()[:8], "little")
+    header = json.loads(file.read_bytes()[8 : 8 + size])
+    assert json.loads(header["__metadata__"]["config"])["objective"] == "dpo"
+    before = file.read_bytes()
+    assert "is there already; name another file" in said(capsys, "export", preferred, file, code=2).err
+    assert file.read_bytes() == before
+    assert "has no seed 5" in said(capsys, "export", preferred, tmp_path / "other", "--seed", 5, code=2).err
 
 
 def test_labels_are_learnt_with_the_losses_that_take_them(place, capsys):

@@ -86,7 +86,7 @@ def test_the_readme_runs(tmp_path, monkeypatch):
         ),
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 13
+    assert len(blocks) == 14
     for i, block in enumerate(blocks):
         code = (
             block.replace("updates=100", "updates=2")

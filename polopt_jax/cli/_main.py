@@ -15,8 +15,9 @@ from polopt_jax.cli._compare import compare
 from polopt_jax.cli._config import compared, options_of, read_options
 from polopt_jax.cli._envs import check_algorithm, show
 from polopt_jax.cli._evaluate import evaluate
+from polopt_jax.cli._export import export
 from polopt_jax.cli._hyperparameters import given, train_options
-from polopt_jax.cli._options import Compare, Envs, Evaluate, Outcomes, Play, Resume, ResumeCompare, Study, Train
+from polopt_jax.cli._options import Compare, Envs, Evaluate, Export, Outcomes, Play, Resume, ResumeCompare, Study, Train
 from polopt_jax.cli._outcomes import outcomes
 from polopt_jax.cli._plan import Plan, plan_compare, plan_train
 from polopt_jax.cli._play import play
@@ -52,6 +53,7 @@ usage: polopt COMMAND [OPTIONS]
   polopt sample RUN --prompt TEXT     what a run on texts says
   polopt evaluate RUN                 what a run has learnt is worth
   polopt play RUN                     watch what it has learnt
+  polopt export RUN FILE              what it has learnt, as safetensors
   polopt envs                         the environments and worlds
   polopt envs NAME                    one of them; a world is drawn
   polopt outcomes                     what objectives do to side effects
@@ -213,6 +215,13 @@ def _sample(words: list[str], arguments: list[str]) -> int:
     return sample(options)
 
 
+def _export(words: list[str], arguments: list[str]) -> int:
+    del arguments
+    if (options := read_words(Export, "export", words)) is None:
+        return 0
+    return export(options)
+
+
 def _envs(words: list[str], arguments: list[str]) -> int:
     del arguments
     if (options := read_words(Envs, "envs", words)) is not None:
@@ -241,6 +250,7 @@ COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
     "evaluate": _evaluate,
     "play": _play,
     "sample": _sample,
+    "export": _export,
     "envs": _envs,
     "outcomes": _outcomes,
     "study": _study,

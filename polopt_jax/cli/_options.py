@@ -183,6 +183,22 @@ class Play:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write what a run has learnt to a safetensors file, which NumPy alone can read.
+
+    The newest checkpoint's parameters, what observations are normalised by, and the run's config as metadata.
+    polopt_jax.export.import_params reads it back.
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The directory of a run of polopt train."""
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """The new file."""
+    seed: Annotated[int | None, WHOLE, shown("N", "the first")] = None
+    """Which of the run's seeds."""
+
+
+@dataclass(frozen=True)
 class Compare:
     """Train several algorithms under the same conditions and print one table.
 
