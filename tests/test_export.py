@@ -114,9 +114,17 @@ def test_numpy_alone_reads_it(path):
     assert arrays["none"].shape == (0, 5)
     widened = (arrays["half"].astype(np.uint32) << 16).view(np.float32)
     np.testing.assert_array_equal(widened, np.asarray(params["half"], np.float32))
-    for name, entry in json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")]).items():
-        if name != "__metadata__":
-            assert entry["data_offsets"][0] % max(np.dtype(DTYPES[entry["dtype"]]).itemsize, 1) == 0, "not aligned"
+
+
+def test_every_array_is_aligned_within_the_file(path):
+    for name in ("x", "longer", "longer still"):
+        export_params({name: jnp.zeros(3), "bytes": jnp.zeros(1, jnp.int8), "half": jnp.zeros(1, jnp.bfloat16)}, path)
+        data = path.read_bytes()
+        start = 8 + int.from_bytes(data[:8], "little")
+        for entry in json.loads(data[8:start]).values():
+            assert (start + entry["data_offsets"][0]) % np.dtype(DTYPES[entry["dtype"]]).itemsize == 0
+        assert start % 8 == 0
+        path.unlink()
 
 
 @pytest.mark.usefixtures("x64")
