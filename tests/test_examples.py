@@ -100,6 +100,20 @@ def test_preferences(capsys):
     assert capsys.readouterr().out.count("of held-out pairs in order") == 9
 
 
+def test_preferences_are_learnt_from_the_reference_on(monkeypatch):
+    """With losses that ask for nothing, what is learnt is the reference itself, and not where that began."""
+    module = example("preferences")
+    nothing = lambda **_: lambda outputs, batch: (0 * outputs.policy.logits.sum(), {})  # noqa: E731
+    for name in ("dpo", "kto"):
+        monkeypatch.setattr(module.po, name, nothing)
+    model, params = module.in_no_library(0)
+    records = [module.record(line, np.random.default_rng(line)) for line in range(4)]
+    policies = module.train(model, params, records, updates=2)
+    for name in ("dpo", "kto"):
+        assert all(map(np.array_equal, jax.tree.leaves(policies[name]), jax.tree.leaves(policies["reference"])))
+    assert not np.array_equal(policies["reference"]["head"], params["head"])
+
+
 def test_of_a_text_with_preferences_the_answer_and_its_end_are_learnt():
     """By a loop over the strings; and a pair is in the order that its prompt asks for, and the other one is not."""
     module = example("preferences")
