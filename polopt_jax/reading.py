@@ -124,7 +124,7 @@ def read_value_logits(caller: str, outputs: Outputs, batch: Batch) -> Array:
 
 def read_log_prob(caller: str, outputs: Outputs, batch: Batch, *, name: str = "outputs") -> Array:
     """log π(action), 0 under the mask; the policy and the actions are both made harmless there first."""
-    policy = read_policy(caller, outputs, batch, name=name)
+    check_policy(caller, outputs, batch, name=name)
     if batch.action is None:
         raise ValueError(f"{caller} needs batch.action, which is None")
     if batch.action.shape[: batch.mask.ndim] != batch.mask.shape:
@@ -133,4 +133,7 @@ def read_log_prob(caller: str, outputs: Outputs, batch: Batch, *, name: str = "o
             f"it has shape {batch.action.shape}"
         )
     action = jax.lax.stop_gradient(zero_where_masked(batch.action, batch.mask))
-    return zero_where_masked(policy.log_prob(action), batch.mask)
+    policy, mask = outputs.policy, batch.mask
+    at_once = getattr(policy, "masked_log_prob", None)
+    log_prob = policy.where(mask).log_prob(action) if at_once is None else at_once(action, mask)
+    return zero_where_masked(log_prob, mask)

@@ -44,6 +44,7 @@ class Distribution(Protocol):
 
     * `batch_shape`, `where`, `log_prob` for every objective: `reinforce`, `ppo`, `dpo`, `grpo`, ... A policy that knows
       the log-probabilities of the tokens that were taken, and nothing else, serves them (`language.recorded` is one).
+      Where there is a `masked_log_prob(action, mask)`, it is asked in place of the last two.
     * `entropy` for `entropy_bonus`, and for `monitored`, which the recipes use.
     * `kl_divergence` for `action_kl`, so for `npg`, `trpo`, `kl_to_reference`, and the recipes' report.
     * `sample`, `mode` and `squash` to act: `unroll`, `greedy`, `evaluate_policy`.

@@ -30,14 +30,22 @@ def scores():
     return np.where(MASK[:, None], np.eye(4)[ACTION] - probabilities(ROWS), 0)
 
 
-def log_prob(logits):
-    """Of all rows, as a term reads it: harmless under the mask."""
+def as_a_term_reads_it(logits):
+    return po.Categorical(logits=logits).masked_log_prob(jnp.asarray(ACTION), jnp.asarray(MASK))
+
+
+def by_where(logits):
+    """In two steps, which say the same."""
     policy = po.Categorical(logits=logits).where(jnp.asarray(MASK))
     return jnp.where(jnp.asarray(MASK), policy.log_prob(jnp.asarray(ACTION)), 0)
 
 
+both = pytest.mark.parametrize("log_prob", [as_a_term_reads_it, by_where])
+
+
+@both
 @pytest.mark.usefixtures("x64")
-def test_the_value_and_its_gradient_are_the_closed_forms():
+def test_the_value_and_its_gradient_are_the_closed_forms(log_prob):
     with np.errstate(invalid="ignore"):
         shifted = ROWS - ROWS.max(-1, keepdims=True)
     exact = (shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))[np.arange(5), ACTION]
@@ -48,8 +56,9 @@ def test_the_value_and_its_gradient_are_the_closed_forms():
         np.testing.assert_allclose(gradient, weight[:, None] * scores(), atol=1e-14)
 
 
+@both
 @pytest.mark.usefixtures("x64")
-def test_forward_mode_and_the_transpose_of_its_linear_map_are_the_closed_form():
+def test_forward_mode_and_the_transpose_of_its_linear_map_are_the_closed_form(log_prob):
     """What a Fisher operator does: push, and pull by `jax.linear_transpose`."""
     logits, rng = jnp.asarray(ROWS), np.random.default_rng(0)
     tangent, cotangent = rng.normal(size=ROWS.shape), rng.normal(size=len(ROWS))
@@ -61,8 +70,9 @@ def test_forward_mode_and_the_transpose_of_its_linear_map_are_the_closed_form():
     np.testing.assert_allclose(jax.jacfwd(log_prob)(logits), jax.jacrev(log_prob)(logits), atol=1e-14)
 
 
+@both
 @pytest.mark.usefixtures("x64")
-def test_second_derivatives_are_minus_the_covariance_whichever_mode_comes_first():
+def test_second_derivatives_are_minus_the_covariance_whichever_mode_comes_first(log_prob):
     p = np.where(MASK[:, None], probabilities(ROWS), 0)
     exact = p[:, :, None] * p[:, None, :] - np.eye(4) * p[:, :, None]
     total = lambda x: log_prob(x).sum()  # noqa: E731
@@ -90,6 +100,43 @@ def test_where_no_action_is_legal_nothing_is_nan_but_the_way_is_barred():
     value, gradient = jax.value_and_grad(lambda x: po.Categorical(logits=x).log_prob(jnp.zeros(1, int)).sum())(logits)
     assert value == -INF
     assert not np.any(gradient)
+
+
+def test_a_term_asks_for_it_at_once_where_it_can_be_had():
+    """And else by `where` and `log_prob`, which is all that a policy needs."""
+
+    @record
+    class Alone:
+        logits: jax.Array
+
+        @property
+        def batch_shape(self):
+            return self.logits.shape[:-1]
+
+        def where(self, mask):
+            return Alone(logits=jnp.where(mask[:, None], self.logits, 0))
+
+        def log_prob(self, action):
+            return po.Categorical(logits=self.logits).log_prob(action)
+
+    logits = jnp.array([[0.3, 1.2, -0.5], [np.nan, np.nan, np.nan]])
+    batch = po.Batch(obs=None, action=jnp.array([1, 99]), mask=jnp.array([True, False]), advantage=jnp.ones(2))
+    for kind in (po.Categorical, Alone):
+        loss = lambda x, kind=kind: po.reinforce()(po.Outputs(policy=kind(logits=x)), batch)[0]  # noqa: E731
+        value, gradient = jax.value_and_grad(loss)(logits)
+        np.testing.assert_allclose(value, -np.log(probabilities(np.array([0.3, 1.2, -0.5])))[1], rtol=1e-6)
+        assert np.abs(gradient[0]).max() > 0.1
+        assert not np.any(gradient[1])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_added_up_in_float32_and_has_a_gradient_of_its_own_kind(dtype):
+    logits = jnp.asarray(np.random.default_rng(2).normal(size=(3, 300)), dtype)
+    loss = lambda x: po.Categorical(logits=x).log_prob(jnp.array([0, 7, 299])).sum()  # noqa: E731
+    value, gradient = jax.value_and_grad(loss)(logits)
+    p = probabilities(np.asarray(logits, np.float64))
+    assert (value.dtype, gradient.dtype) == (jnp.float32, dtype)
+    np.testing.assert_allclose(value, np.log(p[np.arange(3), [0, 7, 299]]).sum(), rtol=1e-6)
 
 
 # --- what is stored ---------------------------------------------------------------------------------------------------
@@ -137,8 +184,6 @@ def plain(outputs, batch):
     return outputs.policy.log_prob(batch.action).mean(), {}
 
 
-# The barrier that keeps a gradient stored once is taken out before the CPU's fusions by jax 0.10, not by 0.12.
-BARRIER = jax.__version_info__ >= (0, 11)
 TERMS = {"grpo": (po.grpo(), (4, 256)), "dpo": (po.dpo(), (2, 2, 256)), "log_prob": (plain, (4, 256))}
 
 
@@ -146,8 +191,6 @@ TERMS = {"grpo": (po.grpo(), (4, 256)), "dpo": (po.dpo(), (2, 2, 256)), "log_pro
 @pytest.mark.parametrize("width", [None, 64])
 def test_no_more_of_the_logits_is_stored_than_by_hand(name, width):
     term, leading = TERMS[name]
-    if width is not None and name != "log_prob" and not BARRIER:
-        pytest.skip("a copy more on this jax, as before")
     ours, by_hand = (stored(term, kind, shapes(*leading), width=width) for kind in (po.Categorical, ByHand))
     assert ours < by_hand + 0.02
     assert by_hand > 1.5 or width is None

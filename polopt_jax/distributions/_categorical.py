@@ -14,21 +14,6 @@ def _check_same_shape(name: str, x: Array, other_name: str, other: Array) -> Non
         raise ValueError(f"{name} must have the shape of {other_name}, {other.shape}; it has {x.shape}")
 
 
-@jax.custom_jvp
-def _with_stored_gradient(x: Array) -> Array:
-    """`x`, whose gradient is computed once and stored.
-
-    What comes last in it is elementwise, a choice by the mask. A compiler computes that anew for every multiplication
-    that reads it, and a head `hidden @ unembedding` has two: so it would keep its inputs, as large as the logits, too.
-    """
-    return x
-
-
-@_with_stored_gradient.defjvp
-def _store(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return primals[0], jax.lax.optimization_barrier(tangents[0])
-
-
 @record
 class Categorical:
     """Distribution over `A` actions: π(a) = exp(l_a) / Σ_b exp(l_b), with action ids `[...]` in 0 .. A-1.
@@ -50,42 +35,51 @@ class Categorical:
     def batch_shape(self) -> tuple[int, ...]:
         return self.logits.shape[:-1]
 
-    def _scaled(self) -> tuple[Array, Array, Array]:
-        """Logits `[..., A]`, their maximum `[..., 1]` (0 where all are illegal), and whether any is legal `[..., 1]`.
+    def _shifted(self) -> tuple[Array, Array]:
+        """Logits `[..., A]` minus their maximum (0 where all are illegal), and whether any action is legal `[..., 1]`.
 
-        The maximum is subtracted *before* the log-sum-exp, so that a constant added to the logits costs no precision.
+        Shifted *before* the log-sum-exp, so that a constant added to the logits costs no precision.
         """
         logits = accumulate(self.logits)
         largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
         some = largest != -jnp.inf
-        return logits, jnp.where(some, largest, 0), some
+        return jnp.where(some, logits - jnp.where(some, largest, 0), 0), some
 
     def _normalised(self) -> Array:
         """Log-probabilities `[..., A]`; -inf at illegal actions, without a NaN in value or gradient."""
-        logits, largest, some = self._scaled()
-        shifted = jnp.where(some, logits - largest, 0)
+        shifted, some = self._shifted()
         legal = some & (shifted != -jnp.inf)
         return jnp.where(legal, shifted - jax.nn.logsumexp(shifted, axis=-1, keepdims=True), -jnp.inf)
 
     def log_prob(self, action: Array) -> Array:
         """log π(action) `[...]` for integer ids `[...]`.
 
-        Gathers one logit and subtracts the log-sum-exp. The maximum is taken off after the gather: shifted logits, of
-        which one is gathered, would be stored for the gradient. Raises `ValueError` if `action` is not of the batch
-        shape, `TypeError` if it is not an integer array.
+        Raises `ValueError` if `action` is not of the batch shape, `TypeError` if it is not an integer array.
+        """
+        return self.masked_log_prob(action, jnp.ones(self.batch_shape, bool))
+
+    def masked_log_prob(self, action: Array, mask: Array) -> Array:
+        """`log_prob` where `mask` `[...]` is True and 0 elsewhere, whatever logits and action are there.
+
+        The value and the gradient of `where(mask).log_prob(action)` under that mask, with less to store and to write:
+        one logit is gathered from those that came, and the maximum taken off it afterwards, so that neither masked nor
+        shifted logits are kept for the gradient. Raises as `log_prob`.
         """
         if action.shape != self.batch_shape:
             raise ValueError(f"action must have the policy's batch shape {self.batch_shape}; it has {action.shape}")
         if not jnp.issubdtype(action.dtype, jnp.integer):
             raise TypeError(f"action must be integer ids for a Categorical policy; its dtype is {action.dtype}")
-        num_actions = self.logits.shape[-1]
-        in_range = (action >= 0) & (action < num_actions)
+        check_shape("masked_log_prob", "mask", mask, self.batch_shape, of="the policy")
+        in_range = (action >= 0) & (action < self.logits.shape[-1])
         index = jnp.where(in_range, action, 0)[..., None]
-        logits, largest, some = self._scaled()
+        logits = accumulate(self.logits)
+        largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+        keep = mask[..., None] & (largest != -jnp.inf)
+        largest = jnp.where(keep, largest, 0)
+        total = jnp.sum(jnp.exp(jnp.where(keep, logits - largest, 0)), axis=-1, keepdims=True)
         chosen = jnp.take_along_axis(logits, index, axis=-1) - largest
-        total = jnp.where(some, jnp.sum(jnp.exp(logits - largest), axis=-1, keepdims=True), 1)
-        log_prob = jnp.where(some, chosen - jnp.log(total), -jnp.inf)
-        return jnp.where(in_range, log_prob[..., 0], jnp.nan)
+        log_prob = jnp.where(keep, chosen - jnp.log(total), -jnp.inf)[..., 0]
+        return jnp.where(mask, jnp.where(in_range, log_prob, jnp.nan), 0)
 
     def entropy(self) -> Array:
         """-Σ_a π(a) log π(a) `[...]`, in nats."""
@@ -123,8 +117,7 @@ class Categorical:
     def where(self, mask: Array) -> Categorical:
         """Logits of 0 (uniform) where `mask` `[...]` is False, whatever they held there."""
         check_shape("where", "mask", mask, self.batch_shape, of="the policy")
-        logits = _with_stored_gradient(self.logits)
-        return Categorical(logits=jnp.where(mask[..., None], logits, jnp.zeros_like(logits)))
+        return Categorical(logits=jnp.where(mask[..., None], self.logits, jnp.zeros_like(self.logits)))
 
     def only(self, legal: Array) -> Categorical:
         """The same policy restricted to the legal actions (`legal` `[..., A]` bool): the others get probability 0.
