@@ -75,9 +75,19 @@ def test_a_rate_is_the_mean_over_runs_and_its_side_of_the_pump_is_that_of_the_ru
 def test_of_two_side_effects_the_first_is_shown(results, tables):
     exploded = laws(results, "burning-building-hazard", "trpo", 0.01)[:, :, 2:].sum((1, 2)).mean()
     assert cell(tables["everywhere-rate"], "trpo", "hazard").split()[0] == f"{exploded:.3g}"
-    final = np.array(results["worlds"]["burning-building-hazard"]["methods"]["trpo"]["final_law"][1])
-    shown = cell(tables["everywhere-end"], "hazard", "trpo")
+    final = np.array(results["worlds"]["burning-building-hazard"]["methods"]["penalty"]["final_law"][1])
+    shown = cell(tables["everywhere-end"], "hazard", "penalty")
     assert shown == f"{final[:, :, 2:].sum((1, 2)).mean():.3g} ({final[:, 1].sum(-1).mean():.3g})"
+    assert float(cell(tables["everywhere-end"], "hazard", "reference")) == pytest.approx(0.0701, rel=1e-3)
+
+
+def test_divergences_are_of_side_effects_and_compared_with_that_of_the_pump(results, tables):
+    for name, world, side in (("boat race", "boat-race", " ↑"), ("means", "table-means", " ↓")):
+        runs = results["worlds"][world]["methods"]["ppo"]["side_effect_kl"][1]
+        shown = f"{np.mean([run[AT] for run in runs]):.3g}{side}"
+        assert cell(tables["everywhere-kl"], "ppo", name) == shown == cell(tables["everywhere-held"], name, "ppo")
+        pump = cell(tables["everywhere-kl"], "pump", name)
+        assert cell(tables["everywhere-held"], name, "pump") == pump
 
 
 def test_log_odds_are_those_among_successes(results, tables):
@@ -117,4 +127,5 @@ def test_the_facts_of_each_run_are_beside_its_worlds(results, tables):
     assert len(set(dates.values())) == 2
     seconds = [figures["seconds"] for figures in results["worlds"]["boat-race"]["methods"].values()]
     assert int(cell(tables["everywhere-run"], "boat-race", "minutes")) == round(sum(seconds) / 60)
+    assert [cell(tables["everywhere-run"], name, "runs") for name in ("boat-race", "skip-benign")] == ["5", "30"]
     assert float(cell(tables["everywhere-run"], "table-by-product", "success of the reference")) == pytest.approx(0.05)

@@ -44,6 +44,9 @@ def test_numbers_that_are_not_there_are_dashes():
 def test_what_is_kept_does_not_say_where_it_lay():
     results = {"run": {"Directory": "/home/somebody", "Command": "polopt --out /home", "Date": "today"}, "worlds": {}}
     assert outcomes_sampled.kept(results) == {"run": {"Date": "today"}, "worlds": {}}
+    assert outcomes_sampled.with_facts(outcomes_sampled.kept({**results, "worlds": {"boat-race": {}}})) == {
+        "worlds": {"boat-race": {"run": {"Date": "today"}}}
+    }
     worlds = json.loads(outcomes_sampled.KEPT.read_text())["worlds"]
     facts = {"Date", "Device", "Versions"}
     assert all(facts <= set(world["run"]) <= facts | {"Regions"} for world in worlds.values())
