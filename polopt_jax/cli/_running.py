@@ -14,7 +14,7 @@ from polopt_jax.cli._plan import Plan
 from polopt_jax.cli._progress import Progress, progress
 from polopt_jax.cli._result import Result
 from polopt_jax.cli._text_plan import TextPlan
-from polopt_jax.cli._words import FILE_FAILED, CommandError, UsageError
+from polopt_jax.cli._words import BROKEN_DOWN, FILE_FAILED, CommandError, UsageError
 
 AnyPlan = TypeVar("AnyPlan", Plan, TextPlan)
 REFERENCE = "reference"
@@ -97,6 +97,17 @@ def do(
                 tell=tell,
             )
     return Result(plan, *made), reference
+
+
+def exit_code(result: Result, stop: runs.Stop, arguments: Sequence[str], directory: Path) -> int:
+    """0 of a run that did what it should. Raises CommandError of one that broke down, or was interrupted."""
+    if result.failure is not None:
+        raise CommandError(result.failure, BROKEN_DOWN)
+    if stop.signal_number is not None and result.status == "interrupted":
+        done = f"saved at update {result.rows[-1]['update']}" if result.rows else "before the first update was done"
+        how = shlex.join(again(arguments, directory))
+        raise CommandError(f"interrupted, {done}; go on with: {how}", 128 + stop.signal_number)
+    return 0
 
 
 def restored_reference(directory: Path) -> Reference:

@@ -1,7 +1,6 @@
 """`polopt train` on texts of one's own."""
 
 import contextlib
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from polopt_jax import runs
 from polopt_jax.cli._loggers import telling
 from polopt_jax.cli._progress import acknowledge, progress, say
 from polopt_jax.cli._result import Result
-from polopt_jax.cli._running import again, failures_told, is_done, started
+from polopt_jax.cli._running import exit_code, failures_told, is_done, started
 from polopt_jax.cli._text_build import build, init_config, start_of
 from polopt_jax.cli._text_data import Data, about_data, read_data, tell_problems, text_examples
 from polopt_jax.cli._text_family import choose_objective, kind_of
@@ -18,7 +17,7 @@ from polopt_jax.cli._text_options import TrainTexts
 from polopt_jax.cli._text_plan import TextPlan, answer_length, plan_texts
 from polopt_jax.cli._text_report import print_texts, written
 from polopt_jax.cli._text_rewards import check_reward, scoring
-from polopt_jax.cli._words import BROKEN_DOWN, CommandError, UsageError
+from polopt_jax.cli._words import UsageError
 
 
 def train_texts(algorithm: str, options: TrainTexts, hyperparameters: dict[str, Any], arguments: Sequence[str]) -> int:
@@ -96,10 +95,4 @@ def _train(
         result = Result(plan, *made)
         files = written(plan, data, result, arguments, directory, told=first.told)
     print_texts(files, json=options.json)
-    if result.failure is not None:
-        raise CommandError(result.failure, BROKEN_DOWN)
-    if stop.signal_number is not None and result.status == "interrupted":
-        done = f"saved at update {result.rows[-1]['update']}" if result.rows else "before the first update was done"
-        how = shlex.join(again(arguments, directory))
-        raise CommandError(f"interrupted, {done}; go on with: {how}", 128 + stop.signal_number)
-    return 0
+    return exit_code(result, stop, arguments, directory)

@@ -1,7 +1,6 @@
 """`polopt train`."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from polopt_jax.cli._play import leave_page
 from polopt_jax.cli._progress import acknowledge, say
 from polopt_jax.cli._report import SUMMARY, print_result, write_files
 from polopt_jax.cli._result import Result
-from polopt_jax.cli._running import again, do, failures_told, is_done, restored_reference, started
-from polopt_jax.cli._words import BROKEN_DOWN, CommandError
+from polopt_jax.cli._running import do, exit_code, failures_told, is_done, restored_reference, started
 
 LONG = 120.0
 """Seconds of a run after which the few that drawing an episode takes are nothing: `polopt play` is done for it."""
@@ -70,10 +68,4 @@ def _train(options: Train, plan: Plan, arguments: Sequence[str], start: runs.Sta
             leave_page(directory)
         write_files(directory, plan.title, [result], arguments, notes)
     print_result(directory, [result], notes, json=options.json)
-    if result.failure is not None:
-        raise CommandError(result.failure, BROKEN_DOWN)
-    if stop.signal_number is not None and result.status == "interrupted":
-        done = f"saved at update {result.rows[-1]['update']}" if result.rows else "before the first update was done"
-        how = shlex.join(again(arguments, directory))
-        raise CommandError(f"interrupted, {done}; go on with: {how}", 128 + stop.signal_number)
-    return 0
+    return exit_code(result, stop, arguments, directory)
