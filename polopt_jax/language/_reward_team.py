@@ -44,7 +44,7 @@ class _Worker:
                 env=_ENVIRONMENT | os.environ,
                 start_new_session=True,  # Ctrl-C is for us; and it is killed with all that it has started
             )
-        self._send(sys.path, reward)
+        self._send([*map(str, sys.path)], reward)
 
     def give(self, sample: int, prompt: str, completion: str, *, time_limit: float) -> None:
         self.sample, self.deadline = sample, time.monotonic() + time_limit
