@@ -14,7 +14,7 @@ import pytest
 import polopt_jax as po
 from benchmarks.peers_language import __main__ as page
 from benchmarks.peers_language import examples, rows
-from benchmarks.peers_language.agreement import SEEDS, Loss, distance, lazily
+from benchmarks.peers_language.agreement import SEEDS, Advantage, Loss, distance, lazily
 
 # Everything is in float64, whose unit of rounding is 1e-16; sums have at most some hundred terms. Two rows are in
 # float32, which is 1e-7.
@@ -40,6 +40,18 @@ def test_ours_is_theirs(row, trl):
         assert found.value < bound
         assert found.gradient is None or found.gradient < bound
         assert found.size > 1e-3, "there is something to be compared"
+
+
+@pytest.mark.peers
+@pytest.mark.usefixtures("x64")
+def test_a_row_that_is_wrong_by_a_thousandth_is_told(trl):
+    loss, advantage = rows.ALL[0], next(row for row in rows.ALL if isinstance(row, Advantage))
+    for row in (loss, advantage):
+        wrong = replace(row, ours=lambda *args, row=row: 1.001 * row.ours(*args))
+        found = distance(wrong, 0)
+        np.testing.assert_allclose(found.value, 1e-3, rtol=2e-3)
+        if row is loss:
+            np.testing.assert_allclose(found.gradient, 1e-3, rtol=2e-3)
 
 
 # Rows whose example cannot tell theirs apart, and need not: the same loss is there under several options.
