@@ -129,6 +129,12 @@ def test_a_term_asks_for_it_at_once_where_it_can_be_had():
         assert not np.any(gradient[1])
 
 
+def test_a_mask_of_another_shape_is_refused():
+    policy = po.Categorical(logits=jnp.zeros((2, 3, 4)))
+    with pytest.raises(ValueError, match=r"masked_log_prob: mask must have shape \(2, 3\), that of the policy"):
+        policy.masked_log_prob(jnp.zeros((2, 3), int), jnp.ones(3, bool))
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_is_added_up_in_float32_and_has_a_gradient_of_its_own_kind(dtype):
     logits = jnp.asarray(np.random.default_rng(2).normal(size=(3, 300)), dtype)

@@ -75,7 +75,6 @@ class Categorical:
         logits = accumulate(self.logits)
         largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
         keep = mask[..., None] & (largest != -jnp.inf)
-        largest = jnp.where(keep, largest, 0)
         total = jnp.sum(jnp.exp(jnp.where(keep, logits - largest, 0)), axis=-1, keepdims=True)
         chosen = jnp.take_along_axis(logits, index, axis=-1) - largest
         log_prob = jnp.where(keep, chosen - jnp.log(total), -jnp.inf)[..., 0]
