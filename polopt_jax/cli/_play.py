@@ -37,10 +37,9 @@ WIDEST = 64
 def play(options: Play) -> int:
     """Shows one episode of a run's policy, or answers, on a page, and as a GIF if asked for one; says where it is."""
     _check(options)
-    config = runs.read_config(options.run)
-    if is_of_texts(config):
-        return _play_texts(options, config)
     policy = load(options.run, seed=options.seed)
+    if is_of_texts(policy.config):
+        return _play_texts(options, policy.config)
     _check_suits(options, policy)
     title, learnt = _learnt(options, policy)
     say(f"{title}: {learnt[0].lower()}{learnt[1:]}")
