@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.envs import Environment, brax_env, import_env
-from polopt_jax.language import ByteTokenizer, TokenNetwork, rotary_positions, transformer
+from polopt_jax.language import ByteTokenizer, TokenNetwork, rotary_positions, tempered_network, transformer
 from polopt_jax.networks import Network, mlp_actor_critic
 from polopt_jax.types import Array
 from polopt_jax.worlds import SkipTheTest, skip_the_test
@@ -54,9 +54,7 @@ def setting(config: Mapping[str, Any]) -> Control | Tokens | Texts:
     Raises KeyError for what the config lacks, and what `brax_env` and `import_env` raise.
     """
     if "data_sha256" in config:
-        return Texts(
-            None, byte_transformer(**{name: config[name] for name in ("max_length", "width", "depth", "heads")})
-        )
+        return Texts(None, byte_transformer(**{name: config[name] for name in TEXT_SIZES}))
     world = config["world"]
     if world is None:
         names = ("backend", "episode_length", "hidden", "activation")
@@ -101,9 +99,15 @@ TOKENIZER = ByteTokenizer()
 """Of every run on texts."""
 
 
-def byte_transformer(*, max_length: int, width: int, depth: int, heads: int) -> TokenNetwork:
-    """The transformer of runs on texts: it reads and says the tokens of `TOKENIZER`."""
-    return transformer(
+TEXT_SIZES = ("max_length", "width", "depth", "heads", "temperature")
+"""What the config of a run on texts says of its network."""
+
+
+def byte_transformer(
+    *, max_length: int, width: int, depth: int, heads: int, temperature: float | None = None
+) -> TokenNetwork:
+    """The transformer of runs on texts: it reads and says the tokens of `TOKENIZER`, at a temperature if it has one."""
+    network = transformer(
         vocab_size=TOKENIZER.vocab_size,
         num_outputs=TOKENIZER.vocab_size,
         max_length=max_length,
@@ -112,3 +116,4 @@ def byte_transformer(*, max_length: int, width: int, depth: int, heads: int) -> 
         heads=heads,
         positions=rotary_positions(),
     )
+    return network if temperature in (None, 1.0) else tempered_network(network, temperature=temperature)

@@ -229,12 +229,12 @@ def epochs(step: Step, num_epochs: int, num_minibatches: int, *, axis: int = 0, 
     return Step(step.init, update)
 
 
-def monitored(step: Step, model: Model, *, rows: int | None = None, **divergences: Divergence) -> Step:
+def monitored(step: Step, model: Model, *, rows: int | None = None, axis: int = 0, **divergences: Divergence) -> Step:
     """The same step, which also reports how far it moved the policy, after *all* of its phases, and its entropy.
 
     `monitored(step, model, kl_old_new=action_kl)` adds the metric `kl_old_new`, D(before ‖ after) measured on the
     batch's states, and `entropy`, the mean entropy afterwards in nats per decision. On a sample of about `rows` rows
-    only, if given, at equal distances along the batch's first axis (`rows.sample_rows`, which says how many): rows are
+    only, if given, at equal distances along the batch's axis `axis` (`rows.sample_rows`, which says how many): rows are
     exchangeable, so that is unbiased at a fraction of the price. Costs two evaluations of the policy.
 
     Raises ValueError if `rows` is not positive (at trace time).
@@ -246,7 +246,7 @@ def monitored(step: Step, model: Model, *, rows: int | None = None, **divergence
     """
 
     def update(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
-        sample = batch if rows is None else sample_rows(batch, rows)
+        sample = batch if rows is None else sample_rows(batch, rows, axis=axis)
         old = model(params, sample.obs)
         params, opt_state, metrics = step.update(params, opt_state, batch, key)
         new = model(params, sample.obs)

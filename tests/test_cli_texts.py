@@ -10,11 +10,26 @@ import numpy as np
 import pytest
 
 import polopt_jax as po
-from polopt_jax import checkpoint, runs, texts
-from polopt_jax.cli import _text_report, main
+from polopt_jax import checkpoint, language, runs, texts
+from polopt_jax.cli import (
+    _text_build,
+    _text_completions,
+    _text_family,
+    _text_plan,
+    _text_report,
+    _text_rewards,
+    _text_train,
+    main,
+)
+from polopt_jax.cli._hyperparameters import options_with
+from polopt_jax.cli._reading import read_words
+from polopt_jax.cli._text_options import TrainTexts
 from polopt_jax.cli._text_plan import digest
 from polopt_jax.export import import_params
+from polopt_jax.language import _reward_team
+from polopt_jax.settings import byte_transformer
 
+REFERENCE = ".collect_state['reference']"
 SIZES = ["--max-length", "24", "--width", "16", "--depth", "1", "--heads", "2"]
 REWARD = """
 import os
@@ -371,6 +386,146 @@ def test_what_is_wrong_is_told_before_anything_starts(name, place, capsys, monke
 )
 def test_what_cannot_be_sampled_is_told(words, message, preferred, capsys):
     assert message in said(capsys, "sample", preferred, *words, code=2).err
+
+
+def test_the_kl_of_a_completion_is_that_of_the_samples_on_the_page(place, preferred):
+    """Computed apart: the same prompts and key, and the mean over completions of the sum of log π/ref."""
+    found = summary_of(preferred)
+    parts = {
+        name: jax.eval_shape(po.load(preferred).network.init, jax.random.key(0)) for name in (".params", REFERENCE)
+    }
+    saved, _ = checkpoint.restore_parts(preferred / "checkpoints", parts, leading=(1,))
+    policy, reference = (jax.tree.map(lambda x: x[0], saved[name]) for name in parts)
+    network = po.load(preferred).network
+    pairs = language.read_pairs(place / "prefs.jsonl").rows
+    _, held = texts.split_records([p for p in pairs if len(p.chosen) < 20], share=0.1, most=128)
+    asked = list(dict.fromkeys(pair.prompt for pair in held))
+    rows = language.prompt_rows(
+        [language.Prompt(x, n) for n, x in enumerate(asked)], language.ByteTokenizer(), max_length=24
+    )
+    key, length = jax.random.key(_text_completions.KEY), 24 - rows.tokens.token.shape[-1] + 1
+    said = po.to_batch(language.sample_groups(network, policy, rows.tokens, key, length=length, group_size=2, stop=257))
+    now, before = (network.apply(p, said.obs).policy.log_prob(said.action) for p in (policy, reference))
+    ratio = np.where(said.mask, now - before, 0).sum(-1).ravel()
+    np.testing.assert_allclose(found["ref_kl_per_completion"], ratio.mean(), rtol=1e-3)
+    np.testing.assert_allclose(found["ref_kl_interval"], runs.interval(ratio.tolist())[1], rtol=1e-3)
+
+
+def test_what_a_summary_says_of_the_held_out_is_its_last_row(preferred):
+    last = rows_of(preferred)[-1]
+    for name, value in summary_of(preferred)["held"].items():
+        assert value == last[f"held/{name}"][0], name
+
+
+def test_a_policy_that_was_trained_at_a_temperature_is_loaded_at_it(place, capsys):
+    out = place / "cool"
+    words = ["--init", place / "start", "--steps", 4, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]
+    words += ["--num-minibatches", 1, "--held-out", 0, "--temperature", 0.5, "--out", out]
+    said(capsys, "train", "grpo", "--data", place / "prompts.jsonl", "--reward", "own_reward:length", *words)
+    cool, tokens = po.load(out), np.array([[256, 112]])
+    plain = byte_transformer(**{name: cool.config[name] for name in ("max_length", "width", "depth", "heads")})
+    logits = plain.apply(cool.params, tokens).policy.logits
+    np.testing.assert_allclose(cool(tokens).policy.logits, 2 * logits, rtol=1e-5)
+    out = place / "warm"
+    words = ["--init", place / "cool", "--steps", 8, "--batch-size", 8, "--out", out]
+    told = said(capsys, "train", "dpo", "--data", place / "prefs.jsonl", *words)
+    assert "is also the reference (at temperature 1; it was trained at 0.5)" in told.out
+
+
+def test_completions_of_other_prompts_are_of_other_prompts():
+    """One good and one bad of each prompt stand together, as they often do."""
+    records = [language.Labelled(f"{n // 2}:", f"{n}", n % 2 == 0, n) for n in range(6)]
+    given = _text_build._labels(records, lambda rows: rows.batch, 24).given
+    prompt, completion = (np.asarray(given.mismatched.action)[:, place] - ord("0") for place in (0, 2))
+    assert prompt.tolist() == [0, 0, 1, 1, 2, 2]
+    assert not (prompt == completion // 2).any()
+    assert np.asarray(given.rows.action)[:, 2].tolist() == [ord(str(n)) for n in range(6)]
+
+
+def test_an_error_of_training_is_none_of_the_reward():
+    class Plan:
+        reward, reward_workers, reward_time_limit = "own_reward:length", 0, None
+
+    def train():
+        with _text_rewards.scoring(Plan()) as score:
+            assert score(["p"], ["abc"]).reward.tolist() == [3.0]
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train()
+
+
+def test_a_reward_that_workers_cannot_import_is_told(place, capsys, monkeypatch):
+    (place / "only_here.py").write_text(
+        "import os\nassert not os.environ.get('WORKER_ONLY')\ndef f(p, c):\n    return 1.0\n"
+    )
+    monkeypatch.setattr(_reward_team, "_ENVIRONMENT", {"WORKER_ONLY": "1"})
+    words = ["--init", place / "start", "--reward", "only_here:f", "--reward-workers", 1, "--out", place / "unable"]
+    told = said(capsys, "train", "grpo", "--data", place / "prompts.jsonl", *words, code=2)
+    assert "--reward: only_here:f cannot be called in a worker process" in told.err
+
+
+def test_why_answers_could_not_be_scored_is_told_of_the_first_updates(capsys):
+    class Plan:
+        reward, reward_workers, reward_time_limit = "own_reward:beside", 0, None
+
+    with _text_rewards.scoring(Plan()) as score:
+        for _ in range(5):
+            score(["p1:", "p2:"], ["a", "b"])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == _text_rewards.TOLD
+    assert "1 of 2 completions could not be scored" in lines[0]
+    assert [line.endswith("more like it are counted and not told") for line in lines] == [False, False, True]
+
+
+def test_an_interrupt_ends_the_imitation(place, capsys, monkeypatch):
+    """After ten updates of it; nothing was learnt, and going on begins again."""
+    stages = []
+
+    class Shown:
+        def stage(self, text):
+            stages.append(text)
+
+    class Stop:
+        def __bool__(self):
+            return any("%" in stage for stage in stages)
+
+    options = ["train", "dpo", "--data", str(place / "prefs.jsonl"), *SIZES]
+    plan, data = plan_and_data(options)
+    _text_build.start_of(plan, data, place, begun=False, shown=Shown(), stop=Stop())
+    assert len([stage for stage in stages if "%" in stage]) == 1
+
+
+def plan_and_data(words):
+    """What `polopt train dpo words` plans."""
+    _, name, *rest = words
+    known = _text_family.parameters_of(name, name)
+    defaults = dict.fromkeys(known, "")
+    options = read_words(options_with(TrainTexts, name, known, defaults), "train", rest)
+    return _text_train.planned(name, options.run, {})
+
+
+def test_the_options_of_another_run_are_taken_from_its_config(place, capsys):
+    out = place / "again"
+    words = ["--config", place / "start" / "config.json", "--seed", 1, "--steps", 8, "--out", out]
+    said(capsys, "train", "sft", *words)
+    first, second = (json.loads((run / "config.json").read_text()) for run in (place / "start", out))
+    assert {k for k in first if first[k] != second[k]} == {"seed", "steps", "updates", "chunk_updates"}
+    wrong = ["--config", place / "start" / "config.json", "--out", place / "none"]
+    assert "is of sft; leave dpo out" in said(capsys, "train", "dpo", *wrong, code=2).err
+
+
+def test_help_says_the_numbers_that_are_meant(capsys):
+    text = " ".join(said(capsys, "train", "grpo", "--data", "x", "--help").out.split())
+    network = _text_plan.NETWORK
+    for flag, size in (("max-length", network["max_length"]), ("width", network["width"]), ("depth", network["depth"]),
+                       ("heads", network["heads"]), ("batch-size", _text_plan.BATCH_SIZE),
+                       ("group-size", _text_plan.GROUP_SIZE), ("answer-length", _text_plan.ANSWER_LENGTH)):  # fmt: skip
+        assert re.search(rf"--{flag} N .*?\(default: {size}\b", text), flag
+    (passes, rows), (pairs, _), (times, answered) = (_text_plan.STEPS[name] for name in ("sft", "dpo", "grpo"))
+    said_so = f"{passes} passes or {rows} rows; preferences: {pairs} passes; prompts: {times} passes or {answered})"
+    assert said_so in text
+    assert "supervised learning" in said(capsys, "train", "--help").out
 
 
 def test_a_run_of_another_kind_is_not_started_from_nor_sampled(place, capsys, tmp_path):

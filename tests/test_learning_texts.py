@@ -1,6 +1,8 @@
 """Learning from texts on the host: examples and their order, what an update learns from, and what it reports."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +11,20 @@ import optax
 import pytest
 
 import polopt_jax as po
-from polopt_jax import driver, objectives, texts
+from polopt_jax import driver, texts
 from polopt_jax.language import (
     ByteTokenizer,
     Labelled,
     Pair,
     Prompt,
+    Scores,
     Text,
     labelled_rows,
     packed_rows,
     pair_rows,
     prompt_rows,
     rotary_positions,
+    sample_groups,
     text_rows,
     transformer,
 )
@@ -163,6 +167,9 @@ def test_an_update_of_pairs_is_one_step_on_the_pairs_that_are_due(params, of_pai
     trees_close(jax.tree.map(lambda x: x[0], chunk.state.params), expected, atol=1e-4)
     trees_close(jax.tree.map(lambda x: x[0], chunk.state.collect_state[texts.REFERENCE]), params)
     assert chunk.metrics["loss"].shape == (1, 1)
+    old, new = (NETWORK.apply(p, due.obs).policy for p in (params, jax.tree.map(lambda x: x[0], chunk.state.params)))
+    moved = old.kl_divergence(new)[due.mask].mean()
+    np.testing.assert_allclose(chunk.metrics["kl_old_new"], [[moved]], rtol=1e-3)  # four pairs are all of them
 
 
 def test_at_the_reference_nothing_has_moved(of_pairs):
@@ -185,6 +192,16 @@ def test_what_is_reported_of_held_out_pairs_is_what_they_say(params, of_pairs):
     kl = policy.kl_divergence(before)[held.given.mask].mean()
     np.testing.assert_allclose(seen["held/ref_kl"], [kl], rtol=1e-3)
     assert abs(chosen.mean()) > 0.1
+
+
+def test_of_a_sum_the_preference_is_reported_under_plain_names(params, of_pairs):
+    train, held, before, *_ = of_pairs
+    run = driver.prepare(
+        texts.from_pairs(learning(params), train, held, po.orpo()), driver.seed_keys(0, 1), chunk_updates=1
+    )
+    assert {"held/accuracy", "held/margin", "held/likelihood/loss"} <= set(run.evaluated)
+    loss = run.evaluate(run.state)["held/loss"]
+    assert abs(loss - before["held/loss"]) > 0.1, "the loss is that of the sum, and not of its part"
 
 
 def test_imitation_learns_what_it_reads():
@@ -224,16 +241,20 @@ def test_labelled_rows_are_measured_from_their_reference_point(params):
         trees_close(jax.tree.map(lambda x: x[0], chunk.state.params), expected, atol=2e-5)
 
 
-def test_every_loss_of_the_library_is_a_member_of_a_family_of_the_command(params):
-    """Of those over pairs only `f_dpo` is not: it wants a function."""
-    page = {name for name in objectives.__all__ if name in dir(objectives)}
-    apart = {"dual_clip"} | texts.GROUPED.keys() | texts.UNPAIRED.keys() | texts.PAIRED.keys()
-    over_pairs = {"dpo", "conservative_dpo", "robust_dpo", "ipo", "slic", "f_dpo", "nca", "exo", "sppo", "apo_zero"}
-    over_pairs |= {"apo_down", "discopop", "aot", "aot_unpaired", "simpo", "cpo", "orpo"}
-    over_groups = {"grpo", "dr_grpo", "dapo", "gspo", "gspo_token", "luspo", "gmpo", "cispo", "sapo"}
-    assert over_pairs - set(texts.PAIRED) == {"f_dpo"}
-    assert over_groups <= set(texts.GROUPED)
-    assert (over_pairs | over_groups | {"kto", "bco"}) <= page | apart
+def test_every_loss_of_the_page_of_losses_is_a_member_of_a_family():
+    """The tables of docs/objectives.md, which a test holds against the library. Only `f_dpo` wants a function."""
+    page = (Path(__file__).parents[1] / "docs" / "objectives.md").read_text()
+
+    def named(title):
+        section = page[page.index(f"## {title}") :].split("\n## ")[0]
+        rows = re.findall(r"^\| (`[^|]*) \|", section, flags=re.MULTILINE)
+        return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+    assert named("From pairs") - {"f_dpo"} == set(texts.PAIRED)
+    assert named("From labelled rows") == set(texts.UNPAIRED)
+    assert named("From groups") == set(texts.GROUPED) - {"dual_clip", "rloo"}
+    for families, kind in ((texts.PAIRED, "dpo"), (texts.GROUPED, "grpo")):
+        assert next(iter(families)) == kind
 
 
 @pytest.mark.parametrize("name", texts.PAIRED)
@@ -279,7 +300,12 @@ class Scorer:
 
     def __call__(self, prompts, completions):
         self.asked.append((list(prompts), list(completions)))
-        return self.rewards(completions)
+        return Scores(np.asarray(self.rewards(completions), np.float32), [])
+
+
+def scoring(of_completion):
+    """A score that is a function of each completion."""
+    return lambda prompts, completions: Scores(np.array([of_completion(c) for c in completions], np.float32), [])
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +350,7 @@ def test_answers_are_scored_as_texts_beside_their_own_prompts(group_run):
 
 def test_an_answer_that_cannot_be_scored_is_left_out_of_its_group(params, group_run):
     hosted, run, scorer = group_run
-    scorer.rewards = lambda completions: np.array([0, np.nan, 2, 3, 4, 5, np.inf, 7])
+    scorer.rewards = lambda completions: np.array([0, np.nan, 2, 3, 4, 5, np.nan, 7])
     state = copied(run.state)
     given, told = hosted.gather(state, 0)
     assert told["episode/unscored"] == [2.0]
@@ -355,6 +381,26 @@ def test_held_out_prompts_are_answered_once_and_the_same_way_each_time(group_run
     assert 0 < first["held/length"][0] <= 5
 
 
+def test_how_far_answers_are_from_the_reference_is_added_up_token_by_token(params, group_run):
+    """Sampled again, with the same key: the KL of each token, exact, summed over an answer; tokens and ends counted."""
+    _, run, scorer = group_run
+    scorer.rewards = lambda completions: np.ones(len(completions))
+    moved = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(8), x.shape), params)
+    moved["policy"]["bias"] = moved["policy"]["bias"].at[257].add(7.0)
+    seen = run.evaluate(replace(copied(run.state), params=jax.tree.map(lambda x: x[None], moved)))
+    asked = jax.tree.map(jnp.asarray, prompts(["a:", "zz:"]).given)
+    key = jax.random.key(texts._scored.EVALUATION)
+    said = po.to_batch(sample_groups(NETWORK, moved, asked, key, length=5, group_size=1, stop=257))
+    now, before = (jax.nn.log_softmax(NETWORK.apply(p, said.obs).policy.logits) for p in (moved, params))
+    kl = np.where(said.mask, (np.exp(now) * (now - before)).sum(-1), 0).sum(-1)
+    np.testing.assert_allclose(seen["held/ref_kl"], [kl.mean()], rtol=1e-4)
+    assert kl.mean() > 0.1
+    np.testing.assert_allclose(seen["held/length"], [np.asarray(said.mask).sum(-1).mean()])
+    ended = (np.asarray(said.mask) & (np.asarray(said.action) == 257)).any(-1)
+    np.testing.assert_allclose(seen["held/ended"], [ended.mean()])
+    assert ended.any()
+
+
 def test_a_score_that_is_not_one_number_for_each_answer_is_refused(group_run):
     hosted, run, scorer = group_run
     scorer.rewards = lambda completions: np.zeros(3)
@@ -364,8 +410,9 @@ def test_a_score_that_is_not_one_number_for_each_answer_is_refused(group_run):
 
 def test_a_reward_that_is_one_letter_is_learnt(params):
     """The answer is to begin with an x, which the start says once in 258 times."""
-    score = lambda prompts, completions: np.array([c.count("x") for c in completions], float)  # noqa: E731
-    hosted = answering(params, score, held=prompts(["a:", "b:"]), rows=2, group=16, learning_rate=2e-2)
+    hosted = answering(
+        params, scoring(lambda c: c.count("x")), held=prompts(["a:", "b:"]), rows=2, group=16, learning_rate=2e-2
+    )
     run = driver.prepare(hosted, driver.seed_keys(0, 1), chunk_updates=20)
     rewards = [chunk.metrics["episode/return_sum"] for chunk in driver.chunks(run, 4)]
     assert rewards[-1][0, -5:].mean() > 10 * max(rewards[0][0, :5].mean(), 0.5)
@@ -388,7 +435,7 @@ def test_every_member_over_groups_has_a_gradient(params, group_run, name):
 
 
 def test_sizes_that_do_not_go_together_are_refused(params):
-    score = lambda prompts, completions: np.zeros(len(prompts))  # noqa: E731
+    score = scoring(len)
     with pytest.raises(ValueError, match="group_size must be at least 2; it is 1"):
         answering(params, score, group=1)
     with pytest.raises(ValueError, match="multiple of num_minibatches = 2; they are 3"):

@@ -26,6 +26,7 @@ from polopt_jax.cli._progress import open_streams, say, silence
 from polopt_jax.cli._reading import read_words, value_of
 from polopt_jax.cli._study import study
 from polopt_jax.cli._text_acting import sample
+from polopt_jax.cli._text_family import ALGORITHMS
 from polopt_jax.cli._text_main import learns_texts, train_on_texts
 from polopt_jax.cli._text_options import Sample
 from polopt_jax.cli._train import train
@@ -36,6 +37,7 @@ from polopt_jax.cli._words import (
     WRONG_INPUT,
     CommandError,
     UsageError,
+    choose,
     flag,
     nearest,
     one_line,
@@ -175,7 +177,8 @@ def _with_config(words: list[str]) -> tuple[str, list[str]]:
         if words:
             raise UsageError("the algorithm comes first: polopt train ALGORITHM --env NAME (polopt train --help)")
         raise UsageError("missing: ALGORITHM, --env NAME (polopt train --help)")
-    if None not in (algorithm, named) and check_algorithm(algorithm or "") != named:
+    known = tuple(dict.fromkeys((*PRESETS, *ALGORITHMS)))
+    if None not in (algorithm, named) and choose("algorithm", algorithm or "", known) != named:
         raise UsageError(f"{path} is of {named}; leave {algorithm} out, or name another file")
     return algorithm or named or "", [*said, *words]
 
@@ -261,7 +264,11 @@ COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
 def _list_of_algorithms() -> str:
     """The description of `polopt train`, with what each recipe calls itself."""
     lines = [f"  {name:<14}{re.split('[:.;]', _recipes.about(name)[0])[0]}" for name in PRESETS]
-    return "\n\n".join([inspect.getdoc(Train) or "", "\n".join(["Algorithms, each with --help of its own:", *lines])])
+    lines = ["Algorithms, each with --help of its own:", *lines]
+    texts = (
+        f"On texts, --data FILE: {', '.join(ALGORITHMS)}. The first is supervised learning; the others start from it."
+    )
+    return "\n\n".join([inspect.getdoc(Train) or "", "\n".join(lines), texts])
 
 
 def _check_flags(algorithm: str, words: list[str]) -> None:

@@ -33,7 +33,7 @@ def sample(options: Sample) -> int:
     found = learnt(plan, options.run)
     place = _place(plan, options)
     params, reference = (jax.tree.map(lambda x: x[place], tree) for tree in (found.params, found.reference))
-    prompts = list(options.prompt) or _held_prompts(plan)
+    prompts = list(options.prompt) or _held_prompts(plan, options.run)
     say(f"{plan.title}, seed {plan.schedule.seed + place}, after {found.update} updates")
     network = _network(plan, options)
     length = options.length or max(1, min(LENGTH, _room(plan, prompts)))
@@ -71,8 +71,8 @@ def _place(plan: TextPlan, options: Sample) -> int:
     return 0 if options.seed is None else options.seed - plan.schedule.seed
 
 
-def _held_prompts(plan: TextPlan) -> list[str]:
-    data = data_of(plan)
+def _held_prompts(plan: TextPlan, directory: Path) -> list[str]:
+    data = data_of(plan, directory)
     return list(dict.fromkeys(record.prompt for record in (data.held or data.train)))[:HELD_PROMPTS]
 
 
@@ -132,7 +132,7 @@ def _column(name: str) -> Column:
 def page_of_texts(directory: Path, config: Any) -> tuple[str, str]:
     """A page of completions before and after, and what there is to say of them."""
     plan = plan_of(config, directory)
-    data = data_of(plan)
+    data = data_of(plan, directory)
     shown = completions_shown(plan, directory, [record.prompt for record in (data.held or data.train)])
     mean, half_width = shown.kl
     said = f"KL(π‖ref) of a completion: {report.estimate(mean, half_width)} nats, from the sampled ones."

@@ -1,6 +1,6 @@
 """From a plan on texts to something that can be run: the start, the examples, the way to learn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,36 +44,36 @@ def init_config(run: Path | None) -> dict[str, Any]:
 
 def network_of(plan: TextPlan) -> language.TokenNetwork:
     """The transformer of a plan, at the temperature at which it is sampled and trained."""
-    network = byte_transformer(**plan.network)
-    if plan.temperature in (None, 1.0):
-        return network
-    return language.tempered_network(network, temperature=plan.temperature)
+    return byte_transformer(**plan.network, temperature=plan.temperature)
 
 
-def start_of(plan: TextPlan, data: Data, directory: Path, *, begun: bool, shown: Progress) -> Start:
+def start_of(plan: TextPlan, data: Data, directory: Path, *, begun: bool, shown: Progress, stop: runs.Stop) -> Start:
     """Where a run starts: what it keeps itself if it has begun, the run of --init, or what it has to learn first."""
     if begun:
         return Start(restored_reference(plan, directory), "")
     if plan.init is not None:
         policy = load(plan.init)
-        return Start(policy.params, f"It starts from {plan.init}, whose policy is also the reference.")
+        then, now = (x or 1.0 for x in (policy.config.get("temperature"), plan.temperature))
+        other = "" if then == now else f" (at temperature {now:g}; it was trained at {then:g})"
+        return Start(policy.params, f"It starts from {plan.init}, whose policy is also the reference{other}.")
     if plan.algorithm == ALGORITHMS[0]:
         return Start(None, "It starts from a network that knows nothing.")
-    return _imitated(plan, data, shown)
+    return _imitated(plan, data, shown, stop)
 
 
-def restored_reference(plan: TextPlan, directory: Path, *, place: int = 0) -> Params:
-    """The reference that a run keeps, that of the seed at a place among its seeds."""
+def restored_reference(plan: TextPlan, directory: Path) -> Params:
+    """The reference that a run keeps, that of the first seed."""
     like = {REFERENCE_PART: jax.eval_shape(byte_transformer(**plan.network).init, jax.random.key(0))}
     store = directory / runs.CHECKPOINTS
     saved, _ = checkpoint.restore_parts(store, like, leading=(plan.schedule.num_seeds,))
-    return jax.tree.map(lambda x: x[place], saved[REFERENCE_PART])
+    return jax.tree.map(lambda x: x[0], saved[REFERENCE_PART])
 
 
-def _imitated(plan: TextPlan, data: Data, shown: Progress) -> Start:
+def _imitated(plan: TextPlan, data: Data, shown: Progress, stop: runs.Stop) -> Start:
     """The start of a run on preferences without --init: what the preferred completions teach.
 
     As the authors of DPO have it where there is no model that was tuned to the data (Rafailov et al. 2023, section 4).
+    An interrupt ends it early, and then nothing is learnt from there.
     """
     train = text_examples(chosen_texts(data.train), max_length=plan.max_length)
     rows = min(plan.batch_size, len(train.kept))
@@ -86,6 +86,8 @@ def _imitated(plan: TextPlan, data: Data, shown: Progress) -> Start:
     for chunk in driver.chunks(run, IMITATION_UPDATES // 10):
         loss = report.short(float(chunk.metrics["loss"][0, -1]))
         shown.stage(f"imitating what was preferred: {100 * chunk.update // IMITATION_UPDATES}%, {loss} nats a token")
+        if stop:
+            break
     told = f"It starts from {IMITATION_UPDATES} updates of imitation of what was preferred, which is also the reference"
     if chunk is not None and run.evaluate is not None:
         known = float(run.evaluate(chunk.state)[f"{texts.HELD}loss"][0])
@@ -97,7 +99,7 @@ def _imitated(plan: TextPlan, data: Data, shown: Progress) -> Start:
 # The way to learn
 
 
-def build(plan: TextPlan, data: Data, start: Params | None, score: texts.Score | None) -> Hosted:
+def build(plan: TextPlan, data: Data, start: Params | None, score: language.Score | None) -> Hosted:
     """What is learnt, and from what. `score` is that of answers, where they are."""
     kind = kind_of(plan.algorithm, plan.objective)
     learning = texts.Learning(network_of(plan), start, plan.batch_size, plan.seeds)
@@ -136,7 +138,7 @@ def examples_of(plan: TextPlan, records: Any, kind: str, reference: Params | Non
     sizes = dict(rows=2 * plan.batch_size, axis=1 if kind == "pairs" else 0)
 
     def beside(rows: language.Rows) -> Batch:
-        return texts.with_reference(byte_transformer(**plan.network), reference, rows.batch, **sizes)
+        return texts.with_reference(network_of(plan), reference, rows.batch, **sizes)
 
     if kind == "pairs":
         rows = language.pair_rows(records, TOKENIZER, max_length=plan.max_length)
@@ -144,14 +146,31 @@ def examples_of(plan: TextPlan, records: Any, kind: str, reference: Params | Non
     return _labels(records, beside, plan.max_length)
 
 
+def of_other_prompts(records: Sequence[Any]) -> list[Any]:
+    """For each record the next one, round the end, with another prompt; itself where all have the same.
+
+    Records of one prompt often stand together, one good and one bad: the very next one would be no other.
+
+    >>> [r.line for r in of_other_prompts([language.Prompt(p, n) for n, p in enumerate("aabbc")])]
+    [2, 2, 4, 4, 0]
+    """
+    found = list(records)
+    following = records[0]
+    for place in reversed(range(2 * len(records))):  # twice, so that the last ones have seen the first
+        n, after = place % len(records), records[(place + 1) % len(records)]
+        following = following if after.prompt == records[n].prompt else after
+        found[n] = following
+    return found
+
+
 def _labels(records: Any, beside: Callable[[language.Rows], Batch], max_length: int) -> texts.Examples:
-    """Labelled rows, and the prompts with the completion of the record after them.
+    """Labelled rows, and the prompts with completions of other ones.
 
     Of a completion that does not fit behind another's prompt, the end is cut off.
     """
     rows = language.labelled_rows(records, TOKENIZER, max_length=max_length)
     swapped = []
-    for record, other in zip(records, [*records[1:], records[0]], strict=True):
+    for record, other in zip(records, of_other_prompts(records), strict=True):
         room = max_length - 2 - len(record.prompt.encode())
         completion = other.completion.encode()[:room].decode(errors="ignore") or record.completion
         swapped.append(record._replace(completion=completion))

@@ -16,7 +16,6 @@ TOLD = 5
 """Problems that are told one by one; the rest is counted. All of them stand in the report."""
 
 Reader = Callable[[Path], language.Records]
-ToRows = Callable[..., Any]
 
 
 class Data(NamedTuple):

@@ -22,7 +22,7 @@ class TrainTexts:
     objective: Annotated[str | None, NAME, shown("NAME", "the algorithm's own")] = None
     """Another member of the family, by the name of its function; --help then has its hyperparameters."""
     init: Annotated[Path | None, shown("RUN", "by algorithm")] = None
-    """An earlier run on texts to start from. Its policy is also the reference."""
+    """An earlier run on texts to start from, of several seeds the first. Its policy is also the reference."""
     steps: Annotated[
         int | None, WHOLE, shown("N", "150 passes or 8000 rows; preferences: 3 passes; prompts: 100 passes or 1600")
     ] = None

@@ -181,6 +181,14 @@ def check_sizes(options: TrainTexts) -> None:
         raise UsageError(f"--held-out must be at least 0 and below 1; it is {options.held_out}")
 
 
+def check_unchanged(path: Path, sha256: str, run: Path) -> None:
+    """Raises UsageError if the file that a run learns from is gone, or is another one now."""
+    if not path.exists():
+        raise UsageError(f"the examples of {run} are in {path}, which is not there")
+    if digest(path) != sha256:
+        raise UsageError(f"{path} is no longer what it was when {run} was begun; put it back, or begin anew")
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of a file, or of the files of a directory with their names."""
     found = hashlib.sha256()

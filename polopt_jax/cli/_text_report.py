@@ -118,8 +118,7 @@ def columns() -> list[Column]:
         return s.get("ref_kl_per_completion") is not None and "reward" not in (s.get("held") or {})
 
     def accuracy(s: Summary) -> str:
-        found = s.get("held") or {}
-        return report.percent(found.get("accuracy", found.get("preference/accuracy")))
+        return report.percent((s.get("held") or {}).get("accuracy"))
 
     return [
         Column(

@@ -3,9 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from polopt_jax import language, texts
+from polopt_jax import language
 from polopt_jax.cli._progress import say
 from polopt_jax.cli._text_plan import TextPlan
 from polopt_jax.cli._words import UsageError
@@ -25,24 +23,41 @@ def check_reward(name: str | None) -> None:
 
 
 @contextlib.contextmanager
-def scoring(plan: TextPlan) -> Iterator[texts.Score | None]:
-    """What scores the answers of a plan; None where nothing is answered. Raises UsageError if it cannot be imported."""
+def scoring(plan: TextPlan) -> Iterator[language.Score | None]:
+    """What scores the answers of a plan, and tells what it could not; None where nothing is answered.
+
+    Raises UsageError where a worker cannot call the reward.
+    """
     if plan.reward is None:
         yield None
         return
+    with contextlib.ExitStack() as opened:
+        team = language.reward_workers(plan.reward, workers=plan.reward_workers or 0, time_limit=plan.reward_time_limit)
+        with _not_called():  # and not around what is done with it: an error of that is no matter of the reward's
+            score = opened.enter_context(team)
+        yield _telling(score)
+
+
+def _telling(score: language.Score) -> language.Score:
+    """The same, which says why of the first few updates with answers that could not be scored."""
     told = 0
-    number = plan.reward_workers or 0
+
+    def telling(prompts: Sequence[str], completions: Sequence[str]) -> language.Scores:
+        nonlocal told
+        with _not_called():
+            scores = score(prompts, completions)
+        if scores.failures and told < TOLD:
+            told += 1
+            say(scores.told(most=1) + ("; more like it are counted and not told" if told == TOLD else ""))
+        return scores
+
+    return telling
+
+
+@contextlib.contextmanager
+def _not_called() -> Iterator[None]:
+    """Within it, a worker that cannot begin is what was wrong with `--reward`."""
     try:
-        with language.reward_workers(plan.reward, workers=number, time_limit=plan.reward_time_limit) as workers:
-
-            def score(prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
-                nonlocal told
-                scores = workers(prompts, completions)
-                if scores.failures and told < TOLD:
-                    told += 1
-                    say(scores.told(most=1) + ("; more like it are counted and not told" if told == TOLD else ""))
-                return scores.reward
-
-            yield score
+        yield
     except RuntimeError as error:
         raise UsageError(f"--reward: {error}") from error

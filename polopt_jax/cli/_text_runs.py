@@ -12,7 +12,7 @@ from polopt_jax import checkpoint, runs
 from polopt_jax.cli._text_build import REFERENCE_PART, build
 from polopt_jax.cli._text_data import Data, read_data
 from polopt_jax.cli._text_family import kind_of
-from polopt_jax.cli._text_plan import TextPlan, digest
+from polopt_jax.cli._text_plan import TextPlan, check_unchanged
 from polopt_jax.cli._text_rewards import scoring
 from polopt_jax.cli._words import UsageError
 from polopt_jax.settings import byte_transformer
@@ -43,13 +43,10 @@ def plan_of(config: Mapping[str, Any], directory: Path) -> TextPlan:
         raise runs.RunError(f"{directory / runs.CONFIG} is not that of a run of polopt train: {error!r}") from error
 
 
-def data_of(plan: TextPlan) -> Data:
+def data_of(plan: TextPlan, directory: Path) -> Data:
     """What a run learns from and what it held out. Raises UsageError if the file is gone, or is another one now."""
     path = Path(plan.data)
-    if not path.exists():
-        raise UsageError(f"the examples of the run are in {path}, which is not there")
-    if digest(path) != plan.data_sha256:
-        raise UsageError(f"{path} is no longer what it was when the run was begun")
+    check_unchanged(path, plan.data_sha256, directory)
     room = plan.max_length - (plan.answer_length - 1 if plan.answer_length else 0)
     kind = kind_of(plan.algorithm, plan.objective)
     return read_data(path, kind, held_out=plan.held_out, max_length=room)
@@ -66,14 +63,15 @@ def learnt(plan: TextPlan, directory: Path) -> Learnt:
 
 def evaluated(plan: TextPlan, directory: Path) -> tuple[int, dict[str, list[float]]]:
     """Of the held-out examples, what training measures: updates done, and by name a number for each seed."""
-    data = data_of(plan)
+    data = data_of(plan, directory)
     if not data.held:
         raise UsageError(
             f"nothing was held out of {plan.data} (--held-out {plan.held_out}), so there is nothing to see"
         )
     found = learnt(plan, directory)
     with scoring(plan) as score:
-        hosted = build(plan, data, jax.tree.map(lambda x: x[0], found.reference), score)
+        seen_alone = data._replace(train=data.held)  # of what was learnt from nothing is asked
+        hosted = build(plan, seen_alone, jax.tree.map(lambda x: x[0], found.reference), score)
         keys = jax.random.split(jax.random.key(0), plan.schedule.num_seeds)
         state = TrainState(
             params=found.params,

@@ -14,7 +14,7 @@ from polopt_jax.cli._text_build import build, init_config, start_of
 from polopt_jax.cli._text_data import Data, about_data, read_data, tell_problems, text_examples
 from polopt_jax.cli._text_family import choose_objective, kind_of
 from polopt_jax.cli._text_options import TrainTexts
-from polopt_jax.cli._text_plan import TextPlan, answer_length, plan_texts
+from polopt_jax.cli._text_plan import TextPlan, answer_length, check_unchanged, plan_texts
 from polopt_jax.cli._text_report import print_texts, written
 from polopt_jax.cli._text_rewards import check_reward, scoring
 from polopt_jax.cli._words import UsageError
@@ -28,7 +28,6 @@ def train_texts(algorithm: str, options: TrainTexts, hyperparameters: dict[str, 
     with opened as directory, failures_told(directory, arguments), scoring(plan) as score:
         start = runs.Start(directory, plan.config())
         if options.resume:
-            _check_data(plan, directory)
             plan, start, notes = started(plan, directory, steps=options.steps)
             for note in notes:
                 say(note)
@@ -43,6 +42,8 @@ def planned(algorithm: str, options: TrainTexts, hyperparameters: dict[str, Any]
     """The plan and the data of a command line. Raises UsageError."""
     if options.resume and options.out is None:
         raise UsageError("--resume needs --out, the run directory to go on with")
+    if options.resume and options.out is not None:
+        check_unchanged(options.data, runs.read_config(options.out).get("data_sha256", ""), options.out)
     start = {} if options.init is None or options.resume else init_config(options.init)
     kind = kind_of(algorithm, choose_objective(algorithm, options.objective))
     if kind == "grpo" and options.init is None:
@@ -65,12 +66,6 @@ def planned(algorithm: str, options: TrainTexts, hyperparameters: dict[str, Any]
     return plan, found["data"]
 
 
-def _check_data(plan: TextPlan, directory: Path) -> None:
-    """Raises UsageError if the file is not what it was when the run was begun."""
-    if runs.read_config(directory).get("data_sha256") != plan.data_sha256:
-        raise UsageError(f"{plan.data} is no longer what it was when {directory} was begun; put it back, or begin anew")
-
-
 def _train(
     plan: TextPlan, data: Data, start: runs.Start, score: Any, options: TrainTexts, arguments: Sequence[str]
 ) -> int:
@@ -80,7 +75,7 @@ def _train(
         runs.settle(start)
     with runs.stop_on_signals(acknowledge) as stop:
         with progress(plan.called) as shown:
-            first = start_of(plan, data, directory, begun=start.update is not None, shown=shown)
+            first = start_of(plan, data, directory, begun=start.update is not None, shown=shown, stop=stop)
             with contextlib.closing(runs.Log(directory / runs.ROWS)) as log, telling(plan, start) as tell:
                 made = runs.run(
                     schedule,

@@ -16,9 +16,9 @@ from polopt_jax.divergences import action_kl
 from polopt_jax.driver import Hosted, compiler_options, over_seeds
 from polopt_jax.language import TokenNetwork
 from polopt_jax.masking import masked_mean
-from polopt_jax.objectives import negative_log_likelihood
+from polopt_jax.objectives import negative_log_likelihood, summed_log_ratio
 from polopt_jax.ranges import Positive, Rate
-from polopt_jax.reading import complete_pairs, read, read_log_prob
+from polopt_jax.reading import complete_pairs, read_log_prob
 from polopt_jax.texts._examples import Examples, places_of
 from polopt_jax.texts._learning import REFERENCE, Complete, Learning, Optimization, initialised, learner, of_seeds
 from polopt_jax.texts._members import Labels, ReferencePoint
@@ -67,9 +67,10 @@ def from_pairs(
     """Any objective over pairs of completions, of which one was preferred: offline, no reward and no critic.
 
     Examples are pairs of `language.pair_rows`, with `ref_log_prob` (`with_reference`). Of the held-out ones:
-    `held/loss`, `held/accuracy`, `held/margin` and whatever else the term reports; `held/ref_kl`, KL(π ‖ ref) in nats
-    per token at the tokens of the pairs; `held/chosen_moved` and `held/rejected_moved`, Σ log π/ref in nats of a
-    completion, of which the first falls below 0 where the preferred completions, too, become less likely.
+    `held/loss`, `held/accuracy`, `held/margin` and whatever else the term reports (of a sum, its part `preference`
+    under plain names); `held/ref_kl`, KL(π ‖ ref) in nats per token at the tokens of the pairs; `held/chosen_moved` and
+    `held/rejected_moved`, Σ log π/ref in nats of a completion, of which the first falls below 0 where the preferred
+    completions, too, become less likely.
 
     Args:
       term: of `PAIRED`, or one of your own over batches `[2, N, T]`.
@@ -83,9 +84,8 @@ def from_pairs(
 
 def _moved(outputs: Outputs, batch: Batch) -> Metrics:
     """How far the two rows of the pairs have moved, whatever the objective looks at."""
-    ratio = read_log_prob("from_pairs", outputs, batch) - read("from_pairs", batch, "ref_log_prob")
-    pairs = complete_pairs(batch)
-    chosen, rejected = (masked_mean(row.sum(-1), pairs) for row in ratio)
+    scores = summed_log_ratio("from_pairs", read_log_prob("from_pairs", outputs, batch), batch)
+    chosen, rejected = (masked_mean(row, complete_pairs(batch)) for row in scores)
     return {"chosen_moved": chosen, "rejected_moved": rejected}
 
 
@@ -143,7 +143,8 @@ def _fed(
         outputs = learning.network.apply(params, batch.obs)
         loss, metrics = term(outputs, batch)
         moved = action_kl(outputs, learning.network.apply(reference, batch.obs), batch)
-        seen = {**metrics, **also(outputs, batch), "loss": loss, "ref_kl": moved}
+        plain = {name.removeprefix("preference/"): x for name, x in metrics.items()}
+        seen = {**plain, **also(outputs, batch), "loss": loss, "ref_kl": moved}
         return {f"{HELD}{name}": x for name, x in seen.items()}
 
     evaluate, names = _looking(learning, held, look)

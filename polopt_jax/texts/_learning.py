@@ -20,6 +20,9 @@ from polopt_jax.types import Array, Batch, Metrics, Params, Term
 
 REFERENCE = "reference"
 """Where the parameters of the reference stand in `TrainState.collect_state`."""
+MONITORED = 4
+"""Examples of an update, about, on which KL(old ‖ new) and entropy are reported: of all of them it would cost two
+evaluations of the model more, where a step costs three or four."""
 
 
 @with_fields
@@ -52,7 +55,7 @@ Complete = Callable[[Params, Params, Any], Batch]
 
 def initialised(learning: Learning, term: Term, how: Optimization) -> Callable[[Array], TrainState]:
     """`key -> state`: fresh optimizer state, parameters at the start, and the same ones as reference."""
-    step = _step(learning, term, how, axis=0)
+    step = _step(learning, term, how, axis=0)  # whose state knows no axis
 
     def init(key: Array) -> TrainState:
         params_key, key = jax.random.split(key)
@@ -86,14 +89,9 @@ def _step(learning: Learning, term: Term, how: Optimization, *, axis: int) -> An
     step = make_step((objective(learning.network.apply, term), how.optimizer))
     if (how.epochs, how.minibatches) != (1, 1):
         step = repeated(step, how.epochs, how.minibatches, axis=axis)
-    return monitored(step, learning.network.apply, kl_old_new=action_kl)
+    return monitored(step, learning.network.apply, rows=MONITORED, axis=axis, kl_old_new=action_kl)
 
 
 def of_seeds(parts: list[Any]) -> Any:
     """A tree for each seed as one, leaves `[seeds, ...]`."""
     return jax.tree.map(lambda *xs: np.stack(xs), *parts)
-
-
-def first_seed(tree: Any) -> Any:
-    """The tree of the first seed, of one of all."""
-    return jax.tree.map(lambda x: x[0], tree)

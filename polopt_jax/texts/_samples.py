@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -73,14 +73,13 @@ def complete_prompts(
     stop = getattr(tokenizer, "eos_token_id", None)
 
     @jax.jit
-    def run(params: Params, reference: Params, key: Array) -> tuple[Array, Array, Array, Array]:
+    def run(params: Params, reference: Params, key: Array) -> tuple[Any, ...]:
         rollout = sample_groups(network, params, rows.tokens, key, length=length, group_size=samples, stop=stop)
         batch = to_batch(rollout)
         before = network.apply(reference, batch.obs).policy.log_prob(batch.action)
-        return batch.action, batch.mask, rollout.log_prob, before
+        return batch.action, batch.mask, batch.log_prob, before
 
     action, mask, log_prob, before = (np.asarray(x) for x in run(params, reference, key))
-    log_prob = np.moveaxis(log_prob, 0, -1)
 
     def completion(n: int, g: int) -> Completion:
         real = mask[n, g]

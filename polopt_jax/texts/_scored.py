@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from polopt_jax.divergences import trajectory_kl
 from polopt_jax.driver import Hosted, compiler_options, over_seeds
 from polopt_jax.episodes import to_batch
 from polopt_jax.fields import with_fields
-from polopt_jax.language import Tokenizer, TokenNetwork, Tokens, sample_groups
+from polopt_jax.language import Score, Tokenizer, TokenNetwork, Tokens, sample_groups
 from polopt_jax.ranges import Count, Positive, Rate
 from polopt_jax.texts._examples import Examples, places_of
 from polopt_jax.texts._fed import HELD
@@ -24,8 +24,7 @@ from polopt_jax.texts._learning import REFERENCE, Learning, Optimization, initia
 from polopt_jax.training import TrainState
 from polopt_jax.types import Array, Batch, Params, Rollout, Term, record
 
-Score: TypeAlias = Callable[[Sequence[str], Sequence[str]], np.ndarray]
-"""`(prompts, completions) -> rewards`, one for each; NaN for a completion that cannot be scored."""
+_NAMES = tuple(f"{HELD}{name}" for name in ("reward", "length", "ended", "ref_kl"))
 EVALUATION = 0x6576616C
 """The seed of every evaluation, so that what differs between two is the policy."""
 
@@ -41,6 +40,7 @@ class Answers(NamedTuple):
     tokenizer: Tokenizer
     """Whose `eos_token_id`, if it has one, ends an answer."""
     score: Score
+    """What they are worth, as `language.reward_workers` gives it."""
 
     @property
     def stop(self) -> int | None:
@@ -144,17 +144,13 @@ def _sampled(
     return sample_groups(network, params, prompts, key, length=answers.length, group_size=group_size, stop=answers.stop)
 
 
-_NAMES = tuple(f"{HELD}{name}" for name in ("reward", "length", "ended", "ref_kl"))
-
-
 def _scores(answers: Answers, prompts: Sequence[str], rollout: Rollout) -> np.ndarray:
     """What answers `[seeds, T, N, G]` are worth, `[seeds, N, G]` float32."""
     texts = answer_texts(rollout.action, rollout.mask, answers.tokenizer)
-    rewards = np.asarray(answers.score(prompts, texts), np.float32)
-    shape = (rollout.mask.shape[0], *rollout.mask.shape[2:])
+    rewards = answers.score(prompts, texts).reward
     if rewards.shape != (len(texts),):
         raise ValueError(f"a score must be one number for each of {len(texts)} answers; its shape is {rewards.shape}")
-    return np.where(np.isfinite(rewards), rewards, np.nan).reshape(shape)
+    return rewards.reshape(rollout.mask.shape[0], *rollout.mask.shape[2:])
 
 
 def answer_texts(action: Array, mask: Array, tokenizer: Tokenizer) -> list[str]:
