@@ -442,7 +442,7 @@ def test_completions_of_other_prompts_are_of_other_prompts():
     assert np.asarray(given.rows.action)[:, 2].tolist() == [ord(str(n)) for n in range(6)]
 
 
-def test_an_error_of_training_is_none_of_the_reward():
+def test_an_error_of_training_is_none_of_the_reward(place):
     class Plan:
         reward, reward_workers, reward_time_limit = "own_reward:length", 0, None
 
@@ -465,7 +465,7 @@ def test_a_reward_that_workers_cannot_import_is_told(place, capsys, monkeypatch)
     assert "--reward: only_here:f cannot be called in a worker process" in told.err
 
 
-def test_why_answers_could_not_be_scored_is_told_of_the_first_updates(capsys):
+def test_why_answers_could_not_be_scored_is_told_of_the_first_updates(place, capsys):
     class Plan:
         reward, reward_workers, reward_time_limit = "own_reward:beside", 0, None
 
