@@ -373,6 +373,20 @@ def test_what_is_wrong_is_told_before_anything_starts(name, place, capsys, monke
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["--prompt", "ab", "cd"],
+        ["--prompt", "ab", "--length", "4", "--prompt", "cd"],
+        ["--prompt=ab", "--prompt", "cd"],
+    ],
+)
+def test_several_prompts_are_all_completed(words, preferred, capsys):
+    """However they are given: the second time that a flag of a list is said does not undo the first."""
+    found = json.loads(said(capsys, "sample", preferred, *words, "--json").out)
+    assert [x["prompt"] for x in found["completions"]] == ["ab", "cd"]
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--num", "0"], "--num must be from 1"),

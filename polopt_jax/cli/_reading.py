@@ -1,6 +1,7 @@
 """A command line as the options of a type, and what is wrong with it in one line."""
 
 import contextlib
+import dataclasses
 import io
 import re
 import shutil
@@ -18,12 +19,35 @@ def read_words(kind: Any, command: str, words: list[str], description: str | Non
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complaint):
             options = tyro.conf.OmitArgPrefixes[kind]
-            return tyro.cli(options, prog=f"polopt {command}", args=words, description=description)
+            return tyro.cli(options, prog=f"polopt {command}", args=_together(kind, words), description=description)
     except SystemExit as exit_:
         if exit_.code:
             raise UsageError(f"{explain(complaint.getvalue())} (polopt {command} --help)") from None
         print(_wrapped(said.getvalue()))
         return None
+
+
+def _together(kind: Any, words: list[str]) -> list[str]:
+    """The same words, where a flag of a list that is given twice (--prompt A --prompt B) has all that it was given."""
+    marks = {f.name: getattr(f.type, "__metadata__", ()) for f in dataclasses.fields(kind)}
+    several = {
+        name for name, known in marks.items() if any(str(getattr(m, "metavar", "")).endswith("...") for m in known)
+    }
+    flags = {f"--{name.replace('_', '-')}" for name in several}
+    given: dict[str, list[str]] = {}
+    rest, taking = [], None
+    for word in (part for word in words for part in _parted(word, flags)):
+        if word.startswith("--") or word == "-h":
+            taking = given.setdefault(word, []) if word in flags else None
+        if word not in flags:
+            (rest if taking is None else taking).append(word)
+    return [*rest, *(word for flag, values in given.items() for word in (flag, *values))]
+
+
+def _parted(word: str, flags: set[str]) -> list[str]:
+    """--flag=value of one of these flags as two words, unless the value itself looks like a flag."""
+    flag, equals, value = word.partition("=")
+    return [flag, value] if equals and flag in flags and not value.startswith("-") else [word]
 
 
 def _wrapped(text: str) -> str:

@@ -86,7 +86,7 @@ class Sample:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The directory of a run of polopt train on texts."""
     prompt: Annotated[tuple[str, ...], shown("TEXT ...", "prompts of the run that were held out")] = ()
-    """What is to be completed."""
+    """What is to be completed; one or several."""
     num: Annotated[int, WHOLE, shown("N", "1")] = 1
     """Completions of each prompt."""
     length: Annotated[int | None, WHOLE, shown("N", "64, or what there is room for")] = None

@@ -60,7 +60,7 @@ def from_pairs(
     held: Examples | None,
     term: Term,
     *,
-    learning_rate: Rate = 1e-4,
+    learning_rate: Rate = 5e-5,
     max_grad_norm: Positive = 1.0,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Hosted:
@@ -96,7 +96,7 @@ def from_labels(
     term: Term,
     reference_point: ReferencePoint,
     *,
-    learning_rate: Rate = 1e-4,
+    learning_rate: Rate = 5e-5,
     max_grad_norm: Positive = 1.0,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Hosted:
