@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import shutil
 import textwrap
@@ -36,7 +37,7 @@ def _together(kind: Any, words: list[str]) -> list[str]:
     flags = {f"--{name.replace('_', '-')}" for name in several}
     given: dict[str, list[str]] = {}
     rest, taking = [], None
-    for word in (part for word in words for part in _parted(word, flags)):
+    for word in itertools.chain.from_iterable(_parted(each, flags) for each in words):
         if word.startswith("--") or word == "-h":
             taking = given.setdefault(word, []) if word in flags else None
         if word not in flags:
