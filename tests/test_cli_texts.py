@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from polopt_jax.cli import (
     _text_plan,
     _text_report,
     _text_rewards,
+    _text_runs,
     _text_train,
     main,
 )
@@ -222,6 +224,46 @@ def test_play_shows_completions_before_and_after(place, preferred, capsys):
     assert "before, greedy" in page
     assert "after, sampled 2" in page
     assert "of a run on texts completions are shown" in said(capsys, "play", preferred, "--max-steps", 3, code=2).err
+
+
+def test_what_is_shown_before_is_the_references_and_after_the_policys(preferred, monkeypatch):
+    """Log-ratios are those of the policy to the reference on both sides, whoever said it."""
+    drawn = []
+    monkeypatch.setattr(_text_completions.report, "contrasts_html", lambda shown, *, scale: drawn.append(shown) or "")
+    plan = _text_runs.plan_of(json.loads((preferred / "config.json").read_text()), preferred)
+    _text_completions.completions_shown(plan, preferred, ["p1:"])
+    policy, reference = po.load(preferred).params, _text_build.restored_reference(plan, preferred)
+    how = (["p1:"], language.ByteTokenizer(), jax.random.key(0))
+    network, length = language.greedy_network(po.load(preferred).network), 24 - 4 + 1
+    for title, params, other, sign in (
+        ("before, greedy", reference, policy, -1),
+        ("after, greedy", policy, reference, 1),
+    ):
+        (found,) = [contrast for contrast in drawn[0] if contrast.title == title]
+        ((computed,),) = texts.complete_prompts(network, params, other, *how, samples=1, length=length)
+        assert found.words == computed.pieces
+        np.testing.assert_allclose(found.log_ratio, sign * computed.log_ratio, rtol=1e-4, atol=1e-6)
+    assert [contrast.title for contrast in drawn[0]][1::2] == ["before, sampled 1", "after, greedy", "after, sampled 2"]
+
+
+def test_an_objective_that_divides_by_the_length_of_answers_is_told_it(place):
+    plan = SimpleNamespace(algorithm="grpo", objective="dr_grpo", hyperparameters={}, answer_length=8)
+    batch = po.Batch(obs=None, action=np.zeros((1, 3), int), mask=np.ones((1, 3), bool), advantage=np.ones((1, 3)),
+                     log_prob=np.log(0.5) * np.ones((1, 3)))  # fmt: skip
+    outputs = po.Outputs(policy=po.Categorical(logits=np.zeros((1, 3, 2))))
+    found, wanted = (term(outputs, batch)[0] for term in (_text_build._term(plan), po.dr_grpo(length=8)))
+    assert found == wanted != po.dr_grpo(length=1)(outputs, batch)[0]
+
+
+def test_a_folder_whose_files_are_named_otherwise_is_another(tmp_path):
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("x")
+        (tmp_path / name / other).write_text("y")
+    assert digest(tmp_path / "a") != digest(tmp_path / "b")
+    (tmp_path / "b" / "a").write_text("x")
+    (tmp_path / "b" / "b").write_text("y")
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
 
 
 def test_what_was_learnt_leaves_as_a_file_and_comes_back(preferred, capsys, tmp_path):
