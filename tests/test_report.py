@@ -284,3 +284,13 @@ def test_a_share_is_written_as_it_is_and_a_count_in_thousands():
     assert "600m" in as_count
     assert {"0.3", "0.6"} <= set(as_share)
     assert "600m" not in as_share
+
+
+def test_a_piece_is_orange_where_it_has_become_likelier_and_blue_where_less_the_deeper_the_more():
+    pieces = re.findall(
+        r"--color:(#\w+);--depth:(\d+)%\">(\w)<",
+        report.contrasts_html([report.Contrast("a", ["x", "y", "z"], [1.0, -2.0, 4.0], {})], scale=2.0),
+    )
+    reddish = {piece: int(color[1:3], 16) > int(color[5:7], 16) for color, _, piece in pieces}
+    assert reddish == {"x": True, "y": False, "z": True}
+    assert [int(depth) for _, depth, _ in pieces] == [38, 75, 75]
