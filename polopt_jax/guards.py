@@ -51,15 +51,26 @@ def clip_by_global_norm(max_norm: Nonnegative) -> optax.GradientTransformation:
 
 
 def all_finite(tree: Any) -> Array:
-    """`[]` bool: every float leaf of the tree is finite everywhere."""
-    leaves = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
-    return jnp.stack(leaves).all() if leaves else jnp.ones((), bool)
+    """`[]` bool: every float leaf of the tree is finite everywhere.
+
+    0·x is 0 for a number and NaN for what is none. Sums of it are a third of the price of conjunctions of truth values
+    on a CPU, where only the first are vectorized.
+    """
+    return _none_counted([x * 0 for x in _floats(tree)])
 
 
 def no_nan(tree: Any) -> Array:
     """`[]` bool: no float leaf of the tree holds a NaN."""
-    leaves = [~jnp.isnan(x).any() for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
-    return jnp.stack(leaves).all() if leaves else jnp.ones((), bool)
+    return _none_counted([jnp.isnan(x).astype(x.dtype) for x in _floats(tree)])
+
+
+def _floats(tree: Any) -> list[Array]:
+    return [x for x in map(jnp.asarray, jax.tree.leaves(tree)) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+def _none_counted(leaves: list[Array]) -> Array:
+    """Whether all leaves sum up to 0."""
+    return sum((jnp.sum(x, dtype=jnp.float32) for x in leaves), jnp.zeros(())) == 0
 
 
 def finite_at(tree: Any, shape: tuple[int, ...]) -> Array:

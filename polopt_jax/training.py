@@ -141,11 +141,12 @@ def _one_phase(objective: Objective, optimizer: optax.GradientTransformation) ->
         extra = dict(batch=batch, objective=objective, value=loss, grad=grads, value_fn=value_fn)
         updates, new_state = optimizer.update(grads, opt_state, params, **extra)
         new_params = optax.apply_updates(params, updates)
-        sound = all_finite((loss, grads, updates, new_params)) & no_nan(new_state)
+        norm = tree_norm(grads)  # finite where every gradient is; and parameters are no longer where an update is not
+        sound = jnp.isfinite(loss) & jnp.isfinite(norm) & all_finite(new_params) & no_nan(new_state)
         metrics = {
             **metrics,
             "loss": loss,
-            "grad_norm": tree_norm(grads),
+            "grad_norm": norm,
             "skipped": 1.0 - sound.astype(jnp.float32),
             **reported(new_state),
         }
