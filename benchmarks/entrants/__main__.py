@@ -1,0 +1,42 @@
+"""The process of one program: `python -m benchmarks.entrants MODULE OPTIONS`, with the options of its `build` in JSON.
+
+It is told in lines on its standard input to run another chunk, and answers each with a line of JSON; whatever the
+libraries print goes to the error stream.
+"""
+
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    name, options = sys.argv[1:]
+    module = importlib.import_module(f"benchmarks.entrants.{name}")
+    began = time.perf_counter()
+    built = module.build(**json.loads(options))
+    build_seconds = time.perf_counter() - began
+    first = _seconds(built.chunk)
+    told = {"build_seconds": build_seconds, "first_update_seconds": build_seconds + first / built.updates}
+    told |= {"decisions": built.decisions, "updates": built.updates, "differs": built.differs}
+    print(json.dumps(told), file=answers)
+    for _ in sys.stdin:
+        seconds = _seconds(built.chunk)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"seconds": seconds, "peak_mb": round(peak)}), file=answers)
+
+
+def _seconds(chunk: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    chunk()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""This library: `driver.prepare` of a recipe on the control task, as the command runs it."""
+
+import jax
+
+from benchmarks.entrants import HIDDEN, LEARNING_RATE, NUM_STEPS
+from benchmarks.entrants.built import Built
+from polopt_jax import algorithms, driver
+from polopt_jax.envs import Box, brax_env
+from polopt_jax.networks import mlp_actor_critic
+from polopt_jax.tasks import Task, control_task
+
+DIFFERS = (
+    "rows are shuffled, values not clipped, advantages standardised over the batch; KL and entropy of every update are "
+    "measured, and a step that is not finite is not taken"
+)
+
+
+def task_of(env: str, backend: str, num_envs: int) -> Task:
+    """The control task that every entrant learns."""
+    found = brax_env(env, backend=backend)
+    if not isinstance(found.action_space, Box):
+        raise TypeError("brax environments have real actions")
+    network = mlp_actor_critic(found.obs_shape, found.action_space, hidden=HIDDEN)
+    return control_task(found, network, num_envs=num_envs, num_steps=NUM_STEPS)
+
+
+def build(
+    *, env: str, backend: str, num_envs: int, updates: int, algorithm: str = "ppo", seeds: int = 1, **own: float
+) -> Built:
+    task = task_of(env, backend, num_envs)
+    own = {"learning_rate": LEARNING_RATE, **own} if algorithm == "ppo" else own
+    run = driver.prepare(getattr(algorithms, algorithm)(task, **own), driver.seed_keys(0, seeds), chunk_updates=updates)
+    held = {"state": run.state}
+
+    def chunk() -> None:
+        held["state"], metrics = run.advance(held["state"])
+        jax.block_until_ready(metrics)
+
+    return Built(chunk, seeds * updates * task.decisions, updates, DIFFERS)
