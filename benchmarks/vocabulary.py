@@ -1,4 +1,4 @@
-"""The head of a language model: loss and gradient by hand, with stored logits, with lazy ones.
+"""The head of a language model: loss and gradient by hand, with stored logits, with lazy ones, and lazily at once.
 
 python -m benchmarks.vocabulary [--rows 8] [--time 512] [--width 512] [--vocabulary 1024 8192 32768] [--repeats 5]
 
@@ -79,6 +79,7 @@ def figures(rows: int, time: int, width: int, vocabulary: int, repeats: int) -> 
         "plain": gradient(plain, po.grpo()),
         "stored": gradient(stored, po.grpo()),
         "lazy": gradient(lazy, po.grpo()),
+        "at_once": gradient(lazy, po.gradient_in_forward(po.grpo())),
     }
     arguments = (hidden, unembedding, batch)
     planned = {name: f.lower(*arguments).compile().memory_analysis() for name, f in variants.items()}

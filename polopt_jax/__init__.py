@@ -41,7 +41,7 @@ from polopt_jax.corrections import (
     standardize_advantage,
     truncated_importance_sampling,
 )
-from polopt_jax.distributions import Categorical, DiagGaussian, LazyCategorical, TanhGaussian
+from polopt_jax.distributions import Categorical, DiagGaussian, LazyCategorical, TanhGaussian, gradient_in_forward
 from polopt_jax.divergences import (
     KLPenalty,
     action_kl,
@@ -200,6 +200,7 @@ __all__ = [
     "fisher_operator",
     "gae",
     "gmpo",
+    "gradient_in_forward",
     "greedy",
     "greedy_centred",
     "group_centred",

@@ -66,8 +66,8 @@ OTHER_KINDS = {
     *("init_kl_penalty", "update_kl_penalty"),
     # what makes objectives of terms and objectives
     *("accumulate_gradients", "couples_rows", "objective"),
-    # a distribution whose leaves are not all per decision; test_lazy_categorical.py
-    "LazyCategorical",
+    # a distribution whose leaves are not all per decision, and what a term makes of it; test_lazy_categorical.py
+    *("LazyCategorical", "gradient_in_forward"),
     # outcomes: records
     *("Estimate", "ForkProfile", "Forecast", "GStatistic", "OutcomeReport", "Price", "Projection", "Shift"),
     "CellsOf",

@@ -227,3 +227,111 @@ def test_a_model_learns_through_it():
         for ours in leaves[1:]:
             np.testing.assert_allclose(ours, leaves[0], rtol=1e-5, atol=1e-6)
     assert float(jnp.abs(found[0]["head"] - params["head"]).max()) > 1e-3
+
+
+SEPARABLE = {
+    "reinforce": po.reinforce(),
+    "ppo": po.ppo(),
+    "grpo": po.grpo(beta=0.1),
+    "dapo": po.dapo(),
+    "cispo": po.cispo(),
+    "with a critic": po.weighted_sum(policy=(1.0, po.gradient_in_forward(po.ppo())), value=(0.5, po.value_loss())),
+}
+
+
+def sequences(key=0):
+    """Hidden states, an unembedding and a ragged batch of 15 decisions; the last chunk is not full."""
+    keys = jax.random.split(jax.random.key(key), 7)
+    hidden, unembedding = jax.random.normal(keys[0], (B, T, 4)), jnp.asarray(W)
+    typical = -jnp.log(float(A))
+    batch = po.Batch(
+        obs=None,
+        action=jax.random.randint(keys[1], (B, T), 0, A),
+        mask=jnp.asarray(ragged_mask((B, T), np.random.default_rng(key))),
+        advantage=jax.random.normal(keys[2], (B, T)),
+        log_prob=typical + 0.3 * jax.random.normal(keys[3], (B, T)),
+        ref_log_prob=typical + 0.3 * jax.random.normal(keys[4], (B, T)),
+        target=jax.random.normal(keys[5], (B, T)),
+    )
+    return hidden, unembedding, jax.random.normal(keys[6], (B, T)), batch
+
+
+def slopes(term, hidden, unembedding, value, batch):
+    def loss(hidden, unembedding, value):
+        policy = po.LazyCategorical(hidden=hidden, unembedding=unembedding)
+        return term(po.Outputs(policy=policy, value=value), batch)
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(hidden, unembedding, value)
+
+
+@pytest.mark.parametrize("label", SEPARABLE)
+@pytest.mark.usefixtures("x64")
+def test_a_gradient_in_the_forward_pass_is_the_gradient(label):
+    """Of hidden states, unembedding and values, beside that of the term itself on stored logits, in float64."""
+    arguments = cast(sequences(), jnp.float64)
+    assert not arguments[-1].mask.all()
+    plain = {**SEPARABLE, "with a critic": po.weighted_sum(policy=(1.0, po.ppo()), value=(0.5, po.value_loss()))}[label]
+
+    def stored(outputs, batch):
+        return plain(replace(outputs, policy=po.Categorical(logits=outputs.policy.logits)), batch)
+
+    at_once = SEPARABLE[label] if label == "with a critic" else po.gradient_in_forward(SEPARABLE[label])
+    (value, metrics), gradient = slopes(at_once, *arguments)
+    (expected, their_metrics), of_stored = slopes(stored, *arguments)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    assert metrics.keys() == their_metrics.keys()
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], their_metrics[name], rtol=1e-9, atol=1e-12, err_msg=name)
+    for ours, theirs in zip(gradient, of_stored, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-12)
+    assert np.abs(of_stored[1]).max() > 1e-3
+
+
+def test_it_has_the_scale_of_what_is_built_on_it():
+    arguments = sequences()
+    scaled = po.weighted_sum(policy=(3.0, po.gradient_in_forward(po.grpo())))
+    for ours, once in zip(slopes(scaled, *arguments)[1][:2], slopes(po.grpo(), *arguments)[1][:2], strict=True):
+        np.testing.assert_allclose(ours, 3 * once, atol=1e-5)
+
+
+@pytest.mark.parametrize("term", [po.gspo(), po.luspo()])
+def test_where_a_decision_has_a_say_in_anothers_slope_everything_is_nan(term):
+    arguments = sequences()
+    (value, _), gradient = slopes(po.gradient_in_forward(term), *arguments)
+    assert np.isnan(value)
+    assert np.isnan(gradient[0][arguments[-1].mask]).all()
+    assert np.isnan(gradient[1]).all()
+
+
+def test_what_stands_under_the_mask_says_nothing():
+    hidden, unembedding, value, batch = sequences()
+    poisoned = jnp.where(batch.mask[..., None], hidden, jnp.nan)
+    batch = replace(batch, action=jnp.where(batch.mask, batch.action, 10**6))
+    at_once = po.gradient_in_forward(po.grpo())
+    (loss, _), gradient = slopes(at_once, poisoned, unembedding, value, batch)
+    (expected, _), clean = slopes(at_once, hidden, unembedding, value, batch)
+    assert loss == expected
+    for ours, theirs in zip(gradient[:2], clean[:2], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert np.isfinite(gradient[1]).all()
+
+
+def test_an_action_that_is_none_is_not_silent():
+    hidden, unembedding, value, batch = sequences()
+    batch = replace(batch, action=jnp.where(batch.mask, A, 0))
+    (loss, _), _ = slopes(po.gradient_in_forward(po.grpo()), hidden, unembedding, value, batch)
+    assert np.isnan(loss)
+
+
+def test_a_term_that_reads_more_of_the_policy_is_refused():
+    with pytest.raises(ValueError, match="reads entropy of the policy"):
+        slopes(po.gradient_in_forward(po.entropy_bonus()), *sequences())
+
+
+def test_with_stored_logits_it_is_the_term_itself():
+    batch = sequences()[-1]
+    outputs = po.Outputs(policy=po.Categorical(logits=jnp.zeros((B, T, A))))
+    assert po.gradient_in_forward(po.grpo())(outputs, batch)[0] == po.grpo()(outputs, batch)[0]
+    policy = po.LazyCategorical(hidden=jnp.zeros((B, T + 1, 4)), unembedding=jnp.asarray(W))
+    with pytest.raises(ValueError, match="batch shape"):
+        po.gradient_in_forward(po.grpo())(po.Outputs(policy=policy), batch)

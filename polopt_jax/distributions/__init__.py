@@ -11,6 +11,7 @@ and `squash`, which they lack.
 
 from polopt_jax.distributions._categorical import Categorical
 from polopt_jax.distributions._gaussian import DiagGaussian, TanhGaussian
+from polopt_jax.distributions._gradient_in_forward import gradient_in_forward
 from polopt_jax.distributions._lazy_categorical import LazyCategorical
 
-__all__ = ["Categorical", "DiagGaussian", "LazyCategorical", "TanhGaussian"]
+__all__ = ["Categorical", "DiagGaussian", "LazyCategorical", "TanhGaussian", "gradient_in_forward"]

@@ -53,7 +53,7 @@ class LazyCategorical:
     @property
     def logits(self) -> Array:
         """All of them, `[..., V]`: for small vocabularies, and for what is not computed lazily."""
-        return self._head(self.hidden).logits
+        return self.head(self.hidden).logits
 
     def log_prob(self, action: Array) -> Array:
         """log π(action) `[...]` for integer ids `[...]`; raises as that of `Categorical`."""
@@ -93,7 +93,7 @@ class LazyCategorical:
         if other.batch_shape != self.batch_shape:
             raise ValueError(f"other must have batch shape {self.batch_shape}; it has {other.batch_shape}")
         if isinstance(other, LazyCategorical):
-            return self._chunked(lambda policy, hidden: policy.kl_divergence(other._head(hidden)), other.hidden)
+            return self._chunked(lambda policy, hidden: policy.kl_divergence(other.head(hidden)), other.hidden)
         return self._chunked(lambda policy, logits: policy.kl_divergence(Categorical(logits=logits)), other.logits)
 
     def where(self, mask: Array) -> LazyCategorical:
@@ -102,7 +102,7 @@ class LazyCategorical:
         hidden = jnp.where(mask[..., None], self.hidden, jnp.zeros_like(self.hidden))
         return LazyCategorical(hidden=hidden, unembedding=self.unembedding)
 
-    def _head(self, hidden: Array) -> Categorical:
+    def head(self, hidden: Array) -> Categorical:
         """Of some of the decisions, with their logits in at least float32, whatever the hidden states are in."""
         dtype = jnp.promote_types(jnp.result_type(hidden, self.unembedding), jnp.float32)
         logits = jnp.einsum("...d,dv->...v", hidden, self.unembedding, preferred_element_type=dtype)
@@ -111,23 +111,31 @@ class LazyCategorical:
     def _chunked(self, read: Callable[..., Array], *arrays: Array) -> Array:
         """`read(policy, *arrays)` of every decision, a chunk of them at a time; all have the leading shape `[...]`."""
         leading = self.batch_shape
-        size = math.prod(leading)
-        chunks = -(-size // CHUNK)
-        compute = lambda hidden, *rest: read(self._head(hidden), *rest)  # noqa: E731
-        if chunks <= 1:
+        compute = lambda hidden, *rest: read(self.head(hidden), *rest)  # noqa: E731
+        if math.prod(leading) <= CHUNK:
             return compute(self.hidden, *arrays)
-        width = -(-size // chunks)
-
-        def cut(x: Array) -> Array:
-            """`[..., *]` as `[chunks, width, *]`, of which chunk i has decisions i, i + chunks, ..."""
-            flat = x.reshape(size, *x.shape[len(leading) :])
-            padded = jnp.concatenate([flat, jnp.broadcast_to(flat[:1], (width * chunks - size, *flat.shape[1:]))])
-            return jnp.swapaxes(padded.reshape(width, chunks, *flat.shape[1:]), 0, 1)
 
         def body(_: None, chunk: Any) -> tuple[None, Array]:
             return None, compute(*chunk)
 
-        _, found = jax.lax.scan(
-            jax.checkpoint(body, prevent_cse=False), None, jax.tree.map(cut, (self.hidden, *arrays))
-        )
-        return jnp.swapaxes(found, 0, 1).reshape(width * chunks, *found.shape[2:])[:size].reshape(leading)
+        parts = jax.tree.map(lambda x: in_chunks(x, len(leading)), (self.hidden, *arrays))
+        _, found = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), None, parts)
+        return from_chunks(found, leading)
+
+
+def in_chunks(x: Array, num_leading: int) -> Array:
+    """`[..., *]`, of so many leading axes, as `[chunks, width, *]`: chunk i has decisions i, i + chunks, ...
+
+    The last ones may have the first decision again, in place of ones that are not there.
+    """
+    flat = x.reshape(-1, *x.shape[num_leading:])
+    chunks = -(-flat.shape[0] // CHUNK)
+    width = -(-flat.shape[0] // chunks)
+    missing = jnp.broadcast_to(flat[:1], (width * chunks - flat.shape[0], *flat.shape[1:]))
+    return jnp.swapaxes(jnp.concatenate([flat, missing]).reshape(width, chunks, *flat.shape[1:]), 0, 1)
+
+
+def from_chunks(x: Array, leading: tuple[int, ...]) -> Array:
+    """`[chunks, width, *]` as `[..., *]`: the inverse of `in_chunks`."""
+    flat = jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+    return flat[: math.prod(leading)].reshape(*leading, *x.shape[2:])

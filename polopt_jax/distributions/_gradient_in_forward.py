@@ -1,0 +1,136 @@
+"""`gradient_in_forward`: the gradient of a lazy head taken while its logits are there, for terms that allow it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+
+from polopt_jax.distributions._lazy_categorical import LazyCategorical, from_chunks, in_chunks
+from polopt_jax.types import Array, Batch, Metrics, Outputs, Term, record
+
+AGREEMENT = 1e-4
+"""How far a decision's slope may depend on the other decisions, over the largest slope, by rounding alone."""
+
+
+def gradient_in_forward(term: Term) -> Term:
+    """The same term, which takes the gradient of a `LazyCategorical` while its logits are there, not computed again.
+
+    A lazy head multiplies by its unembedding four times, once of which to have the logits again for the gradient.
+    Where a term is a sum over decisions, its slope at a decision is known as soon as that decision's log-probability
+    is, so that the logits of a chunk can be used up at once: three multiplications, and the memory is that of a lazy
+    head. For PPO, GRPO, DAPO, CISPO, REINFORCE and the other terms whose ratio is one decision's; for sequence ratios
+    (`gspo`) and margins (`dpo`) take the lazy head as it is.
+
+    With any other policy it is the term itself.
+
+    Args:
+      term: one that reads nothing of the policy but log π(action), and in which no decision's slope depends on another
+        decision's log-probability. Of the model's other outputs, such as the value, it may read what it likes.
+
+    Returns:
+      A term. Reads what the term reads. Metrics: the term's. Forward mode and second derivatives are not available
+      where the policy is lazy.
+
+    Raises (when it is traced) ValueError if the term reads anything else of the policy, say its entropy. That a slope
+    does depend on other decisions is seen when it runs: the loss and every gradient are then NaN, and no number that
+    is wrong.
+
+    Source: the idea is that of Liger's fused linear losses (Hsu et al. 2024, arXiv 2410.10989).
+
+    >>> import polopt_jax as po
+    >>> batch = po.Batch(obs=None, action=jnp.zeros((4, 2), int), mask=jnp.ones((4, 2), bool),
+    ...                  advantage=jnp.ones((4, 2)))
+    >>> policy = po.LazyCategorical(hidden=jnp.ones((4, 2, 3)), unembedding=jnp.zeros((3, 100)))
+    >>> loss, _ = po.gradient_in_forward(po.reinforce())(po.Outputs(policy=policy), batch)
+    >>> round(float(loss), 4)
+    4.6052
+    """
+
+    def known(log_prob: Array, others: Outputs, batch: Batch) -> tuple[Array, Metrics]:
+        return term(replace(others, policy=_Known(log_probs=log_prob)), batch)
+
+    @jax.custom_vjp
+    def at_once(policy: LazyCategorical, others: Outputs, batch: Batch) -> tuple[Array, Metrics]:
+        return term(replace(others, policy=policy), batch)
+
+    def forward(policy: LazyCategorical, others: Outputs, batch: Batch) -> tuple[tuple[Array, Metrics], Any]:
+        log_prob, slope, gradient = _used_up(policy, lambda x: jax.grad(lambda y: known(y, others, batch)[0])(x), batch)
+        result, (true_slope, of_others) = jax.value_and_grad(known, (0, 1), has_aux=True)(log_prob, others, batch)
+        apart = jnp.max(jnp.abs(slope - true_slope), initial=0) > AGREEMENT * jnp.max(jnp.abs(true_slope), initial=0)
+        poison = jnp.where(apart, jnp.nan, 0).astype(result[0].dtype)
+        gradient, of_others = jax.tree.map(lambda g: g + poison.astype(g.dtype), (gradient, of_others))
+        return (result[0] + poison, result[1]), (gradient, of_others)
+
+    def backward(gradients: Any, cotangent: tuple[Array, Metrics]) -> tuple[LazyCategorical, Outputs, None]:
+        policy, others = jax.tree.map(lambda g: (g * cotangent[0]).astype(g.dtype), gradients)
+        return policy, others, None
+
+    at_once.defvjp(forward, backward)
+
+    def fused(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
+        policy = outputs.policy
+        if not isinstance(policy, LazyCategorical) or batch.mask is None or policy.batch_shape != batch.mask.shape:
+            return term(outputs, batch)  # which says what is wrong, if something is
+        return at_once(policy.where(batch.mask), replace(outputs, policy=None), batch)
+
+    return fused
+
+
+def _used_up(policy: LazyCategorical, slope_at: Any, batch: Batch) -> tuple[Array, Array, LazyCategorical]:
+    """log π(action) and the term's slope at it, both `[...]`, and the gradient, a chunk of decisions at a time.
+
+    The slope of a chunk is taken where all other decisions have the log-probability of a uniform policy.
+    """
+    leading = policy.batch_shape
+    action = jnp.where(batch.mask, batch.action, 0)
+    places = in_chunks(jnp.arange(action.size).reshape(leading), len(leading))
+    real = action.size > jnp.arange(places.size).reshape(places.shape[::-1]).T
+    elsewhere = jnp.full(leading, -jnp.log(float(policy.num_actions)))
+
+    def chunk(total: Array, part: Any) -> tuple[Array, tuple[Array, Array, Array]]:
+        hidden, action, place, here = part
+        head = LazyCategorical(hidden=hidden, unembedding=policy.unembedding)
+        log_prob, pull = jax.vjp(lambda head: head.head(head.hidden).log_prob(action), head)
+        base = elsewhere.astype(log_prob.dtype).ravel()
+        at = base.at[jnp.where(here, place, base.size)].set(log_prob, mode="drop")
+        slope = jnp.where(here, slope_at(at.reshape(leading)).ravel()[place], 0)
+        (of_head,) = pull(slope)
+        return total + of_head.unembedding, (log_prob, slope, of_head.hidden)
+
+    parts = (*(in_chunks(x, len(leading)) for x in (policy.hidden, action)), places, real)
+    total, found = jax.lax.scan(chunk, jnp.zeros_like(policy.unembedding), parts)
+    log_prob, slope, of_hidden = (from_chunks(x, leading) for x in found)
+    return log_prob, slope, LazyCategorical(hidden=of_hidden, unembedding=total)
+
+
+@record
+class _Known:
+    """A policy of which nothing is known but log π(action), `[...]`."""
+
+    log_probs: Array
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return self.log_probs.shape
+
+    def masked_log_prob(self, action: Array, mask: Array) -> Array:
+        del action
+        return jnp.where(mask, self.log_probs, 0)
+
+    def log_prob(self, action: Array) -> Array:
+        del action
+        return self.log_probs
+
+    def where(self, mask: Array) -> _Known:
+        return _Known(log_probs=jnp.where(mask, self.log_probs, 0))
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ValueError(
+            f"gradient_in_forward: the term reads {name} of the policy, and may read log π(action) alone. Add up the "
+            "others beside it, with weighted_sum"
+        )
