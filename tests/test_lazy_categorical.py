@@ -335,3 +335,6 @@ def test_with_stored_logits_it_is_the_term_itself():
     policy = po.LazyCategorical(hidden=jnp.zeros((B, T + 1, 4)), unembedding=jnp.asarray(W))
     with pytest.raises(ValueError, match="batch shape"):
         po.gradient_in_forward(po.grpo())(po.Outputs(policy=policy), batch)
+    policy = po.LazyCategorical(hidden=jnp.zeros((B, T, 4)), unembedding=jnp.asarray(W))
+    with pytest.raises(ValueError, match="needs batch.action"):
+        po.gradient_in_forward(po.grpo())(po.Outputs(policy=policy), replace(batch, action=None))

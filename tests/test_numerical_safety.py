@@ -662,3 +662,21 @@ def test_the_kl_of_nearly_equal_policies_keeps_its_digits(step):
     truth = (np.exp(log_p) * (log_p - log_q)).sum()
     old, new = (po.Categorical(logits=jnp.asarray(x, jnp.float32)[None]) for x in (logits, other))
     np.testing.assert_allclose(float(old.kl_divergence(new)[0]), truth, rtol=1e-5 / step)
+
+
+def test_a_gradient_that_is_not_finite_is_seen_though_the_optimizer_hides_it():
+    """The sign of an infinite slope is 1: a finite loss, finite updates, finite parameters."""
+    step = po.make_step((lambda params, batch: (jnp.sqrt(params).sum(), {}), optax.sign_sgd(0.1)))
+    params = jnp.array([0.0, 1.0])
+    after, _, metrics = jax.jit(step.update)(params, step.init(params), None, None)
+    assert metrics["skipped"] == 1
+    np.testing.assert_array_equal(after, params)
+
+
+@pytest.mark.parametrize("rate", [INF, math.nan, 3e38])
+def test_updates_that_are_not_finite_or_overflow_are_seen_though_loss_and_gradient_are_sound(rate):
+    step = po.make_step((lambda params, batch: (-params.sum(), {}), optax.sgd(rate)))
+    params = jnp.array([3e38, 1.0])
+    after, _, metrics = jax.jit(step.update)(params, step.init(params), None, None)
+    assert metrics["skipped"] == 1
+    np.testing.assert_array_equal(after, params)

@@ -72,7 +72,8 @@ def gradient_in_forward(term: Term) -> Term:
 
     def fused(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
         policy = outputs.policy
-        if not isinstance(policy, LazyCategorical) or batch.mask is None or policy.batch_shape != batch.mask.shape:
+        shapes = [getattr(x, "shape", None) for x in (batch.mask, batch.action)]
+        if not isinstance(policy, LazyCategorical) or shapes != 2 * [policy.batch_shape]:
             return term(outputs, batch)  # which says what is wrong, if something is
         return at_once(policy.where(batch.mask), replace(outputs, policy=None), batch)
 
@@ -85,22 +86,21 @@ def _used_up(policy: LazyCategorical, slope_at: Any, batch: Batch) -> tuple[Arra
     The slope of a chunk is taken where all other decisions have the log-probability of a uniform policy.
     """
     leading = policy.batch_shape
-    action = jnp.where(batch.mask, batch.action, 0)
-    places = in_chunks(jnp.arange(action.size).reshape(leading), len(leading))
-    real = action.size > jnp.arange(places.size).reshape(places.shape[::-1]).T
+    size = batch.mask.size
+    places = in_chunks(jnp.arange(size).reshape(leading), len(leading))
+    real = size > jnp.arange(places.size).reshape(places.shape[::-1]).T
     elsewhere = jnp.full(leading, -jnp.log(float(policy.num_actions)))
 
     def chunk(total: Array, part: Any) -> tuple[Array, tuple[Array, Array, Array]]:
         hidden, action, place, here = part
         head = LazyCategorical(hidden=hidden, unembedding=policy.unembedding)
         log_prob, pull = jax.vjp(lambda head: head.head(head.hidden).log_prob(action), head)
-        base = elsewhere.astype(log_prob.dtype).ravel()
-        at = base.at[jnp.where(here, place, base.size)].set(log_prob, mode="drop")
+        at = elsewhere.astype(log_prob.dtype).ravel().at[place].set(log_prob)
         slope = jnp.where(here, slope_at(at.reshape(leading)).ravel()[place], 0)
         (of_head,) = pull(slope)
         return total + of_head.unembedding, (log_prob, slope, of_head.hidden)
 
-    parts = (*(in_chunks(x, len(leading)) for x in (policy.hidden, action)), places, real)
+    parts = (*(in_chunks(x, len(leading)) for x in (policy.hidden, batch.action)), places, real)
     total, found = jax.lax.scan(chunk, jnp.zeros_like(policy.unembedding), parts)
     log_prob, slope, of_hidden = (from_chunks(x, leading) for x in found)
     return log_prob, slope, LazyCategorical(hidden=of_hidden, unembedding=total)
