@@ -101,6 +101,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if "purejaxrl" in arguments.beside and arguments.purejaxrl is None:
         parser.error("--beside purejaxrl needs --purejaxrl DIRECTORY, the folder of that name in its repository")
+    if arguments.beside and arguments.algorithm != "ppo":
+        parser.error(f"--beside: what stands there is PPO, and --algorithm is {arguments.algorithm}")
     found = {}
     for num_envs in arguments.num_envs:
         print(f"{num_envs} environments ...", flush=True)
@@ -109,7 +111,8 @@ def main() -> None:
     seeds = f"-{arguments.seeds}-seeds" if arguments.seeds > 1 else ""
     what = {name: getattr(arguments, name) for name in ("env", "backend", "algorithm", "seeds")}
     note = {"note": "rates are of a shared machine; ratios are of the same round, with quartiles over n rounds"}
-    save(f"training-{arguments.algorithm}-{arguments.env}{seeds}", {**what, **note, "environments": found})
+    sizes = "-".join(map(str, arguments.num_envs))
+    save(f"training-{arguments.algorithm}-{arguments.env}-{sizes}{seeds}", {**what, **note, "environments": found})
 
 
 if __name__ == "__main__":

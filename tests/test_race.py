@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from benchmarks import training
-from benchmarks.entrants import NUM_STEPS
+from benchmarks import entrants, training
+from benchmarks.entrants import NUM_STEPS, ours
 from benchmarks.entrants.race import Program, Timed, race, ratio
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -24,8 +24,8 @@ def asked(**own):
 
 
 def test_programs_of_other_processes_do_what_they_are_told_in_turns():
-    environment, _, ours = training.programs(asked(), 8)
-    small = [p._replace(options={**p.options, "updates": 2}) for p in (environment, ours)]
+    environment, _, learner = training.programs(asked(), 8)
+    small = [p._replace(options={**p.options, "updates": 2}) for p in (environment, learner)]
     found = race(small, repeats=3)
     assert list(found) == ["environment", "ours"]
     for one in found.values():
@@ -86,9 +86,29 @@ def test_ours_is_set_beside_each_of_the_others():
     assert table.row_count == 3
 
 
-def test_a_peer_without_its_source_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["training", "--beside", "purejaxrl"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--purejaxrl DIRECTORY"),
+        (["--purejaxrl", "folder", "--algorithm", "trpo"], "what stands there is PPO, and --algorithm is trpo"),
+    ],
+)
+def test_a_peer_that_cannot_be_beside_is_refused(words, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["training", "--beside", "purejaxrl", *words])
     with pytest.raises(SystemExit) as exit_:
         training.main()
     assert exit_.value.code == 2
-    assert "--purejaxrl DIRECTORY" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+def test_ours_learns_with_the_settings_of_everybody(monkeypatch):
+    """Said one by one, so that other defaults of the recipe change no comparison."""
+    given = {}
+    monkeypatch.setattr(ours.algorithms, "ppo", lambda task, **own: given.update(own))
+    ours.recipe_of(None, "ppo")
+    elsewhere = {"NUM_STEPS", "HIDDEN", "EPISODE_LENGTH"}  # of the task
+    settings = {name: x for name, x in vars(entrants).items() if name.isupper() and name not in elsewhere}
+    named = {"CLIP": "clip_eps", "LAMBDA": "lambda_"}
+    assert given == {named.get(name, name.lower()): x for name, x in settings.items()}
+    task = ours.task_of("inverted_pendulum", "spring", 8)
+    assert task.decisions == 8 * entrants.NUM_STEPS

@@ -1,6 +1,6 @@
 """Programs that train, each in a process of its own, so that peers keep their own environments: `__main__` says how.
 
-Every one of them learns with the same settings (`SETTINGS`), as far as it can; what still differs it says itself.
+Every one of them learns with the settings below, as far as it can; what still differs it says itself.
 """
 
 from typing import Final

@@ -5,13 +5,12 @@ from typing import Any
 import jax
 
 from benchmarks.entrants.built import Built
-from benchmarks.entrants.ours import task_of
-from polopt_jax import algorithms
+from benchmarks.entrants.ours import recipe_of, task_of
 
 
 def build(*, env: str, backend: str, num_envs: int, updates: int, algorithm: str) -> Built:
     task = task_of(env, backend, num_envs)
-    recipe = getattr(algorithms, algorithm)(task)
+    recipe = recipe_of(task, algorithm)
     state = jax.jit(recipe.init)(jax.random.key(0))
 
     def many(params: Any, collect_state: Any, key: jax.Array) -> Any:

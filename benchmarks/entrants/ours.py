@@ -2,9 +2,22 @@
 
 import jax
 
-from benchmarks.entrants import HIDDEN, LEARNING_RATE, NUM_STEPS
+from benchmarks.entrants import (
+    CLIP,
+    EPISODE_LENGTH,
+    GAMMA,
+    HIDDEN,
+    LAMBDA,
+    LEARNING_RATE,
+    MAX_GRAD_NORM,
+    NUM_EPOCHS,
+    NUM_MINIBATCHES,
+    NUM_STEPS,
+    VALUE_WEIGHT,
+)
 from benchmarks.entrants.built import Built
 from polopt_jax import algorithms, driver
+from polopt_jax.algorithms import Algorithm
 from polopt_jax.envs import Box, brax_env
 from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.tasks import Task, control_task
@@ -17,19 +30,33 @@ DIFFERS = (
 
 def task_of(env: str, backend: str, num_envs: int) -> Task:
     """The control task that every entrant learns."""
-    found = brax_env(env, backend=backend)
+    found = brax_env(env, backend=backend, episode_length=EPISODE_LENGTH)
     if not isinstance(found.action_space, Box):
         raise TypeError("brax environments have real actions")
     network = mlp_actor_critic(found.obs_shape, found.action_space, hidden=HIDDEN)
     return control_task(found, network, num_envs=num_envs, num_steps=NUM_STEPS)
 
 
-def build(
-    *, env: str, backend: str, num_envs: int, updates: int, algorithm: str = "ppo", seeds: int = 1, **own: float
-) -> Built:
+def recipe_of(task: Task, algorithm: str) -> Algorithm:
+    """A recipe, of which PPO has the settings of everybody here; the others have their own defaults."""
+    if algorithm != "ppo":
+        return getattr(algorithms, algorithm)(task)
+    return algorithms.ppo(
+        task,
+        learning_rate=LEARNING_RATE,
+        clip_eps=CLIP,
+        num_epochs=NUM_EPOCHS,
+        num_minibatches=NUM_MINIBATCHES,
+        gamma=GAMMA,
+        lambda_=LAMBDA,
+        value_weight=VALUE_WEIGHT,
+        max_grad_norm=MAX_GRAD_NORM,
+    )
+
+
+def build(*, env: str, backend: str, num_envs: int, updates: int, algorithm: str = "ppo", seeds: int = 1) -> Built:
     task = task_of(env, backend, num_envs)
-    own = {"learning_rate": LEARNING_RATE, **own} if algorithm == "ppo" else own
-    run = driver.prepare(getattr(algorithms, algorithm)(task, **own), driver.seed_keys(0, seeds), chunk_updates=updates)
+    run = driver.prepare(recipe_of(task, algorithm), driver.seed_keys(0, seeds), chunk_updates=updates)
     held = {"state": run.state}
 
     def chunk() -> None:

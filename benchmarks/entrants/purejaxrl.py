@@ -34,19 +34,10 @@ WIDE = 256
 """The width that is written into its network."""
 
 
-def build(
-    *,
-    env: str,
-    backend: str,
-    num_envs: int,
-    updates: int,
-    source: str,
-    seeds: int = 1,
-    learning_rate: float = LEARNING_RATE,
-) -> Built:
+def build(*, env: str, backend: str, num_envs: int, updates: int, source: str, seeds: int = 1) -> Built:
     module = _imported(source, backend)
     settings = {
-        "LR": learning_rate,
+        "LR": LEARNING_RATE,
         "NUM_ENVS": num_envs,
         "NUM_STEPS": NUM_STEPS,
         "TOTAL_TIMESTEPS": updates * NUM_STEPS * num_envs,

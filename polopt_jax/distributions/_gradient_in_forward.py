@@ -94,7 +94,7 @@ def _used_up(policy: LazyCategorical, slope_at: Any, batch: Batch) -> tuple[Arra
     def chunk(total: Array, part: Any) -> tuple[Array, tuple[Array, Array, Array]]:
         hidden, action, place, here = part
         head = LazyCategorical(hidden=hidden, unembedding=policy.unembedding)
-        log_prob, pull = jax.vjp(lambda head: head.head(head.hidden).log_prob(action), head)
+        log_prob, pull = jax.vjp(lambda x: x.head(x.hidden).log_prob(action), head)
         at = elsewhere.astype(log_prob.dtype).ravel().at[place].set(log_prob)
         slope = jnp.where(here, slope_at(at.reshape(leading)).ravel()[place], 0)
         (of_head,) = pull(slope)
