@@ -13,8 +13,8 @@ import pytest
 from polopt_jax import suite
 from polopt_jax.cli import _outcomes_page as page
 from polopt_jax.cli import main
-from polopt_jax.cli._options import Outcomes
 from polopt_jax.cli._outcomes import _judged, plan
+from polopt_jax.cli._piece_options import Outcomes
 
 
 @pytest.fixture(scope="module")

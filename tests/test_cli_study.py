@@ -10,7 +10,7 @@ from study_figures import figures, world
 from polopt_jax import study
 from polopt_jax.cli import _study_page as page
 from polopt_jax.cli import main
-from polopt_jax.cli._options import Study
+from polopt_jax.cli._piece_options import Study
 from polopt_jax.cli._study import plan
 from polopt_jax.study import _analysis, _predictors
 

@@ -1,14 +1,16 @@
-"""Programs that are timed in turns: what is counted, what fails, what a table says of whom. No test is of a time."""
+"""Programs that are timed in turns: what is counted, what fails, who stands beside whom. No test is of a time."""
 
-import argparse
 import statistics
 import sys
 
+import numpy as np
 import pytest
 
-from benchmarks import entrants, training
+from benchmarks import entrants
 from benchmarks.entrants import NUM_STEPS, ours
-from benchmarks.entrants.race import Program, Timed, race, ratio
+from benchmarks.entrants.built import returns
+from benchmarks.entrants.race import Program, Timed, race
+from benchmarks.parts import Goal, Peers, Wanted, training
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -18,14 +20,14 @@ def timed(seconds, decisions=100, **told):
     return Timed(list(seconds), {"decisions": decisions, **shared, **told})
 
 
-def asked(**own):
-    known = {"env": "inverted_pendulum", "backend": "spring", "algorithm": "ppo", "seeds": 1}
-    return argparse.Namespace(**{**known, "beside": [], "peers_python": "python", "purejaxrl": "folder", **own})
+def wanted(**own):
+    return Wanted(Peers(python="python", **own))
 
 
 def test_programs_of_other_processes_do_what_they_are_told_in_turns():
-    environment, _, learner = training.programs(asked(), 8)
+    environment, _, learner = training.programs(Wanted(), "inverted_pendulum", 8, "ppo")
     small = [p._replace(options={**p.options, "updates": 2}) for p in (environment, learner)]
+    small[1].options["slices"] = 1
     found = race(small, repeats=3)
     assert list(found) == ["environment", "ours"]
     for one in found.values():
@@ -33,9 +35,12 @@ def test_programs_of_other_processes_do_what_they_are_told_in_turns():
         assert len(one.seconds) == 3
         assert all(x > 0 for x in one.seconds)
         assert one.told["first_update_seconds"] > one.told["build_seconds"] > 0
+        assert one.told["first_seconds"] > 0
         assert one.told["peak_mb"] > 50
         assert one.rate == one.told["decisions"] / statistics.median(one.seconds)
-    assert "rows are shuffled" in found["ours"].told["differs"]
+    assert "values not clipped" in found["ours"].told["differs"]
+    assert np.shape(found["ours"].told["return_sum"]) == (1, 1)
+    assert "return_sum" not in found["environment"].told
 
 
 def test_a_program_that_fails_is_named_with_its_last_words():
@@ -44,61 +49,59 @@ def test_a_program_that_fails_is_named_with_its_last_words():
         race([Program("mine", "environment", options)], repeats=1)
 
 
-def test_a_ratio_is_of_rates_round_by_round():
-    """Twice the decisions in the same time is twice as fast; quartiles by hand."""
-    one, other = timed([1, 2, 4, 4], decisions=200), timed([1, 1, 1, 2], decisions=100)
-    found = ratio(one, other)  # 2, 1, 1/2, 1
-    assert found.median == 1
-    assert (found.low, found.high) == tuple(statistics.quantiles([2, 1, 0.5, 1], n=4)[::2])
-    assert found.rounds == 4
-    assert ratio(timed([2]), timed([1]))[:3] == (0.5, 0.5, 0.5)
+def test_returns_are_summed_by_slices_and_the_last_takes_what_is_left():
+    found = returns([[1, 2, 3, 4, 5]], [[1, 0, 1, 0, 2]], 2)
+    assert found == {"return_sum": [[3.0, 12.0]], "finished": [[1.0, 3.0]]}
 
 
-def test_everybody_works_on_as_many_environments():
+def test_everybody_works_on_as_many_environments(monkeypatch):
     """The environment alone and rollouts alone have no seeds, so they have all their rows."""
-    found = training.programs(asked(seeds=4, beside=["purejaxrl"]), 16)
+    monkeypatch.setattr(Peers, "has", lambda self, name: True)
+    found = training.programs(wanted(purejaxrl="folder"), "inverted_pendulum", 16, "ppo", seeds=4)
     rows = {p.name: p.options["num_envs"] * p.options.get("seeds", 1) for p in found}
-    assert rows == dict.fromkeys(("environment", "collecting", "ours", "purejaxrl"), 64)
+    assert rows == dict.fromkeys(("environment", "collecting", "ours", "purejaxrl", "rejax"), 64)
     assert len({p.options["updates"] for p in found}) == 1
-    assert {p.name: p.python for p in found} == {
-        "environment": sys.executable, "collecting": sys.executable, "ours": sys.executable, "purejaxrl": "python",
-    }  # fmt: skip
-    assert found[-1].options["source"] == "folder"
+    own = dict.fromkeys(("environment", "collecting", "ours"), sys.executable)
+    assert {p.name: p.python for p in found} == {**own, "purejaxrl": "python", "rejax": "python"}
+    assert {p.name: p.options.get("source") for p in found if "source" in p.options} == {"purejaxrl": "folder"}
     decisions = found[0].options["updates"] * NUM_STEPS * 64
     assert decisions == pytest.approx(training.DECISIONS["inverted_pendulum"], rel=0.01)
+    quick = training.programs(wanted()._replace(quick=True), "inverted_pendulum", 16, "ppo")
+    assert {p.options["updates"] for p in quick} == {2}
+
+
+def test_ppo_alone_stands_beside_peers_whose_algorithm_it_is(monkeypatch):
+    monkeypatch.setattr(Peers, "has", lambda self, name: True)
+    found = training.programs(wanted(), "inverted_pendulum", 16, "trpo")
+    assert [p.name for p in found] == ["environment", "collecting", "ours"]
+    assert found[2].options["algorithm"] == "trpo"
 
 
 def test_ours_is_set_beside_each_of_the_others():
-    found = training.figures(
+    found = training.rows_of(
+        "PPO, inverted_pendulum",
+        "inverted_pendulum",
+        1024,
         {
             "environment": timed([1, 1, 1], first_update_seconds=1.0),
+            "collecting": timed([1, 2, 2]),
             "ours": timed([2, 2, 4], first_update_seconds=3.0),
             "purejaxrl": timed([4, 4, 4], first_update_seconds=6.0),
-        }
+        },
     )
-    assert found["ours"]["over_environment"]["median"] == 0.5
-    assert found["purejaxrl"]["ours_over_it"]["median"] == 2
-    assert found["purejaxrl"]["our_first_update_over_its"] == 0.5
-    assert found["ours"]["decisions_per_second_median"] == 50
-    assert [("ours_over_it" in row) for row in found.values()] == [False, False, True]
-    table = training.drawn({"64": found})
-    assert [column.header for column in table.columns][-2:] == ["ours over it", "first update"]
-    assert table.row_count == 3
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "--purejaxrl DIRECTORY"),
-        (["--purejaxrl", "folder", "--algorithm", "trpo"], "what stands there is PPO, and --algorithm is trpo"),
-    ],
-)
-def test_a_peer_that_cannot_be_beside_is_refused(words, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["training", "--beside", "purejaxrl", *words])
-    with pytest.raises(SystemExit) as exit_:
-        training.main()
-    assert exit_.value.code == 2
-    assert message in capsys.readouterr().err
+    by = {(row.what, row.beside): row for row in found}
+    share = by["PPO, inverted_pendulum", "the environment alone"]
+    assert (share.ratio, share.ours, share.theirs, share.rounds) == (0.5, 50, 100, 3)
+    assert share.goal == Goal("at least", 0.6)
+    assert not share.goal.met(share.ratio)
+    assert by["rollouts, inverted_pendulum", "the environment alone"].ratio == 0.5
+    peer = by["PPO, inverted_pendulum", "PureJaxRL"]
+    assert (peer.ratio, peer.size, peer.unit) == (2, 1024, "decisions/s")
+    assert peer.goal.met(peer.ratio)
+    assert peer.note == "ours: nothing; theirs: nothing"
+    first = by["PPO, inverted_pendulum: to the first update", "PureJaxRL"]
+    assert (first.ours, first.theirs, first.ratio, first.unit) == (3.0, 6.0, 0.5, "s")
+    assert len(found) == 4
 
 
 def test_ours_learns_with_the_settings_of_everybody(monkeypatch):

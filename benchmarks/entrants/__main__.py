@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -22,20 +22,21 @@ def main() -> None:
     began = time.perf_counter()
     built = module.build(**json.loads(options))
     build_seconds = time.perf_counter() - began
-    first = _seconds(built.chunk)
-    told = {"build_seconds": build_seconds, "first_update_seconds": build_seconds + first / built.updates}
+    first, said = _timed(built.chunk)
+    told = {**said, "first_seconds": first, "build_seconds": build_seconds}
+    told |= {"first_update_seconds": build_seconds + first / built.updates}
     told |= {"decisions": built.decisions, "updates": built.updates, "differs": built.differs}
     print(json.dumps(told), file=answers)
     for _ in sys.stdin:
-        seconds = _seconds(built.chunk)
+        seconds, said = _timed(built.chunk)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "peak_mb": round(peak)}), file=answers)
+        print(json.dumps({**said, "seconds": seconds, "peak_mb": round(peak)}), file=answers)
 
 
-def _seconds(chunk: Callable[[], Any]) -> float:
+def _timed(chunk: Callable[[], Any]) -> tuple[float, Mapping[str, Any]]:
     began = time.perf_counter()
-    chunk()
-    return time.perf_counter() - began
+    said = chunk()
+    return time.perf_counter() - began, said or {}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """This library: `driver.prepare` of a recipe on the control task, as the command runs it."""
 
+from typing import Any
+
 import jax
 
 from benchmarks.entrants import (
@@ -15,7 +17,7 @@ from benchmarks.entrants import (
     NUM_STEPS,
     VALUE_WEIGHT,
 )
-from benchmarks.entrants.built import Built
+from benchmarks.entrants.built import Built, returns
 from polopt_jax import algorithms, driver
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.envs import Box, brax_env
@@ -54,13 +56,17 @@ def recipe_of(task: Task, algorithm: str) -> Algorithm:
     )
 
 
-def build(*, env: str, backend: str, num_envs: int, updates: int, algorithm: str = "ppo", seeds: int = 1) -> Built:
+def build(
+    *, env: str, backend: str, num_envs: int, updates: int, algorithm: str = "ppo", seeds: int = 1, slices: int = 0
+) -> Built:
     task = task_of(env, backend, num_envs)
     run = driver.prepare(recipe_of(task, algorithm), driver.seed_keys(0, seeds), chunk_updates=updates)
     held = {"state": run.state}
 
-    def chunk() -> None:
-        held["state"], metrics = run.advance(held["state"])
-        jax.block_until_ready(metrics)
+    def chunk() -> dict[str, Any] | None:
+        held["state"], metrics = jax.block_until_ready(run.advance(held["state"]))
+        if slices:
+            return returns(metrics["episode/return_sum"], metrics["episode/finished"], slices)
+        return None
 
     return Built(chunk, seeds * updates * task.decisions, updates, DIFFERS)

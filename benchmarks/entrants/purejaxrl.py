@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from benchmarks.entrants import (
     CLIP,
@@ -24,7 +25,7 @@ from benchmarks.entrants import (
     NUM_STEPS,
     VALUE_WEIGHT,
 )
-from benchmarks.entrants.built import Built
+from benchmarks.entrants.built import Built, returns
 
 DIFFERS = (
     "decisions are shuffled, values clipped, advantages standardised per minibatch; no entropy or KL is measured; "
@@ -34,7 +35,9 @@ WIDE = 256
 """The width that is written into its network."""
 
 
-def build(*, env: str, backend: str, num_envs: int, updates: int, source: str, seeds: int = 1) -> Built:
+def build(
+    *, env: str, backend: str, num_envs: int, updates: int, source: str, seeds: int = 1, slices: int = 0
+) -> Built:
     module = _imported(source, backend)
     settings = {
         "LR": LEARNING_RATE,
@@ -60,8 +63,13 @@ def build(*, env: str, backend: str, num_envs: int, updates: int, source: str, s
     over = jax.vmap(train) if seeds > 1 else lambda keys: train(keys[0])
     compiled = jax.jit(over).lower(keys).compile()
 
-    def chunk() -> Any:
-        return jax.block_until_ready(compiled(keys))
+    def chunk() -> dict[str, Any] | None:
+        seen = jax.block_until_ready(compiled(keys))["metrics"]
+        if not slices:
+            return None
+        ended = seen["returned_episode"]
+        of_updates = lambda x: np.asarray(x.sum((-2, -1))).reshape(seeds, updates)  # noqa: E731
+        return returns(of_updates(seen["returned_episode_returns"] * ended), of_updates(ended), slices)
 
     return Built(chunk, seeds * updates * NUM_STEPS * num_envs, updates, DIFFERS)
 

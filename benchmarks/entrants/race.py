@@ -40,25 +40,6 @@ class Timed(NamedTuple):
         return self.told["decisions"] / statistics.median(self.seconds)
 
 
-class Ratio(NamedTuple):
-    """Of two programs' rates: the median over rounds, the quartiles, and how many rounds there were."""
-
-    median: float
-    low: float
-    high: float
-    rounds: int
-
-
-def ratio(one: Timed, other: Timed) -> Ratio:
-    """How many times as fast one is as the other, round by round."""
-    found = [
-        (b / other.told["decisions"]) / (a / one.told["decisions"])
-        for a, b in zip(one.seconds, other.seconds, strict=True)
-    ]
-    low, _, high = statistics.quantiles(found, n=4) if len(found) > 1 else found * 3
-    return Ratio(statistics.median(found), low, high, len(found))
-
-
 def race(programs: Sequence[Program], *, repeats: int) -> dict[str, Timed]:
     """Builds the programs one after the other, and then runs a chunk of each in each of `repeats` rounds.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from polopt_jax import __version__, runs
 from polopt_jax.checkpoint import CheckpointError
 from polopt_jax.cli import _recipes
+from polopt_jax.cli._bench import bench
 from polopt_jax.cli._cache import SWITCH, use_cache
 from polopt_jax.cli._compare import compare
 from polopt_jax.cli._config import compared, options_of, read_options
@@ -17,8 +18,9 @@ from polopt_jax.cli._envs import check_algorithm, show
 from polopt_jax.cli._evaluate import evaluate
 from polopt_jax.cli._export import export
 from polopt_jax.cli._hyperparameters import given, train_options
-from polopt_jax.cli._options import Compare, Envs, Evaluate, Export, Outcomes, Play, Resume, ResumeCompare, Study, Train
+from polopt_jax.cli._options import Compare, Envs, Evaluate, Export, Play, Resume, ResumeCompare, Train
 from polopt_jax.cli._outcomes import outcomes
+from polopt_jax.cli._piece_options import Bench, Outcomes, Study
 from polopt_jax.cli._plan import Plan, plan_compare, plan_train
 from polopt_jax.cli._play import play
 from polopt_jax.cli._presets import PRESETS
@@ -60,6 +62,7 @@ usage: polopt COMMAND [OPTIONS]
   polopt envs NAME                    one of them; a world is drawn
   polopt outcomes                     what objectives do to side effects
   polopt study                        objective, initialisation or scale?
+  polopt bench                        how fast, beside other programs
   polopt COMMAND --help               the options of a command
   polopt --version
 
@@ -246,6 +249,12 @@ def _study(words: list[str], arguments: list[str]) -> int:
     return study(options, arguments)
 
 
+def _bench(words: list[str], arguments: list[str]) -> int:
+    if (options := read_words(Bench, "bench", words)) is None:
+        return 0
+    return bench(options, arguments)
+
+
 HELP_WORDS = ("-h", "--help", "help")
 COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
     "train": _train,
@@ -257,6 +266,7 @@ COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
     "envs": _envs,
     "outcomes": _outcomes,
     "study": _study,
+    "bench": _bench,
 }
 """`(words after the command, the whole command line) -> exit code`"""
 

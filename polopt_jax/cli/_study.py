@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from polopt_jax import report, runs
-from polopt_jax.cli._options import Study
+from polopt_jax.cli._piece_options import Study
 from polopt_jax.cli._pieces import Piece, kept, run_missing
 from polopt_jax.cli._report import facts
 from polopt_jax.cli._words import UsageError, choose_some

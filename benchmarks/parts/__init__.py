@@ -1,0 +1,17 @@
+"""The parts of `polopt bench`: what is measured, beside whom, and what it should come to."""
+
+from benchmarks.parts import estimators, learning, objectives, seeds, solvers, training
+from benchmarks.parts._part import PEERS, Case, Part, Peers, Wanted
+from benchmarks.parts.rows import Goal, Row, as_json, from_json
+
+PARTS: dict[str, Part] = {
+    "training": training.PART,
+    "learning": learning.PART,
+    "objectives": objectives.PART,
+    "solvers": solvers.PART,
+    "estimators": estimators.PART,
+    "seeds": seeds.PART,
+}
+"""In the order in which they are run and shown."""
+
+__all__ = ["PARTS", "PEERS", "Case", "Goal", "Part", "Peers", "Row", "Wanted", "as_json", "from_json"]

@@ -1,0 +1,98 @@
+"""Training beside other people's programs and beside the environment alone, each in a process of its own, in turns.
+
+What is beside ours, and what all of them learn with, is in `benchmarks.entrants`.
+"""
+
+from typing import Any
+
+from benchmarks.entrants import NUM_STEPS
+from benchmarks.entrants.race import Program, Timed, race
+from benchmarks.parts._part import PEERS, Case, Part, Wanted, told
+from benchmarks.parts.rows import AT_LEAST, AT_MOST, Goal, Row, of_numbers, of_times
+
+ENVIRONMENT, COLLECTING, OURS = "environment", "collecting", "ours"
+BACKEND = "spring"
+BESIDE = ("purejaxrl", "rejax")
+DECISIONS = {"inverted_pendulum": 200_000, "inverted_double_pendulum": 100_000}
+"""Of a chunk, so that it takes a second or two; of every other environment a tenth of the first."""
+SIZES = {"inverted_pendulum": (64, 1024, 8192), "ant": (256, 1024), "halfcheetah": (256,)}
+"""Environments side by side."""
+OTHERS = ("reinforce", "actor_critic", "npg", "trpo")
+"""Algorithms that are measured on the first environment, at its second size."""
+GOALS = {("inverted_pendulum", 1024): 0.6, ("ant", 256): 0.92, ("ant", 1024): 0.92}
+"""Shares of the environment alone."""
+TIMES = {"purejaxrl": 1.2, "rejax": 1.3}
+"""How many times as fast as a peer PPO should be."""
+
+
+def programs(wanted: Wanted, env: str, num_envs: int, algorithm: str, seeds: int = 1) -> list[Program]:
+    """The environment alone, our rollouts alone, ours, and those beside it, on `num_envs` environments of each seed."""
+    rows = num_envs * seeds
+    updates = max(2, round(DECISIONS.get(env, 20_000) / (rows * NUM_STEPS)))
+    shared = {"env": env, "backend": BACKEND, "updates": 2 if wanted.quick else updates}
+    learners = {**shared, "num_envs": num_envs, "seeds": seeds}
+    found = [
+        Program(ENVIRONMENT, "environment", {**shared, "num_envs": rows}),
+        Program(COLLECTING, "collecting", {**shared, "num_envs": rows, "algorithm": algorithm}),
+        Program(OURS, "ours", {**learners, "algorithm": algorithm}),
+    ]
+    if algorithm != "ppo":
+        return found
+    peers = wanted.peers
+    return found + [
+        Program(name, name, {**learners, **peers.options(name)}, peers.python) for name in BESIDE if peers.has(name)
+    ]
+
+
+def rows_of(what: str, env: str, num_envs: int, times: dict[str, Timed]) -> list[Row]:
+    """Our rate over that of everything beside it, our rollouts' over the environment's, and the first updates."""
+    shared = {"size": num_envs, "size_of": "environments", "unit": "decisions/s"}
+
+    def over(name: str, one: Timed, other: Timed, **more: Any) -> Row:
+        given = [[t / timed.told["decisions"] for t in timed.seconds] for timed in (one, other)]
+        return of_times(name, *more.pop("beside"), *given, work=1.0, **shared, **more)
+
+    ours, environment = times[OURS], times[ENVIRONMENT]
+    share = GOALS.get((env, num_envs)) if what.startswith("PPO") else None
+    found = [
+        over(what, ours, environment, beside=["the environment alone"], goal=share and Goal(AT_LEAST, share)),
+        over(f"rollouts, {env}", times[COLLECTING], environment, beside=["the environment alone"]),
+    ]
+    for name in BESIDE:
+        if name in times:
+            called, its = PEERS[name].split(" (")[0], times[name]
+            goal, differs = Goal(AT_LEAST, TIMES[name]), f"ours: {ours.told['differs']}; theirs: {its.told['differs']}"
+            found.append(over(what, ours, its, beside=[called], goal=goal, note=differs))
+            first = [timed.told["first_update_seconds"] for timed in (ours, its)]
+            more = {**shared, "unit": "s", "goal": Goal(AT_MOST, 1.0)}
+            unit = more.pop("unit")
+            found.append(of_numbers(f"{what}: to the first update", called, unit, *first, **more))
+    return found
+
+
+def measure(wanted: Wanted, env: str, num_envs: int, algorithm: str = "ppo", seeds: int = 1) -> dict[str, Any]:
+    """One environment, at one size."""
+    times = race(programs(wanted, env, num_envs, algorithm, seeds), repeats=wanted.rounds(9))
+    several = f", {seeds} seeds of so many" if seeds > 1 else ""
+    what = f"{algorithm.upper() if len(algorithm) < 5 else algorithm.replace('_', '-')}, {env}{several}"
+    peaks = {name: timed.told["peak_mb"] for name, timed in times.items()}
+    return told(rows_of(what, env, num_envs, times), peak_mb=peaks, backend=BACKEND)
+
+
+def cases(wanted: Wanted) -> list[Case]:
+    first = next(iter(SIZES))
+    if wanted.quick:
+        return [Case(f"ppo-{first}-8", lambda: measure(wanted, first, 8))]
+    found = [
+        Case(f"ppo-{env}-{n}", lambda env=env, n=n: measure(wanted, env, n))
+        for env, sizes in SIZES.items()
+        for n in sizes
+    ]
+    found.append(Case(f"ppo-{first}-64-8-seeds", lambda: measure(wanted, first, 64, seeds=8)))
+    second = SIZES[first][1]
+    return found + [
+        Case(f"{name}-{first}-{second}", lambda name=name: measure(wanted, first, second, name)) for name in OTHERS
+    ]
+
+
+PART = Part("Decisions a second, of PPO and the others: beside the environment alone, and beside peers.", cases, BESIDE)

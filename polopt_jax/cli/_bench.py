@@ -1,0 +1,114 @@
+"""`polopt bench`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polopt_jax
+from polopt_jax import report, runs
+from polopt_jax.cli._piece_options import Bench
+from polopt_jax.cli._pieces import Piece, kept, run_missing
+from polopt_jax.cli._progress import say
+from polopt_jax.cli._report import facts
+from polopt_jax.cli._words import UsageError, choose_some
+
+RESULT, PAGE, PICTURE, PARTS = "bench.json", "report.html", "bench.png", "parts"
+SUITE = "benchmarks"
+FORMAT = 1
+
+
+class Plan(NamedTuple):
+    """What is run, decided before anything is."""
+
+    parts: tuple[str, ...]
+    quick: bool
+    python: str
+    purejaxrl: str | None
+
+    def config(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"format": FORMAT, **self._asdict(), "parts": list(self.parts)}
+
+
+def suite() -> Any:
+    """The parts of the suite, from the checkout that this package is in or the working directory. Raises UsageError."""
+    for root in (Path(polopt_jax.__file__).parents[1], Path.cwd()):
+        if (root / SUITE / PARTS).is_dir():
+            if str(root) not in sys.path:
+                sys.path.append(str(root))
+            return importlib.import_module(f"{SUITE}.{PARTS}")
+    raise UsageError(
+        "the benchmarks are in the repository and not in the package: clone it, and run polopt bench there"
+    )
+
+
+def plan(options: Bench, known: Sequence[str]) -> Plan:
+    """The plan of a command line. Raises UsageError if a name is unknown or a file or folder is not there."""
+    for flag, path in (("--peers-python", options.peers_python), ("--purejaxrl", options.purejaxrl)):
+        if path is not None and not path.exists():
+            raise UsageError(f"{flag}: there is no {path}")
+    if options.quick and options.publish:
+        raise UsageError("--publish keeps what is measured, and --quick measures nothing that is worth it")
+    python = options.peers_python or Path(sys.executable)
+    return Plan(
+        parts=choose_some("part", options.parts, tuple(known)),
+        quick=options.quick,
+        python=str(python.absolute()),  # not resolved: the link is what makes an environment
+        purejaxrl=None if options.purejaxrl is None else str(options.purejaxrl.resolve()),
+    )
+
+
+def bench(options: Bench, arguments: Sequence[str]) -> int:
+    """Runs the suite and writes its report; returns the exit code."""
+    found = suite()
+    wanted = plan(options, found.PARTS)
+    with kept(options.out, "bench", wanted.config(), resume=options.resume, may_change=("parts",)) as directory:
+        told = found.Wanted(found.Peers(wanted.python, wanted.purejaxrl), wanted.quick)
+        for line in absent(found, wanted, told):
+            say(line)
+        pieces = {name: _pieces(found, name, told, directory) for name in wanted.parts}
+        run_missing([piece for several in pieces.values() for piece in several], directory)
+        result = {name: [runs.read_json(piece.file) for piece in several] for name, several in pieces.items()}
+        _finish(directory, result, arguments, options, quick=wanted.quick)
+    return 0
+
+
+def absent(found: Any, wanted: Plan, told: Any) -> list[str]:
+    """A line for every peer that would stand beside us and is not there."""
+    beside = dict.fromkeys(name for part in wanted.parts for name in found.PARTS[part].beside)
+    return [
+        f"without {found.PEERS[name]}: {told.peers.python} does not have it"
+        for name in beside
+        if not told.peers.has(name)
+    ]
+
+
+def _pieces(found: Any, part: str, told: Any, directory: Path) -> list[Piece]:
+    """One for each case of a part."""
+    return [
+        Piece(f"{part}: {case.name}", directory / PARTS / part / f"{case.name}.json", case.measure)
+        for case in found.PARTS[part].cases(told)
+    ]
+
+
+def _finish(
+    directory: Path, result: dict[str, list[dict[str, Any]]], arguments: Sequence[str], options: Bench, *, quick: bool
+) -> None:
+    """Writes the files and prints the tables."""
+    page = importlib.import_module(f"{SUITE}.{PARTS}.page")
+    what = facts(arguments, directory)
+    runs.write(directory / RESULT, runs.to_json({"run": what, "quick": quick, "parts": result}) + "\n")
+    drawn = page.strips(result)
+    if drawn:
+        runs.write(directory / PICTURE, report.png(drawn))
+    runs.write(directory / PAGE, page.render(result, what, quick=quick))
+    for path in page.publish(result) if options.publish else ():
+        say(f"wrote {path}")
+    if options.json:
+        print(runs.to_json({"directory": str(directory), "parts": result}, indent=2))
+        return
+    page.print_tables(result, quick=quick)
+    print(f"\nReport: {directory / PAGE}")
+    print(f"Also in {directory}/: {', '.join((RESULT, *([PICTURE] if drawn else [])))}")

@@ -1,0 +1,88 @@
+"""The flags of the commands whose work is in pieces: `polopt outcomes`, `polopt study`, `polopt bench`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from polopt_jax.cli._options import SWITCH, WHOLE, shown
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Benchmark what objectives do to outcomes: methods x worlds, learnt from attempts, read at matched success.
+
+    Beside each method stand two rows that need no training, the Outcome Pump and the nearest law that keeps the side
+    effects (IPF). What has finished stays in the directory, and --resume goes on with the rest.
+    """
+
+    worlds: Annotated[tuple[str, ...], shown("NAME ...", "all")] = ()
+    """Which worlds."""
+    methods: Annotated[tuple[str, ...], shown("NAME ...", "all")] = ()
+    """Which methods."""
+    seeds: Annotated[int, WHOLE, shown("N", "5")] = 5
+    """Runs of each setting; of worlds that come in many, one run of each is the least."""
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
+    """Three worlds, seven methods, one setting each, three seeds: under five minutes on two cores."""
+    against: Annotated[Path | None, shown("FILE", "none")] = None
+    """The outcomes.json of an earlier run, to compare with."""
+    out: Annotated[Path | None, shown("DIR", "a new one in runs/")] = None
+    """The run directory. It must be new or empty, unless --resume is given."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
+    """Go on with the run in --out. Worlds and methods may be others; all else must be the same."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
+    """Print the readings as JSON."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Is it the objective, the initialisation or the scale that decides how a task is done? docs/study.md registers it.
+
+    Every objective learns every world from every start, with networks of several sizes and with a table; side effects
+    are read at matched success. What has finished stays in the directory, and --resume goes on with the rest.
+    """
+
+    worlds: Annotated[tuple[str, ...], shown("NAME ...", "all")] = ()
+    """Which worlds."""
+    objectives: Annotated[tuple[str, ...], shown("NAME ...", "all")] = ()
+    """Which objectives."""
+    scales: Annotated[tuple[str, ...], shown("SCALE ...", "all")] = ()
+    """Widths of the networks, or table; those that a world has."""
+    seeds: Annotated[int, WHOLE, shown("N", "10")] = 10
+    """Runs of each combination."""
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
+    """Both buildings, two scales, three objectives, three seeds, half the updates: under five minutes on two cores."""
+    out: Annotated[Path | None, shown("DIR", "a new one in runs/")] = None
+    """The run directory. It must be new or empty, unless --resume is given."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
+    """Go on with the run in --out. Worlds, objectives and scales may be others; all else must be the same."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
+    """Print the answers as JSON."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure training, learning, terms, solvers, estimators and many agents, beside other people's programs.
+
+    The parts are in the folder benchmarks of the repository, so this runs in a checkout. Other people's programs run
+    in the environment of --peers-python, those of them that it has. What has finished stays in the directory, and
+    --resume goes on with the rest. Times are only worth something on a machine that does nothing else.
+    """
+
+    parts: Annotated[tyro.conf.Positional[tuple[str, ...]], shown("[PART ...]", "all")] = ()
+    """Which parts."""
+    quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
+    """The smallest size of everything, three rounds: that it runs, not how fast. Under five minutes on two cores."""
+    peers_python: Annotated[Path | None, shown("FILE", "this one")] = None
+    """The Python of an environment that has other people's programs."""
+    purejaxrl: Annotated[Path | None, shown("DIR", "none")] = None
+    """The folder purejaxrl in a copy of its repository, which is no package."""
+    publish: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
+    """Also write benchmarks/results/<device>/, one file for each part, and benchmarks/report.md."""
+    out: Annotated[Path | None, shown("DIR", "a new one in runs/")] = None
+    """The run directory. It must be new or empty, unless --resume is given."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
+    """Go on with the run in --out. Parts may be others; all else must be the same."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
+    """Print the comparisons as JSON."""
