@@ -10,12 +10,17 @@ many groups there are is a number of the program and never of the machine: a run
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from polopt_jax.types import Array, Batch
+
+Shuffle: TypeAlias = Callable[..., Batch]
+"""`(batch, key, parts, *, axis, groups) -> shares`, each a batch: `shuffled_parts`, `shuffled_decisions`."""
 
 GROUPS = 8
 """Groups of rows that shuffles and restarts stay within. Any number of devices that divides it needs no communication
@@ -122,6 +127,75 @@ def shuffled_parts(batch: Batch, key: Array, parts: int, *, axis: int = 0, group
     _check_parts(batch, parts, axis)
     usable = math.gcd(groups, batch.mask.shape[axis] // parts)
     return split_rows(shuffle_rows(batch, key, axis=axis, groups=usable), parts, axis=axis)
+
+
+def shuffled_decisions(batch: Batch, key: Array, parts: int, *, axis: int = 0, groups: int = GROUPS) -> Batch:
+    """Single decisions, dealt out at random: `parts` shares `[parts, n, 1]`, in each equally many of every row.
+
+    For models and terms to which a decision is a thing of its own: a network on states, the terms of PPO. Neighbours in
+    time are alike, so a minibatch of whole rows says less than one of as many decisions from everywhere. Each row's T
+    decisions are dealt to p = gcd(T, parts) shares, T/p of them to each, in a random order of their own; where that is
+    fewer shares than asked for, the rows are first split into parts/p at random (`shuffled_parts`). Every decision is
+    in one share, as a row of its own with T = 1; `counts` is repeated.
+
+    A sort of T numbers for each row, and one gather: no number leaves its row, nor a row its device.
+
+    Args:
+      batch: `[..., T]`; the axes before T are rows.
+      key: for the order.
+      parts: shares.
+      axis: of the rows, 0.
+      groups: as `shuffled_parts`, where rows are split.
+
+    Raises ValueError if the shares cannot be equal, if the batch says something of whole rows (`label`,
+    `reference_point`, `outcome`), or if `axis` is not 0: preference pairs cannot be taken apart.
+
+    Differs from the permutation of all decisions that is common: that leaves to chance how many of a row come together.
+
+    >>> step = jnp.arange(4.0)[None, :, None]
+    >>> batch = Batch(obs=jnp.arange(2.0)[:, None, None] * 10 + step, action=jnp.zeros((2, 4), int),
+    ...               mask=jnp.ones((2, 4), bool))
+    >>> shares = shuffled_decisions(batch, jax.random.key(0), 2)
+    >>> shares.obs.shape, (shares.obs < 10).sum((1, 2, 3)).tolist()          # two decisions of each row in each share
+    ((2, 4, 1, 1), [2, 2])
+    """
+    told = [name for name in ("label", "reference_point", "outcome") if getattr(batch, name) is not None]
+    if told or axis != 0:
+        of_rows = f"batch.{told[0]} is of whole rows" if told else f"axis is {axis}, as of preference pairs"
+        raise ValueError(f"shuffled_decisions takes rows apart, and {of_rows}: shuffle rows, with shuffled_parts")
+    if groups < 1 or parts < 1:
+        raise ValueError(f"groups and parts must be at least 1; they are {groups} and {parts}")
+    leading, steps = batch.mask.shape[:-1], batch.mask.shape[-1]
+    dealt = math.gcd(steps, parts)
+    flat = jax.tree.map(lambda x: x.reshape((-1, *x.shape[len(leading) :])), replace(batch, counts=None))
+    rows_key, key = jax.random.split(key)
+    if dealt < parts:
+        split = shuffled_parts(flat, rows_key, parts // dealt, groups=groups)
+    else:
+        split = jax.tree.map(lambda x: x[None], flat)
+    shares = _dealt(split, key, dealt, math.gcd(groups, split.mask.shape[1]))
+    if batch.counts is None:
+        return shares
+    return replace(shares, counts=jax.tree.map(lambda x: jnp.broadcast_to(x, (parts,)), batch.counts))
+
+
+def _dealt(batch: Batch, key: Array, shares: int, groups: int) -> Batch:
+    """`[S, B, T]` as `[S·shares, B·T/shares, 1]`: the decisions of each row in a random order, dealt to shares.
+
+    Gathered group by group, so that rows which are spread over devices are gathered where they are.
+    """
+    split, rows, steps = batch.mask.shape
+    rows //= groups
+    order = jnp.argsort(jax.random.bits(key, (split, groups, rows, steps)), axis=-1) + steps * jnp.arange(rows)[:, None]
+    order = jnp.moveaxis(order.reshape((split, groups, rows, shares, steps // shares)), 3, 2)
+    order = order.reshape((split, groups, shares, -1))
+    gather = jax.vmap(jax.vmap(lambda x, order: jnp.take(x, order, axis=0, mode="clip")))
+
+    def deal(x: Array) -> Array:
+        found = gather(x.reshape((split, groups, rows * steps, *x.shape[3:])), order)
+        return jnp.moveaxis(found, 2, 1).reshape((split * shares, -1, 1, *x.shape[3:]))
+
+    return jax.tree.map(deal, batch)
 
 
 def _check_parts(batch: Batch, parts: int, axis: int) -> None:

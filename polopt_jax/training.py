@@ -21,7 +21,7 @@ from polopt_jax.fields import with_fields
 from polopt_jax.guards import all_finite, no_nan, select, tree_norm
 from polopt_jax.reading import read_policy
 from polopt_jax.reductions import token_mean
-from polopt_jax.rows import GROUPS, sample_rows, shuffled_parts
+from polopt_jax.rows import GROUPS, Shuffle, sample_rows, shuffled_parts
 from polopt_jax.types import Array, Batch, Divergence, Metrics, Model, Objective, Params, Reporting, record
 
 Collect: TypeAlias = Callable[[Params, Any, Array], tuple[Any, Batch, Metrics]]
@@ -183,12 +183,22 @@ def sequential(**steps: Step) -> Step:
     return Step(lambda params: {name: step.init(params) for name, step in steps.items()}, update)
 
 
-def epochs(step: Step, num_epochs: int, num_minibatches: int, *, axis: int = 0, groups: int = GROUPS) -> Step:
+def epochs(
+    step: Step,
+    num_epochs: int,
+    num_minibatches: int,
+    *,
+    axis: int = 0,
+    groups: int = GROUPS,
+    shuffle: Shuffle = shuffled_parts,
+) -> Step:
     """Repeats a step over `num_minibatches` shuffled shares of the batch, `num_epochs` times.
 
     What is shuffled is *rows* - environments, prompts, pairs: the batch's axis `axis` (1 for preference batches
-    `[2, N, T]`) - never decisions within a row. Sequence-level terms stay valid, and a permutation of 1024 rows costs a
-    hundredth of one of 16384 decisions on a CPU. Metrics are means over all the steps taken.
+    `[2, N, T]`) - never decisions within a row, so that every model and every term stays valid. Where both see a
+    decision by itself, as a network on states and the terms of PPO do, `shuffle=rows.shuffled_decisions` learns more
+    from as many: on ant 168 where rows reach 138 after 1.5M steps, and 2 to 5% more time for the step. Metrics are
+    means over all the steps taken.
 
     The shuffle stays within contiguous groups of rows, of which every minibatch has equally many
     (`rows.shuffled_parts`): gcd(groups, rows of a minibatch) groups. Rows that are split over devices, as many as
@@ -216,7 +226,7 @@ def epochs(step: Step, num_epochs: int, num_minibatches: int, *, axis: int = 0, 
 
         def epoch(carry: tuple[Params, Any], key: Array) -> tuple[tuple[Params, Any], Metrics]:
             shuffle_key, step_key = jax.random.split(key)
-            parts = shuffled_parts(batch, shuffle_key, num_minibatches, axis=axis, groups=groups)
+            parts = shuffle(batch, shuffle_key, num_minibatches, axis=axis, groups=groups)
             return jax.lax.scan(minibatch, carry, (parts, jax.random.split(step_key, num_minibatches)))
 
         def whole(carry: tuple[Params, Any], key: Array) -> tuple[tuple[Params, Any], Metrics]:

@@ -25,8 +25,8 @@ from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.tasks import Task, control_task
 
 DIFFERS = (
-    "rows are shuffled, values not clipped, advantages standardised over the batch; KL and entropy of every update are "
-    "measured, and a step that is not finite is not taken"
+    "each row's decisions are dealt out to the minibatches, values not clipped, advantages standardised over the batch; "
+    "KL and entropy of every update are measured, and a step that is not finite is not taken"
 )
 
 

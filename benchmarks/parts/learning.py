@@ -23,8 +23,8 @@ STEPS = {
     "inverted_pendulum": (1_000_000, 64),
     "inverted_double_pendulum": (1_500_000, 64),
     "hopper": (2_000_000, 64),
-    "halfcheetah": (2_000_000, 256),
     "ant": (2_000_000, 256),
+    "halfcheetah": (2_000_000, 256),
 }
 """Decisions of each seed, and environments side by side."""
 SEEDS = 6

@@ -193,4 +193,4 @@ def policy_then_critic(
     if value_optimizer is None:
         value_optimizer = optax.adam(by_update(value_learning_rate, value_epochs * value_minibatches))
     critic = make_step((objective(task.model, value_loss()), value_optimizer))
-    return sequential(policy=policy, critic=epochs(critic, value_epochs, value_minibatches))
+    return sequential(policy=policy, critic=epochs(critic, value_epochs, value_minibatches, shuffle=task.shuffle))

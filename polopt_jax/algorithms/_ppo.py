@@ -44,8 +44,8 @@ def ppo(
       optimizer: what steps in place of Adam with its clip, whose two numbers then say nothing.
       estimate: `rollout -> batch`, in place of standardised GAE; gamma then scales rewards and nothing else.
 
-    Differs from the common code: advantages are standardised over the batch, not per minibatch; rows (environments)
-    are shuffled, not decisions; values are not clipped. Source: Schulman et al. 2017.
+    Differs from the common code: advantages are standardised over the batch, not per minibatch; values are not
+    clipped; what is shuffled is the task's choice (`Task.shuffle`). Source: Schulman et al. 2017.
     """
     term = weighted_sum(
         policy=(1.0, objectives.ppo(clip_eps=clip_eps)),
@@ -54,5 +54,5 @@ def ppo(
     )
     optimizer = optimizer or adam(learning_rate, max_grad_norm, steps_per_update=num_epochs * num_minibatches)
     step = make_step((objective(task.model, with_terms(term, terms)), optimizer))
-    step = epochs(step, num_epochs, num_minibatches)
+    step = epochs(step, num_epochs, num_minibatches, shuffle=task.shuffle)
     return assemble(task, step, estimate or gae_estimate(gamma, lambda_), gamma=gamma)

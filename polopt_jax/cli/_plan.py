@@ -263,13 +263,16 @@ def _check_applicable(options: Train | Compare, env: str) -> None:
 def _check_division(plan: Plan) -> None:
     """Raises UsageError where one size must be a multiple of another and is not, or an update would not fit anywhere.
 
-    A hyperparameter `...minibatches` divides the rows of an update, of which groups stay whole.
+    A hyperparameter `...minibatches` divides the rows of an update, of which groups stay whole, while those of an
+    environment are dealt out step by step (`rows.shuffled_decisions`).
     """
     divisors = {} if plan.group_size is None else {"group_size": plan.group_size}
     divisors |= {name: value for name, value in plan.hyperparameters.items() if name.endswith("minibatches")}
     for name, divisor in divisors.items():
-        if plan.num_envs % divisor:
-            raise UsageError(f"--num-envs {plan.num_envs} is not a multiple of {flag(name)} {divisor}")
+        dealt = 1 if plan.is_token else math.gcd(divisor, plan.rollout_steps)
+        if plan.num_envs % (divisor // dealt):
+            steps = f", of which {plan.rollout_steps} steps can be dealt to {dealt}" if dealt > 1 else ""
+            raise UsageError(f"--num-envs {plan.num_envs} is not a multiple of {flag(name)} {divisor}{steps}")
         if plan.group_size is not None and name != "group_size" and plan.num_envs // plan.group_size % divisor:
             raise UsageError(
                 f"--num-envs {plan.num_envs} in groups of {plan.group_size} is not a multiple of {flag(name)} "

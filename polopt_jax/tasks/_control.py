@@ -12,6 +12,7 @@ from polopt_jax.envs import Environment
 from polopt_jax.networks import Network
 from polopt_jax.normalization import ObsTransform, RewardTransform, scaled_rewards, standardized_observations
 from polopt_jax.rollout import LoopState, start, unroll
+from polopt_jax.rows import Shuffle, shuffled_decisions
 from polopt_jax.tasks._task import Task, episode_metrics
 from polopt_jax.types import Array, ArrayLike, Metrics, Obs, Outputs, Params, Rollout, record
 
@@ -35,6 +36,7 @@ def control_task(
     num_steps: int,
     observations: ObsTransform | None = None,
     rewards: RewardTransform | None = None,
+    shuffle: Shuffle = shuffled_decisions,
 ) -> Task:
     """B = `num_envs` environments, T = `num_steps` steps a rollout, with observations and rewards normalised.
 
@@ -48,6 +50,8 @@ def control_task(
       num_envs, num_steps: B and T.
       observations: `normalization.standardized_observations()`, if None; `raw_observations()` leaves them alone.
       rewards: `normalization.scaled_rewards()`, if None; `raw_rewards()` leaves them alone.
+      shuffle: what minibatches are made of: single decisions from everywhere, or with `rows.shuffled_parts` whole rows,
+        which a network with a memory needs, and a term that sums over them.
     """
     observations = standardized_observations() if observations is None else observations
     rewards = scaled_rewards() if rewards is None else rewards
@@ -76,4 +80,4 @@ def control_task(
         state = ControlState(loop=loop, normalizer=normalizer, return_scale=scale)
         return state, seen, episode_metrics(loop.stats)
 
-    return Task(network.apply, network.init, init, rollout, (num_envs,), num_steps)
+    return Task(network.apply, network.init, init, rollout, (num_envs,), num_steps, shuffle=shuffle)

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 from polopt_jax.fields import with_fields
 from polopt_jax.rollout import EpisodeStats
+from polopt_jax.rows import Shuffle, shuffled_parts
 from polopt_jax.types import Array, ArrayLike, Metrics, Model, Params, Rollout
 
 
 @with_fields
 class Task(NamedTuple):
-    """Four pure functions and two sizes."""
+    """Pure functions and two sizes."""
 
     model: Model
     """`(params, obs) -> Outputs`, on observations as the rollout stores them."""
@@ -30,6 +31,10 @@ class Task(NamedTuple):
     outcome: Callable[[Rollout], Any] | None = None
     """`rollout -> outcome`, leaves of the row axes: what became of each row, where rows are whole attempts. Recipes put
     it into `batch.outcome`."""
+
+    shuffle: Shuffle = shuffled_parts
+    """How recipes make minibatches of a batch: of whole rows, or where its model and their terms see each decision by
+    itself, of `rows.shuffled_decisions`."""
 
     @property
     def num_rows(self) -> int:
