@@ -123,6 +123,7 @@ from polopt_jax.solvers import (
     scale_to_radius,
     trpo,
 )
+from polopt_jax.steps import Step, epochs, make_step, monitored, sequential
 from polopt_jax.surrogates import (
     expected_value,
     improved_weights,
@@ -134,7 +135,7 @@ from polopt_jax.surrogates import (
     weighted_k2,
     weighted_k3,
 )
-from polopt_jax.training import Step, TrainState, epochs, init_state, make_step, monitored, sequential, train
+from polopt_jax.training import TrainState, init_state, train
 from polopt_jax.types import Batch, Distribution, Divergence, Model, Objective, Outputs, Rollout, Term
 
 __version__ = "0.1.0"

@@ -249,3 +249,58 @@ def test_a_backtracking_line_search_of_optax_is_driven_too():
     params, _, metrics = jax.jit(step.update)(jnp.zeros(2), step.init(jnp.zeros(2)), BATCH, None)
     assert metrics["skipped"] == 0
     assert quadratic(params, BATCH)[0] < quadratic(jnp.zeros(2), BATCH)[0]
+
+
+# Epochs of minibatches: what is asked of each, and what of all
+
+
+def numbers(*rows):
+    """A batch of one decision a row, whose advantage is given."""
+    return po.Batch(
+        obs=jnp.zeros((len(rows), 1)),
+        action=jnp.zeros((len(rows), 1), int),
+        mask=jnp.ones((len(rows), 1), bool),
+        advantage=jnp.array(rows, float)[:, None],
+    )
+
+
+def towards_the_advantage(params, batch):
+    """Minus the sum of the advantages is its gradient, and 0 its value, which overflows nowhere."""
+    return (jax.lax.stop_gradient(params) - params) * batch.advantage.sum(), {}
+
+
+def test_a_minibatch_that_is_not_finite_is_skipped_and_the_others_are_not():
+    step = po.epochs(po.make_step((towards_the_advantage, optax.sgd(1.0))), 1, 4, groups=1)
+    params, _, metrics = jax.jit(step.update)(
+        jnp.zeros(()), step.init(jnp.zeros(())), numbers(1.0, jnp.nan, 2.0, 4.0), jax.random.key(0)
+    )
+    assert float(params) == 7
+    assert float(metrics["skipped"]) == 0.25
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_update_that_leaves_parameters_without_number_is_undone_whole(nested):
+    """Two finite gradients of 2e38 each: the second takes the parameter beyond the largest float."""
+    step = po.epochs(po.make_step((towards_the_advantage, optax.sgd(1.0))), 1, 4, groups=1)
+    step = po.epochs(step, 2, 1) if nested else step
+    start = jnp.float32(1.5)
+    params, state, metrics = jax.jit(step.update)(start, step.init(start), numbers(2e38, 2e38, 1, 1), jax.random.key(0))
+    assert float(params) == 1.5
+    assert same(state, step.init(start))
+    assert float(metrics["skipped"]) == 1
+
+
+def test_an_update_that_leaves_a_nan_in_the_optimizers_state_is_undone_whole():
+    """The state is the product of a NaN and how often it was asked, so the first update is as good as the second."""
+    forgets = optax.GradientTransformation(lambda params: jnp.zeros(()), lambda g, s, params=None: (g, s * 0 + jnp.nan))
+    step = po.epochs(po.make_step((towards_the_advantage, forgets)), 2, 2, groups=1)
+    params, state, metrics = step.update(jnp.zeros(()), step.init(jnp.zeros(())), numbers(1, 1), jax.random.key(0))
+    assert (float(params), float(state), float(metrics["skipped"])) == (0, 0, 1)
+
+
+def test_a_step_of_ones_own_is_repeated_as_it_is():
+    """It has no attempt, and nobody looks at what it leaves."""
+    own = po.Step(lambda params: (), lambda params, state, batch, key: (params + jnp.inf, state, {}))
+    repeated = po.epochs(own, 2, 1)
+    assert repeated.attempt is None
+    assert float(repeated.update(jnp.zeros(()), (), numbers(1), None)[0]) == jnp.inf

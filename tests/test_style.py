@@ -71,7 +71,7 @@ def test_the_alarms_see_something():
     assert len(OBJECTIVES) >= 8
     assert sum(len(functions(path)) for path in FILES) > 150
     assert max(body_lines(f) for path in FILES for f in functions(path)) > 20
-    assert "apply_updates" in {name for name, _, _ in calls(PACKAGE / "training.py")}
+    assert "apply_updates" in {name for name, _, _ in calls(PACKAGE / "steps.py")}
     assert "jnp.where" in code(PACKAGE / "masking.py")
 
 
@@ -109,8 +109,8 @@ def test_no_assert_checks_an_argument(path):
 
 @each_file
 def test_gradient_steps_are_taken_in_one_place(path):
-    """`apply_updates` belongs to the loop, and to the candidates of the line search."""
-    allowed = {"training.py", "solvers/_trust_region.py"}
+    """`apply_updates` belongs to steps, and to the candidates of the line search."""
+    allowed = {"steps.py", "solvers/_trust_region.py"}
     if "apply_updates" in {name for name, _, _ in calls(path)}:
         assert path.relative_to(PACKAGE).as_posix() in allowed
 
@@ -120,7 +120,15 @@ def test_objectives_reduce_through_masking_and_know_nothing_else(path):
     text = code(path)
     assert not re.search(r"\*\s*(batch\.)?mask\b|\bmask\s*\*[^*]|\bmask\.astype\(.*\)\s*\*", text)
     assert not re.search(r"jnp\.(nan)?(mean|sum|std|var)\b|\.mean\(|\.std\(", text)
-    forbidden = ("polopt_jax.envs", "polopt_jax.networks", "polopt_jax.training", "polopt_jax.rollout", "flax", "brax")
+    forbidden = (
+        "polopt_jax.envs",
+        "polopt_jax.networks",
+        "polopt_jax.steps",
+        "polopt_jax.training",
+        "polopt_jax.rollout",
+        "flax",
+        "brax",
+    )
     for name in imports(path):
         assert not name.startswith(forbidden), name
     assert "random" not in text, "an objective takes no key"

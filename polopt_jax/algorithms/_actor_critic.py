@@ -8,8 +8,8 @@ from polopt_jax import objectives
 from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, adam, assemble, gae_estimate, with_terms
 from polopt_jax.combinators import objective
 from polopt_jax.ranges import Nonnegative, Positive, Rate, Unit
+from polopt_jax.steps import make_step
 from polopt_jax.tasks import Task
-from polopt_jax.training import make_step
 
 
 def actor_critic(

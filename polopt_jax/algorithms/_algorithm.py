@@ -19,8 +19,9 @@ from polopt_jax.guards import clip_by_global_norm
 from polopt_jax.masking import standardize
 from polopt_jax.objectives import surrogate, value_loss
 from polopt_jax.ranges import Rate
+from polopt_jax.steps import Step, epochs, make_step, monitored, sequential
 from polopt_jax.tasks import Task
-from polopt_jax.training import Collect, Step, TrainState, epochs, init_state, make_step, monitored, sequential
+from polopt_jax.training import Collect, TrainState, init_state
 from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Outputs, Params, Rollout, Term
 
 MONITORED_ROWS = 256

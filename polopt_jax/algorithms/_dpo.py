@@ -11,8 +11,9 @@ from polopt_jax.combinators import objective
 from polopt_jax.divergences import action_kl
 from polopt_jax.ranges import Count, Nonnegative, Positive, Rate
 from polopt_jax.rows import take_rows
+from polopt_jax.steps import make_step, monitored
 from polopt_jax.tasks import GroupTask, Preferences, draw_preferences
-from polopt_jax.training import TrainState, init_state, make_step, monitored
+from polopt_jax.training import TrainState, init_state
 from polopt_jax.types import Array, Batch, Metrics, Params
 
 

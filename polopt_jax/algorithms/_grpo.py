@@ -13,8 +13,8 @@ from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, adam, a
 from polopt_jax.combinators import objective
 from polopt_jax.episodes import to_batch
 from polopt_jax.ranges import Count, Nonnegative, Positive, Rate
+from polopt_jax.steps import epochs, make_step
 from polopt_jax.tasks import GroupTask
-from polopt_jax.training import epochs, make_step
 from polopt_jax.types import Batch, Rollout
 
 

@@ -8,8 +8,8 @@ from polopt_jax import objectives
 from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, adam, assemble, gae_estimate, with_terms
 from polopt_jax.combinators import objective, weighted_sum
 from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, Unit
+from polopt_jax.steps import epochs, make_step
 from polopt_jax.tasks import Task
-from polopt_jax.training import epochs, make_step
 
 
 def ppo(

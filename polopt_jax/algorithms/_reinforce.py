@@ -22,8 +22,8 @@ from polopt_jax.algorithms._algorithm import (
 )
 from polopt_jax.combinators import objective, weighted_sum
 from polopt_jax.ranges import Nonnegative, Positive, Rate, Unit
+from polopt_jax.steps import make_step
 from polopt_jax.tasks import Task
-from polopt_jax.training import make_step
 from polopt_jax.types import Batch, Rollout
 
 

@@ -13,7 +13,7 @@ from polopt_jax.distributions import Categorical
 from polopt_jax.divergences import action_kl, kl_to_reference
 from polopt_jax.language._transformer import TokenNetwork
 from polopt_jax.ranges import Count, check_range
-from polopt_jax.training import make_step
+from polopt_jax.steps import make_step
 from polopt_jax.types import Array, Batch, Outputs, Params
 from polopt_jax.worlds import World
 

@@ -12,6 +12,7 @@ import optax
 from polopt_jax import frontiers, networks, outcomes, worlds
 from polopt_jax.frontiers import ExactProblem, Point, SampledProblem
 from polopt_jax.networks import Network
+from polopt_jax.steps import make_step
 from polopt_jax.study._ground import (
     ATTEMPTS,
     CAREFUL,
@@ -24,7 +25,6 @@ from polopt_jax.study._ground import (
     Learner,
     Standing,
 )
-from polopt_jax.training import make_step
 from polopt_jax.types import Array, Params
 from polopt_jax.worlds import TableWorld
 
