@@ -12,8 +12,7 @@ import jax.numpy as jnp
 
 from polopt_jax.boundaries import check_loss, check_outputs, check_pair, check_scalar, check_takes, described
 from polopt_jax.reading import check_pairs, complete_pairs
-from polopt_jax.reductions import count, token_mean
-from polopt_jax.rows import split_rows
+from polopt_jax.reductions import counted_parts, token_mean
 from polopt_jax.types import Array, ArrayLike, Batch, Counts, Metrics, Model, Objective, Outputs, Params, Term
 
 
@@ -227,13 +226,8 @@ def accumulate_gradients(objective: Objective, num_microbatches: int, *, axis: i
     1.3863
     """
 
-    def shares(batch: Batch) -> Batch:
-        if batch.counts is None:
-            batch = replace(batch, counts=count(batch.mask))
-        return split_rows(batch, num_microbatches, axis=axis)
-
     def add(f: Callable[[Batch], Any], batch: Batch) -> Any:
-        rows = shares(batch)
+        rows = counted_parts(batch, num_microbatches, axis=axis)
         zeros = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, jax.tree.map(lambda x: x[0], rows))
         )

@@ -6,10 +6,13 @@ A reduction is a function `reduce(x, batch) -> scalar` of per-decision values `x
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 
 from polopt_jax.masking import check_shape, masked_mean, masked_sum
 from polopt_jax.reading import check_mask
+from polopt_jax.rows import split_rows
 from polopt_jax.types import Array, ArrayLike, Batch, Counts, Reduction
 
 
@@ -26,6 +29,17 @@ def count(mask: Array) -> Counts:
 def counts(batch: Batch) -> Counts:
     """`batch.counts`, or else those of its mask."""
     return count(batch.mask) if batch.counts is None else batch.counts
+
+
+def counted_parts(batch: Batch, parts: int, *, axis: int = 0) -> Batch:
+    """`rows.split_rows`, and every share divided by the counts of the whole: what is summed over shares is the whole's.
+
+    >>> batch = Batch(obs=None, action=None, mask=jnp.array([[True, True], [True, False]]))
+    >>> shares = counted_parts(batch, 2)
+    >>> shares.mask.shape, shares.counts.decisions.tolist()
+    ((2, 1, 2), [3.0, 3.0])
+    """
+    return split_rows(replace(batch, counts=counts(batch)), parts, axis=axis)
 
 
 def _over(total: Array, number: Array) -> Array:

@@ -22,6 +22,7 @@ def trpo(
     damping: Nonnegative = DAMPING,
     cg_iters: Count = 10,
     fisher_every: Count = 1,
+    fisher_microbatches: Count = 1,
     gamma: Unit = 0.99,
     lambda_: Unit = 0.95,
     value_learning_rate: Rate = 1e-3,
@@ -42,6 +43,8 @@ def trpo(
       damping: added to the diagonal of the Fisher matrix.
       cg_iters: most iterations of conjugate gradients.
       fisher_every: the Fisher matrix is estimated on every so many-th row, while gradient and line search stay on all.
+      fisher_microbatches: shares of these rows over which products with it are summed, for the memory of one: worth it
+        beyond some ten thousand decisions, in shares of a thousand or a few (`solvers.fisher_operator` has figures).
       gamma: discount.
       lambda_: λ of generalised advantage estimation.
       value_learning_rate: step size of the critic's Adam; in Python also a schedule of the update's number.
@@ -63,6 +66,7 @@ def trpo(
         cg_iters=cg_iters,
         constraints=constraints,
         fisher_batch=solvers.every(fisher_every),
+        num_microbatches=fisher_microbatches,
     )
     step = policy_then_critic(
         task,

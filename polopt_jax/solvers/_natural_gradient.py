@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from polopt_jax.divergences import action_kl
-from polopt_jax.ranges import Nonnegative, check_range
+from polopt_jax.ranges import Count, Nonnegative, check_range
 from polopt_jax.solvers._conjugate_gradient import CGInfo, CGStatus, conjugate_gradient
 from polopt_jax.solvers._fisher import fisher_operator, policy_parameters
 from polopt_jax.types import ArrayLike, Batch, Divergence, Metrics, Model
@@ -77,6 +77,7 @@ def natural_gradient(
     cg_iters: ArrayLike = 10,
     cg_tol: ArrayLike = 1e-10,
     fisher_batch: Subsample = whole,
+    num_microbatches: Count = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """Optax transform g -> x with (F + damping·I) x = g, by conjugate gradients on Fisher-vector products.
 
@@ -92,6 +93,8 @@ def natural_gradient(
       damping: Tikhonov term, in units of F (per decision with `action_kl`).
       cg_iters, cg_tol: limit and relative tolerance of the solve.
       fisher_batch: the rows that F is estimated on, `every(5)` for a fifth; the gradient stays on the full batch.
+      num_microbatches: shares of those rows (of the first axis) that products with F are summed over, for the memory of
+        one; `fisher_operator` says when.
 
     Raises ValueError if `params` or `batch` is missing, or damping is negative. Source: Amari 1998; Kakade 2001.
 
@@ -118,7 +121,9 @@ def natural_gradient(
         require("natural_gradient", params=params, batch=batch)
         of_policy = policy_parameters(model, params, batch)
         grads = jax.tree.map(lambda g, own: g if own else jnp.zeros_like(g), updates, of_policy)
-        fisher = fisher_operator(model, divergence, params, fisher_batch(batch), damping=damping)
+        fisher = fisher_operator(
+            model, divergence, params, fisher_batch(batch), damping=damping, num_microbatches=num_microbatches
+        )
         x, solve = conjugate_gradient(fisher, grads, iters=cg_iters, tol=cg_tol)
         return x, NaturalGradientState(solve)
 
@@ -142,6 +147,7 @@ def npg(
     damping: Nonnegative = DAMPING,
     cg_iters: ArrayLike = 10,
     fisher_batch: Subsample = whole,
+    num_microbatches: Count = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """Natural policy gradient: θ ← θ - learning_rate · (F + damping·I)⁻¹ ∇L.
 
@@ -160,6 +166,13 @@ def npg(
     [-0.5, 0.5]
     """
     return optax.chain(
-        natural_gradient(model, divergence, damping=damping, cg_iters=cg_iters, fisher_batch=fisher_batch),
+        natural_gradient(
+            model,
+            divergence,
+            damping=damping,
+            cg_iters=cg_iters,
+            fisher_batch=fisher_batch,
+            num_microbatches=num_microbatches,
+        ),
         optax.scale_by_learning_rate(learning_rate),
     )

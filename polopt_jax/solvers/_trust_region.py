@@ -11,7 +11,7 @@ import optax
 
 from polopt_jax.divergences import action_kl
 from polopt_jax.guards import tree_norm
-from polopt_jax.ranges import Nonnegative, Unit, check_range
+from polopt_jax.ranges import Count, Nonnegative, Unit, check_range
 from polopt_jax.solvers._fisher import quadratic_form
 from polopt_jax.solvers._natural_gradient import DAMPING, Subsample, natural_gradient, require, whole
 from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Metrics, Model, Objective, Outputs, Params
@@ -177,6 +177,7 @@ def trpo(
     shrink: Unit = 0.8,
     max_trials: int = 10,
     fisher_batch: Subsample = whole,
+    num_microbatches: Count = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """Trust Region Policy Optimization: NPG's direction, a step length, a line search.
 
@@ -192,7 +193,8 @@ def trpo(
     Args:
       divergence, radius: what is bounded, and by how much (nats per decision with `action_kl`,
         the paper's KL(old ‖ new)).
-      damping, cg_iters, fisher_batch: as `natural_gradient`; the step length uses the undamped F on the same rows.
+      damping, cg_iters, fisher_batch, num_microbatches: as `natural_gradient`; the step length uses the undamped F on
+        the same rows.
       constraints: further `(divergence, radius)` pairs that the line search must keep.
       shrink, max_trials: as `backtrack`.
 
@@ -211,7 +213,14 @@ def trpo(
     (True, True)
     """
     return optax.chain(
-        natural_gradient(model, divergence, damping=damping, cg_iters=cg_iters, fisher_batch=fisher_batch),
+        natural_gradient(
+            model,
+            divergence,
+            damping=damping,
+            cg_iters=cg_iters,
+            fisher_batch=fisher_batch,
+            num_microbatches=num_microbatches,
+        ),
         scale_to_radius(model, divergence, radius=radius, fisher_batch=fisher_batch),
         optax.scale(-1.0),
         backtrack(model, [(divergence, radius), *constraints], shrink=shrink, max_trials=max_trials),
