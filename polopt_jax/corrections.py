@@ -189,8 +189,9 @@ def standardize_advantage(term: Term, *, eps: ArrayLike = 1e-8) -> Term:
 
         A ← (A - mean A) / (std A + eps)
 
-    In a loop over minibatches that is PPO's usual standardisation, minibatch by minibatch; standardising once, before
-    the batch is split, is another algorithm (`standardize(advantage, mask)` in `to_batch`). Couples rows.
+    In a loop over minibatches that is PPO's usual standardisation, minibatch by minibatch, which
+    `rows.standardized_shares` does for all of them at once; standardising before the batch is split is another
+    algorithm (`standardize(advantage, mask)` in `to_batch`). Couples rows.
 
     Args:
       term: any term that reads `advantage`.

@@ -12,15 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.types import Array, Batch
+from polopt_jax.masking import standardize
+from polopt_jax.types import Array, ArrayLike, Batch
 
 Shuffle: TypeAlias = Callable[..., Batch]
-"""`(batch, key, parts, *, axis, groups) -> shares`, each a batch: `shuffled_parts`, `shuffled_decisions`."""
+"""`(batch, key, parts, *, axis, groups) -> shares`: `shuffled_parts`, `shuffled_decisions`, `standardized_shares` of one."""
 
 GROUPS = 8
 """Groups of rows that shuffles and restarts stay within. Any number of devices that divides it needs no communication
@@ -177,6 +178,38 @@ def shuffled_decisions(batch: Batch, key: Array, parts: int, *, axis: int = 0, g
     if batch.counts is None:
         return shares
     return replace(shares, counts=jax.tree.map(lambda x: jnp.broadcast_to(x, (parts,)), batch.counts))
+
+
+def standardized_shares(shuffle: Shuffle, *, eps: ArrayLike = 1e-8) -> Shuffle:
+    """The same shares of a batch, in each of which the advantages have mean 0 and deviation 1.
+
+        A ← (A - mean A) / (std A + eps),    over the decisions of a minibatch
+
+    For `epochs(..., shuffle=)`. What `standardize_advantage` does to a term minibatch by minibatch, done for all of an
+    epoch at once: two sums over devices an epoch, and not two a minibatch.
+
+    Args:
+      shuffle: `shuffled_parts`, `shuffled_decisions`, or one of your own.
+      eps: added to the standard deviation (ddof 0). May be traced.
+
+    Returns:
+      A shuffle. Raises ValueError if the batch has no advantage, and as `shuffle`.
+
+    >>> batch = Batch(obs=jnp.zeros((4, 1)), action=jnp.zeros((4, 1), int), mask=jnp.ones((4, 1), bool),
+    ...               advantage=jnp.array([[0.0], [10.0], [2.0], [14.0]]))
+    >>> shares = standardized_shares(shuffled_parts)(batch, jax.random.key(0), 2)
+    >>> jnp.sort(shares.advantage[..., 0]).tolist()
+    [[-1.0, 1.0], [-1.0, 1.0]]
+    """
+
+    def standardized(batch: Batch, key: Array, parts: int, **options: Any) -> Batch:
+        if batch.advantage is None:
+            raise ValueError("standardized_shares needs batch.advantage, which is None")
+        shares = shuffle(batch, key, parts, **options)
+        each = jax.vmap(lambda advantage, mask: standardize(advantage, mask, eps=eps))
+        return replace(shares, advantage=each(shares.advantage, shares.mask))
+
+    return standardized
 
 
 def _dealt(batch: Batch, key: Array, shares: int, groups: int) -> Batch:

@@ -1,5 +1,7 @@
 """Decisions dealt out to minibatches: every one once, equally many of each row, in a random order."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from polopt_jax import tasks
 from polopt_jax.envs import Quadratic
 from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.reductions import count
-from polopt_jax.rows import shuffled_decisions, shuffled_parts
+from polopt_jax.rows import shuffled_decisions, shuffled_parts, standardized_shares
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -137,7 +139,48 @@ def test_control_deals_decisions_and_can_be_told_to_keep_rows(monkeypatch):
     for more, expected in (({}, shuffled_decisions), ({"shuffle": shuffled_parts}, shuffled_parts)):
         task = tasks.control_task(env, network, num_envs=4, num_steps=2, **more)
         assert task.shuffle is expected
-        for recipe in (algorithms.ppo, algorithms.trpo, algorithms.npg, algorithms.actor_critic):
+        for recipe in (algorithms.ppo, algorithms.trpo, algorithms.npg):
             recipe(task)
-        assert set(given) == {expected}
+        assert [shuffle for shuffle in given if shuffle.__name__ != "standardized"] == [expected] * 2
+        assert len(given) == 3
         given.clear()
+
+
+# Standardised shares
+
+
+@pytest.mark.parametrize("shuffle", [shuffled_parts, shuffled_decisions])
+def test_every_share_has_advantages_of_mean_0_and_deviation_1(shuffle):
+    batch = numbered(8, steps=4)
+    mask = batch.mask.at[:, -1].set(False)
+    batch = replace(batch, mask=mask, advantage=jnp.where(mask, batch.advantage**2, jnp.nan))
+    raw = shuffle(batch, jax.random.key(3), 4, groups=2)
+    shares = standardized_shares(shuffle)(batch, jax.random.key(3), 4, groups=2)
+    np.testing.assert_array_equal(shares.obs["place"], raw.obs["place"])
+    for advantage, kept, before in zip(shares.advantage, shares.mask, raw.advantage, strict=True):
+        one, known = np.asarray(advantage)[kept], np.asarray(before)[kept]
+        np.testing.assert_allclose(one, (known - known.mean()) / known.std(), atol=1e-5)
+        assert (np.asarray(advantage)[~np.asarray(kept)] == 0).all()
+
+
+def test_standardised_shares_need_an_advantage_and_take_an_epsilon():
+    batch = numbered(4, steps=2)
+    with pytest.raises(ValueError, match=r"needs batch.advantage, which is None"):
+        standardized_shares(shuffled_parts)(replace(batch, advantage=None), jax.random.key(0), 2)
+    wide = standardized_shares(shuffled_parts, eps=1e6)(batch, jax.random.key(0), 2)
+    assert float(jnp.abs(wide.advantage).max()) < 1e-4
+
+
+def test_ppo_standardises_minibatch_by_minibatch(monkeypatch):
+    from polopt_jax import algorithms
+    from polopt_jax.algorithms import _ppo
+
+    given = []
+    monkeypatch.setattr(_ppo, "epochs", lambda step, *numbers, shuffle: given.append(shuffle) or step)
+    env = Quadratic()
+    network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(4,))
+    algorithms.ppo(tasks.control_task(env, network, num_envs=4, num_steps=2))
+    shares = given[0](numbered(4, steps=2), jax.random.key(0), 2)
+    assert shares.mask.shape == (2, 4, 1)
+    np.testing.assert_allclose(shares.advantage.mean((1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(shares.advantage.std((1, 2)), 1, atol=1e-5)

@@ -8,6 +8,7 @@ from polopt_jax import objectives
 from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, adam, assemble, gae_estimate, with_terms
 from polopt_jax.combinators import objective, weighted_sum
 from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, Unit
+from polopt_jax.rows import standardized_shares
 from polopt_jax.steps import epochs, make_step
 from polopt_jax.tasks import Task
 
@@ -44,8 +45,8 @@ def ppo(
       optimizer: what steps in place of Adam with its clip, whose two numbers then say nothing.
       estimate: `rollout -> batch`, in place of standardised GAE; gamma then scales rewards and nothing else.
 
-    Differs from the common code: advantages are standardised over the batch, not per minibatch; values are not
-    clipped; what is shuffled is the task's choice (`Task.shuffle`). Source: Schulman et al. 2017.
+    Advantages are standardised within each minibatch, as in the common code, and what minibatches are made of is the
+    task's choice (`Task.shuffle`). Differs from that code: values are not clipped. Source: Schulman et al. 2017.
     """
     term = weighted_sum(
         policy=(1.0, objectives.ppo(clip_eps=clip_eps)),
@@ -54,5 +55,5 @@ def ppo(
     )
     optimizer = optimizer or adam(learning_rate, max_grad_norm, steps_per_update=num_epochs * num_minibatches)
     step = make_step((objective(task.model, with_terms(term, terms)), optimizer))
-    step = epochs(step, num_epochs, num_minibatches, shuffle=task.shuffle)
+    step = epochs(step, num_epochs, num_minibatches, shuffle=standardized_shares(task.shuffle))
     return assemble(task, step, estimate or gae_estimate(gamma, lambda_), gamma=gamma)
