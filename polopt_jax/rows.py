@@ -21,7 +21,7 @@ from polopt_jax.masking import standardize
 from polopt_jax.types import Array, ArrayLike, Batch
 
 Shuffle: TypeAlias = Callable[..., Batch]
-"""`(batch, key, parts, *, axis, groups) -> shares`: `shuffled_parts`, `shuffled_decisions`, `standardized_shares` of one."""
+"""`(batch, key, parts, *, axis, groups) -> shares`: `shuffled_parts`, `shuffled_decisions`, `standardized_shares`."""
 
 GROUPS = 8
 """Groups of rows that shuffles and restarts stay within. Any number of devices that divides it needs no communication
