@@ -177,9 +177,8 @@ def epochs(
 
     What is shuffled is *rows* - environments, prompts, pairs: the batch's axis `axis` (1 for preference batches
     `[2, N, T]`) - never decisions within a row, so that every model and every term stays valid. Where both see a
-    decision by itself, as a network on states and the terms of PPO do, `shuffle=rows.shuffled_decisions` learns more
-    from as many: on ant 168 where rows reach 138 after 1.5M steps, and 2 to 5% more time for the step. Metrics are
-    means over all the steps taken.
+    decision by itself, as a network on states and the terms of PPO do, `shuffle=rows.shuffled_decisions` takes 2 to 5%
+    more time and learns more from as many steps (`algorithms.ppo` has figures). Metrics are means over all the steps.
 
     The shuffle stays within contiguous groups of rows, of which every minibatch has equally many
     (`rows.shuffled_parts`): gcd(groups, rows of a minibatch) groups. Rows that are split over devices, as many as

@@ -291,3 +291,18 @@ def test_what_is_published_is_kept_by_device_and_reported(small, tmp_path, monke
 def test_the_report_that_is_kept_is_that_of_the_files():
     if page.REPORT.exists():
         assert page.REPORT.read_text() == page.markdown(page.kept())
+
+
+def test_a_goal_that_is_missed_is_said_to_be():
+    assert page.goal(ROW) == "at most 0.5: met"
+    assert page.goal(ROW._replace(ratio=0.51)) == "at most 0.5: MISSED"
+    assert page.goal(ROW._replace(goal=None)) == page.goal(ROW._replace(ratio=None)) == "-"
+
+
+def test_what_was_measured_at_two_sizes_is_drawn_a_curve_for_each_peer():
+    rows = [ROW._replace(size=128, ratio=0.7, low=None), ROW, ROW._replace(beside="another"), ROW._replace(what="once")]
+    (panel,) = page.over_sizes(rows)
+    (curve,) = panel.curves
+    assert (panel.title, panel.x_label, curve.label) == ("a thing", "rows", "over a peer")
+    assert curve.x.tolist() == [64, 128]
+    assert (curve.middle.tolist(), curve.low.tolist(), curve.high.tolist()) == ([0.5, 0.7], [0.4, 0.7], [0.6, 0.6])
