@@ -258,6 +258,14 @@ def test_without_a_checkout_it_says_where_the_benchmarks_are(monkeypatch, tmp_pa
     assert "clone it" in capsys.readouterr().err
 
 
+def test_the_working_directory_may_be_the_checkout(monkeypatch, tmp_path):
+    monkeypatch.setattr(_bench.polopt_jax, "__file__", str(tmp_path / "site" / "polopt_jax" / "__init__.py"))
+    (tmp_path / "benchmarks" / "parts").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert _bench.suite() is parts
+
+
 def test_it_is_found_from_any_directory(tmp_path):
     run = subprocess.run(
         [sys.executable, "-m", "polopt_jax", "bench", "nothing"],

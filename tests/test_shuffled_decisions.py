@@ -59,7 +59,7 @@ def test_every_decision_is_in_one_share_and_of_each_row_equally_many(rows, steps
 
 def test_every_order_of_a_row_is_equally_likely_and_rows_are_independent():
     batch = numbered(2, steps=4)
-    draw = jax.jit(jax.vmap(lambda key: shuffled_decisions(batch, key, 2).advantage[..., 0]))
+    draw = jax.jit(jax.vmap(lambda key: shuffled_decisions(batch, key, 2, groups=1).advantage[..., 0]))
     found = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)), int)  # [draws, shares, 4]
     first = np.sort(found[:, 0], axis=1)
     pairs = (first[:, :2], first[:, 2:] - 4)  # of each row, the two that are in the first share
@@ -71,6 +71,11 @@ def test_every_order_of_a_row_is_equally_likely_and_rows_are_independent():
     _, numbers = np.unique(16 * codes[0] + codes[1], return_counts=True)
     assert len(numbers) == 36
     assert np.abs(numbers / 4000 - 1 / 36).max() < 5 * np.sqrt(1 / 36 / 4000)
+
+
+def test_no_key_is_used_twice():
+    with jax.debug_key_reuse(True):
+        dealt(numbered(8, steps=2), 4)
 
 
 def test_keys_decide():
