@@ -20,6 +20,7 @@ from polopt_jax.evaluation import Episode, play_episode
 from polopt_jax.loading import load
 from polopt_jax.policies import Policy, greedy
 from polopt_jax.report import Recording, Stage, Track
+from polopt_jax.simulators import Simulator, simulate_episode
 
 PAGE = "play.html"
 """The page, in the directory of the run."""
@@ -153,6 +154,8 @@ def record(policy: Policy, options: Play) -> tuple[Episode, Bodies | None]:
     """One episode, and the bodies of the environment if it has any; then what is shown of a state is their poses."""
     max_steps = MAX_STEPS if options.max_steps is None else options.max_steps
     act, key = policy if options.sampled else greedy(policy), jax.random.key(options.key)
+    if isinstance(policy.env, Simulator):
+        return simulate_episode(policy.env, act, key, max_steps=max_steps), None
     if not has_bodies(policy.env):
         run = jax.jit(lambda key: play_episode(policy.env, act, key, max_steps=max_steps))
         return jax.device_get(run(key)), None
