@@ -86,7 +86,12 @@ class Fleet:
 
 
 def sync_vector(make: Callable[[], Any], rows: int) -> Any:
-    """So many simulators in this process, stepped in turn: what is best for cheap ones, of microseconds a step."""
+    """So many simulators in this process, stepped in turn: what is best for cheap ones, of microseconds a step.
+
+    >>> import functools, gymnasium
+    >>> sync_vector(functools.partial(gymnasium.make, "CartPole-v1"), 3).num_envs
+    3
+    """
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
     return SyncVectorEnv([make] * rows, copy=False, autoreset_mode=AutoresetMode.DISABLED)
@@ -96,6 +101,12 @@ def async_vector(make: Callable[[], Any], rows: int) -> Any:
     """Each simulator in a process of its own: for those that take a millisecond a step or more, with cores to spare.
 
     The processes begin afresh and import what `make` needs, neither the main program nor JAX, and Ctrl-C is not theirs.
+
+    >>> import functools, gymnasium
+    >>> two = async_vector(functools.partial(gymnasium.make, "CartPole-v1"), 2)
+    >>> two.reset(seed=0)[0].shape
+    (2, 4)
+    >>> two.close()
     """
     from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 

@@ -63,6 +63,15 @@ def rollout_of(act: Callable[[Obs], Outputs], gathered: Gathered) -> Rollout:
     Args:
       act: `obs -> Outputs`, of observations as the simulators gave them.
       gathered: of one seed.
+
+    >>> import polopt_jax as po
+    >>> act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 2))), value=obs[..., 0])
+    >>> obs, no = jnp.ones((3, 2, 4)), jnp.zeros((3, 2), bool)
+    >>> done = no.at[1].set(True)
+    >>> gathered = Gathered(obs=obs, action=jnp.zeros((3, 2), int), reward=jnp.ones((3, 2)), terminated=done,
+    ...                     truncated=no, next_obs=2 * obs, mask=~no, begun=True)
+    >>> rollout_of(act, gathered).next_value[:, 0].tolist()
+    [2.0, 0.0, 2.0]
     """
     outputs = check_outputs("rollout_of", act(gathered.obs))
     following = act(gathered.next_obs).value
@@ -113,6 +122,16 @@ def from_simulators(
     Raises:
       ValueError: `num_steps` is not positive.
       SimulatorError: while it runs, if a simulator fails.
+
+    >>> from polopt_jax import algorithms, driver, networks
+    >>> from polopt_jax.simulators import fleet, simulator
+    >>> cartpole = simulator("CartPole-v1")
+    >>> network = networks.mlp_actor_critic(cartpole.obs_shape, cartpole.action_space)
+    >>> with fleet(cartpole, num_envs=2) as two:
+    ...     hosted = from_simulators(algorithms.reinforce, two, network, num_steps=3)
+    ...     gathered, _ = hosted.gather(jax.vmap(hosted.init)(driver.seed_keys(0, 1)), 0)
+    >>> gathered.obs.shape
+    (1, 3, 2, 4)
     """
     check_range("from_simulators", Count, num_steps=num_steps)
     observations = standardized_observations() if observations is None else observations
@@ -142,7 +161,7 @@ def from_simulators(
         for _ in range(num_steps):
             obs = course.obs
             action, sent, key = acts(state.params, normalizer, _by_seed(obs, num_seeds), key)
-            action, sent = (np.reshape(x, (-1, *x.shape[2:])) for x in jax.device_get((action, sent)))
+            action, sent = (np.asarray(x).reshape(-1, *x.shape[2:]) for x in (action, sent))
             taken.append((obs, action, *course.step(sent)))
         return _gathered(taken, num_seeds, begun=begun), course.told()
 
