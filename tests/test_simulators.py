@@ -293,11 +293,12 @@ def test_simulators_that_begin_later_draw_other_numbers_and_carry_nothing_over()
     sim = simulators.simulator(known.Drawing)
     first = {}
     for update in (0, 9):
-        with simulators.fleet(sim, num_envs=4) as fleet:
+        with simulators.fleet(sim, num_envs=4, seeds=(0, 1)) as fleet:
             hosted = hosted_on(fleet, num_steps=3)
-            given, _ = hosted.gather(initial(hosted), update)
+            given, _ = hosted.gather(initial(hosted, 2), update)
         assert given.begun.all()
-        first[update] = given.obs[0, 0].argmax(-1).tolist()
+        first[update], other = given.obs[:, 0].argmax(-1).tolist()
+        assert first[update] != other, "each seed has numbers of its own"
     assert first[0] != first[9]
 
 
