@@ -96,10 +96,43 @@ def test_gae_of_what_is_gathered_is_that_of_a_loop():
         following = delta + 0.9 * 0.8 * (0 if terminated or truncated else following)
         expected[t] = following
     np.testing.assert_allclose(advantage, np.tile(expected[:, None], 3), rtol=1e-5)
+    follows = [0.0 if terminated else value(after) for _, after, _, terminated, _ in STEPS]
+    np.testing.assert_allclose(rollout.next_value, np.tile(np.array(follows)[:, None], 3))
     logits = np.array([[before[0], -before[1]] for before, *_ in STEPS], float)
     law = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     for b in range(3):
         np.testing.assert_allclose(rollout.log_prob[:, b], law[np.arange(8), given.action[0, :, b]], rtol=1e-5)
+
+
+def test_decisions_are_taken_on_what_is_made_of_the_observations():
+    """1/2 - obs is positive before the first step of an episode alone; the policy is sure of 0 there, elsewhere of 1."""
+    network = networks.Network(
+        init=lambda key: {"sharpness": jnp.float32(1e4)},
+        apply=lambda params, obs: po.Outputs(
+            policy=po.Categorical(logits=params["sharpness"] * jnp.stack([obs[..., 1], -obs[..., 1]], -1)),
+            value=obs[..., 0],
+        ),
+    )
+    halves = normalization.ObsTransform(lambda obs: (), lambda state, obs: 0.5 - obs, lambda state, obs, mask: state)
+    with simulators.fleet(simulators.simulator(known.Counting), num_envs=2) as fleet:
+        hosted = simulators.from_simulators(algorithms.ppo, fleet, network, num_steps=8, observations=halves)
+        given, _ = hosted.gather(initial(hosted), 0)
+    np.testing.assert_array_equal(given.action[0, :, 1], [before[1] > 0 for before, *_ in STEPS])
+
+
+def test_every_step_is_drawn_anew():
+    sim = simulators.simulator(known.Counting)
+    network = networks.mlp_actor_critic(sim.obs_shape, sim.action_space, hidden=(4,))
+    with simulators.fleet(sim, num_envs=64) as fleet:
+        hosted = simulators.from_simulators(algorithms.reinforce, fleet, network, num_steps=3)
+        state = initial(hosted)
+        given, _ = hosted.gather(state, 0)
+    for step in range(2):
+        same = (given.action[0, step] == given.action[0, step + 1]).mean()
+        assert 0.2 < same < 0.8, "the first policy is nearly uniform"
+    key = jax.random.split(state.key[0], 3)[1]  # that of `collect`: the others are the state's and the step's
+    law = network.apply(jax.tree.map(lambda x: x[0], state.params), jnp.zeros((64, 2))).policy
+    np.testing.assert_array_equal(given.action[0, 0], law.sample(seed=jax.random.split(key)[0]))
 
 
 def test_what_breaks_is_masked_out_and_begins_anew():
@@ -354,6 +387,20 @@ def test_an_interrupt_is_not_for_the_processes():
             os.kill(process.pid, signal.SIGINT)
         assert fleet.step(np.zeros(2, int)).reward.tolist() == [1, 1]
         processes = fleet.vector.processes
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_no_process_outlives_an_error():
+    sim, processes = simulators.simulator(known.Counting), []
+
+    def use():
+        with simulators.fleet(sim, num_envs=2, vector=simulators.async_vector) as fleet:
+            processes.extend(fleet.vector.processes)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    assert len(processes) == 2
     assert not any(process.is_alive() for process in processes)
 
 
