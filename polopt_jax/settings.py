@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.envs import Environment, brax_env, import_env
+from polopt_jax.envs import Environment, brax_env, import_env, playground_env
 from polopt_jax.language import ByteTokenizer, TokenNetwork, rotary_positions, tempered_network, transformer
 from polopt_jax.networks import Network, mlp_actor_critic
 from polopt_jax.simulators import Simulator, simulator
@@ -25,8 +25,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": jax.nn.elu,
 }
 """By name; the first where nothing is said."""
-SIMULATED = "gymnasium:"
-"""What the name of a simulator begins with."""
+SIMULATED, PLAYGROUND = "gymnasium:", "playground:"
+"""What the names of simulators begin with, and those of MuJoCo Playground's environments."""
 
 
 class Control(NamedTuple):
@@ -54,7 +54,7 @@ def setting(config: Mapping[str, Any]) -> Control | Tokens | Texts:
     """That of a config.json: the token world if it says what that is made of (`world`), texts if it has their sum, else
     an environment.
 
-    Raises KeyError for what the config lacks, and what `brax_env`, `import_env` and `simulator` raise.
+    Raises KeyError for what the config lacks, and what `brax_env`, `playground_env`, `import_env` and `simulator` do.
     """
     if "data_sha256" in config:
         return Texts(None, byte_transformer(**{name: config[name] for name in TEXT_SIZES}))
@@ -66,8 +66,8 @@ def setting(config: Mapping[str, Any]) -> Control | Tokens | Texts:
 
 
 def is_own(env: str) -> bool:
-    """Whether an environment is one's own, `package.module:factory`, rather than Brax's or a simulator."""
-    return ":" in env and not is_simulated(env)
+    """Whether an environment is one's own, `package.module:factory`, rather than one of a family's."""
+    return ":" in env and not env.startswith((SIMULATED, PLAYGROUND))
 
 
 def is_simulated(env: str) -> bool:
@@ -83,10 +83,12 @@ def simulated(env: str) -> Simulator:
 def control(
     env: str, *, backend: str | None, episode_length: int | None, hidden: Sequence[int], activation: str
 ) -> Control:
-    """A Brax environment, a simulator or one's own (which have neither backend nor episode length), and the MLPs."""
+    """The environment or the simulator of a name, and the MLPs. What has no backend or episode length ignores it."""
     made: Environment | Simulator
     if is_simulated(env):
         made = simulated(env)
+    elif env.startswith(PLAYGROUND):
+        made = playground_env(env.removeprefix(PLAYGROUND), episode_length=episode_length or 1000)
     elif is_own(env):
         made = import_env(env)
     else:

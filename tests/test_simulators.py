@@ -105,7 +105,7 @@ def test_gae_of_what_is_gathered_is_that_of_a_loop():
 
 
 def test_decisions_are_taken_on_what_is_made_of_the_observations():
-    """1/2 - obs is positive before the first step of an episode alone; the policy is sure of 0 there, elsewhere of 1."""
+    """1/2 - obs is positive before the first step of an episode alone; the policy is sure of 0 there, else of 1."""
     network = networks.Network(
         init=lambda key: {"sharpness": jnp.float32(1e4)},
         apply=lambda params, obs: po.Outputs(

@@ -10,8 +10,16 @@ from polopt_jax.cli import _worlds
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._recipes import takes_groups
 from polopt_jax.cli._words import UsageError, choose
-from polopt_jax.envs import Environment, brax_backends, brax_names, import_env
-from polopt_jax.settings import SIMULATED, is_own, is_simulated, simulated
+from polopt_jax.envs import (
+    Environment,
+    brax_backends,
+    brax_names,
+    has_playground,
+    import_env,
+    playground_env,
+    playground_names,
+)
+from polopt_jax.settings import PLAYGROUND, SIMULATED, is_own, is_simulated, simulated
 from polopt_jax.simulators import Simulator
 
 TOKEN_ENV = "skip_the_test"
@@ -74,8 +82,14 @@ def algorithms(env: str) -> tuple[str, ...]:
 def check_environment(name: str) -> str:
     """The environment called `name`; raises UsageError with the nearest name if there is none.
 
-    One's own, `package.module:factory`, and a simulator, `gymnasium:NAME`, are imported, made and looked at.
+    One's own, `package.module:factory`, and a simulator, `gymnasium:NAME`, are imported, made and looked at; of
+    Playground's, `playground:NAME`, the name is.
     """
+    if name.startswith(PLAYGROUND):
+        known = choose("environment of Playground's", name.removeprefix(PLAYGROUND), playground_names())
+        if not has_playground():
+            raise UsageError(f"--env {name} needs the package playground: pip install 'polopt-jax[playground]'")
+        return PLAYGROUND + known
     if ":" in name:
         _made(name)
         return name
@@ -90,8 +104,10 @@ def check_environment(name: str) -> str:
 
 
 def _made(name: str) -> Environment | Simulator:
-    """An environment of the user's, or a simulator; raises UsageError with what is wrong with it."""
+    """An environment that is no name of a list's; raises UsageError with what is wrong with it."""
     try:
+        if name.startswith(PLAYGROUND):
+            return playground_env(name.removeprefix(PLAYGROUND))
         return simulated(name) if is_simulated(name) else import_env(name)
     except (TypeError, ValueError) as error:
         raise UsageError(f"--env {name}: {error}") from error
@@ -128,8 +144,9 @@ def show(name: str | None, html: Path | None) -> None:
     worlds = _worlds.world_names()
     if name is not None and ":" in name and html is None:
         env = _made(name)
-        found = "check_env finds nothing wrong" if is_own(name) else "it can be reset and stepped"
-        print(f"{name}: observations {list(env.obs_shape)}, actions {env.action_space}; {found}")
+        found = "; check_env finds nothing wrong" if is_own(name) else ""
+        found = "; it can be reset and stepped" if is_simulated(name) else found
+        print(f"{name}: observations {list(env.obs_shape)}, actions {env.action_space}{found}")
         print(f"Learnt by {', '.join(algorithms(name))}.")
         return
     if name is not None:
@@ -174,9 +191,11 @@ def _print_environments(names: Sequence[str]) -> None:
 
 def _print_notes() -> None:
     token_only = [name for name in PRESETS if takes_groups(name)]
+    slow = f"{SIMULATED}NAME is any environment of Gymnasium's, if that is installed; slow, as it steps on the host."
+    more = f"{PLAYGROUND}NAME is one of Playground's: {', '.join(playground_names())}.\n" if has_playground() else ""
     _console().print(
         f"\nThe four backends are {', '.join(backends('ant'))}; spring is the default. A box n is n numbers in "
         f"[-1, 1].\n{' and '.join(token_only)} learn {TOKEN_ENV} only; the other algorithms learn everything.\n"
-        f"{SIMULATED}NAME is any environment of Gymnasium's, if that is installed; slow, as it steps on the host.\n",
+        f"{slow}\n{more}",
         style="dim",
     )

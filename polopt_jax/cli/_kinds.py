@@ -21,7 +21,8 @@ TOKEN = Kind("the token world", ("group_size",))
 OWN = Kind("an environment of one's own", _MLPS)
 BRAX = Kind("a Brax environment", (*_MLPS, "episode_length", "backend"), "brax")
 SIMULATOR = Kind("a simulator of Gymnasium's", (*_MLPS, "vectorization"), "gymnasium")
-KINDS = (TOKEN, OWN, BRAX, SIMULATOR)
+PLAYGROUND = Kind("an environment of Playground's", (*_MLPS, "episode_length"), "playground")
+KINDS = (TOKEN, OWN, BRAX, SIMULATOR, PLAYGROUND)
 APPLIED = tuple(dict.fromkeys(name for kind in KINDS for name in kind.options))
 """Every option that means nothing for some kind."""
 
@@ -39,4 +40,6 @@ def kind_of(env: str) -> Kind:
         return TOKEN
     if settings.is_simulated(env):
         return SIMULATOR
+    if env.startswith(settings.PLAYGROUND):
+        return PLAYGROUND
     return OWN if settings.is_own(env) else BRAX
