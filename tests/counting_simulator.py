@@ -113,6 +113,22 @@ class Stuck(Counting):
         return super().step(action)
 
 
+class Drawn(Drawing):
+    """A picture [6, 500, 3] that is as bright as there are steps left."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.full((6, 500, 3), 10 * self.left, np.uint8)
+
+
+def drawn():
+    return Drawn(render_mode="rgb_array")
+
+
 class Nested(Counting):
     observation_space = Dict({"position": Discrete(3)})
 
@@ -140,3 +156,4 @@ def nothing():
 
 
 gymnasium.register("Counted-v0", entry_point=Counting)
+gymnasium.register("Drawn-v0", entry_point=Drawn)

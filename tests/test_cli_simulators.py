@@ -1,10 +1,12 @@
 """The command on simulators of Gymnasium's."""
 
 import json
+import re
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import polopt_jax as po
 from polopt_jax import runs
@@ -63,7 +65,24 @@ def test_what_it_has_learnt_is_loaded_evaluated_and_played(finished, capsys, tmp
     assert main(["play", str(directory), "--html", str(tmp_path / "page.html")]) == 0
     assert "Return 6 in 3 steps; the episode was terminated." in capsys.readouterr().out
     assert main(["play", str(directory), "--gif", str(tmp_path / "film.gif")]) == 2
-    assert "has none" in last_line(capsys)
+    assert "--gif: counting_simulator:Counted-v0 draws nothing" in last_line(capsys)
+
+
+def test_a_film_shows_the_first_seconds_of_what_draws_itself(tmp_path, monkeypatch, capsys):
+    """50 pictures a second are half as many in the GIF, 500 pixels are half as wide; the last one rests."""
+    monkeypatch.chdir(tmp_path)
+    line = "train reinforce --env gymnasium:counting_simulator:Drawn-v0 --num-envs 2 --rollout-steps 4 --hidden 4"
+    assert main([*line.split(), "--steps", "8", "--out", "run"]) == 0
+    capsys.readouterr()
+    assert main(["play", "run", "--gif", "film.gif"]) == 0
+    length = int(re.search(r"in (\d+) step", capsys.readouterr().out)[1])
+    with Image.open("film.gif") as film:
+        assert film.size == (250, 3)
+        pictures = [
+            film.seek(n) or (film.convert("RGB").getpixel((0, 0)), film.info["duration"]) for n in range(film.n_frames)
+        ]
+    seen = list(range(length, -1, -2))
+    assert pictures == [((10 * left,) * 3, 40 if left != seen[-1] else 1500) for left in seen]
 
 
 def test_a_run_that_goes_on_begins_new_episodes_and_says_so(tmp_path, capsys, monkeypatch):

@@ -448,6 +448,19 @@ def test_every_episode_that_begins_is_counted_once(monkeypatch):
     assert seen.terminated.tolist() == [False] * (int(seen.length) - 1) + [True]
 
 
+@pytest.mark.parametrize("make", ["counting_simulator:Drawn-v0", known.drawn])
+def test_an_episode_is_seen_in_pictures(make):
+    sim, key = simulators.simulator(make), jax.random.key(3)
+    assert sim.frames_per_second == 50
+    seen = simulators.simulate_episode(sim.filmed(), only, key, show=lambda env: env.render()[0, 0])
+    drawn = int(seen.length)
+    assert seen.shown.tolist() == [[10 * left] * 3 for left in range(drawn, -1, -1)]
+    assert seen.reward.tolist() == [drawn] * drawn
+    for other in (known.Drawing, known.Drawn):
+        with pytest.raises(ValueError, match="draws nothing: it has no render_mode 'rgb_array'"):
+            simulators.simulator(other).filmed()
+
+
 def test_episodes_that_do_not_end_are_given_up_and_those_that_break_are_told():
     sim = simulators.simulator(known.Endless)
     act = lambda obs: linear(obs)  # noqa: E731

@@ -181,7 +181,7 @@ class Play:
     html: Annotated[Path | None, shown("FILE", "play.html in RUN")] = None
     """Write the page to a new file."""
     gif: Annotated[Path | None, shown("FILE", "none")] = None
-    """Write the first twelve seconds to a new file as well, of an environment with bodies."""
+    """Write the first twelve seconds to a new file as well, of what has bodies or draws itself."""
 
 
 @dataclass(frozen=True)

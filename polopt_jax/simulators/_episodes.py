@@ -89,7 +89,12 @@ def evaluate_simulator(
 
 
 def simulate_episode(
-    simulator: Simulator, act: Callable[[Obs], Outputs], key: Array, *, max_steps: Count = 1000
+    simulator: Simulator,
+    act: Callable[[Obs], Outputs],
+    key: Array,
+    *,
+    max_steps: Count = 1000,
+    show: Callable[[Any], Any] = lambda env: (),
 ) -> Episode:
     """One whole episode with all that there is to see of it: the first that `evaluate_simulator` counts with this key,
     where that plays no other beside it.
@@ -97,9 +102,11 @@ def simulate_episode(
     Args:
       simulator, act, key: as for `evaluate_simulator`.
       max_steps: an episode that takes more is shown so far.
+      show: what to keep of the environment in each state, an array or a tree of them: `lambda env: env.render()` of
+        `simulator.filmed()`.
 
     Returns:
-      An `Episode` of NumPy arrays, as long as it is; its actions are what the simulator was sent. Nothing is `shown`.
+      An `Episode` of NumPy arrays, as long as it is; its actions are what the simulator was sent.
 
     Raises:
       ValueError: `max_steps` is not positive.
@@ -116,12 +123,14 @@ def simulate_episode(
     takes, taken, sent, is_broken = _taking(act), [], np.zeros(1), False
     with fleet(simulator, num_envs=1) as one:
         seen = [one.reset(np.ones(1, bool), _numbers(key, np.zeros(1, int)))]
+        shown = [one.seen(show)]
         while len(taken) < max_steps:
             action = takes(seen[-1], jax.random.fold_in(key, len(taken)))
             stepped, sent = one.step(action), simulator.send(action)
             if is_broken := not stepped.finite[0]:
                 break
             seen.append(stepped.obs)
+            shown.append(one.seen(show))
             taken.append((sent, stepped.reward, stepped.terminated, stepped.truncated))
             if stepped.terminated[0] or stepped.truncated[0]:
                 break
@@ -130,7 +139,8 @@ def simulate_episode(
     fields: dict[str, Any] = {name: x[:0] for name, x in (like | {"truncated": like["terminated"]}).items()}
     fields |= {name: np.concatenate(column) for name, column in columns} if taken else {}
     ends: dict[str, Any] = {"length": np.int32(len(taken)), "broken": np.bool_(is_broken)}
-    return Episode(obs=np.concatenate(seen), shown=(), outcome={}, **fields, **ends)  # type: ignore[arg-type]
+    views = jax.tree.map(lambda *xs: np.stack(xs), *shown)
+    return Episode(obs=np.concatenate(seen), shown=views, outcome={}, **fields, **ends)  # type: ignore[arg-type]
 
 
 def _taking(act: Callable[[Obs], Outputs]) -> Callable[[np.ndarray, Array], np.ndarray]:

@@ -77,6 +77,11 @@ class Fleet:
             reward = np.asarray(reward).astype(np.float32)
         return Stepped(obs, reward, terminated, np.asarray(truncated, bool) & ~terminated)
 
+    def seen(self, show: Callable[[Any], Any]) -> Any:
+        """What `show` says of the first environment, which must be one of this process. Raises SimulatorError."""
+        with self._named("render"):
+            return show(self.vector.envs[0])
+
     @contextlib.contextmanager
     def _named(self, what: str) -> Iterator[None]:
         try:

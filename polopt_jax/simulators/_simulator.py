@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,19 @@ class Simulator:
     send: Callable[[Any], np.ndarray]
     """`actions [N] or [N, size] of the policy -> what the environments take [N, ...]`: numbers from their own first
     one on; of a Box [-1, 1], clipped, stretched to its bounds. Where it has none, the number as it is."""
+    frames_per_second: float
+    """As many as it is drawn with."""
+    _film: Callable[[], Any] | None
+    """A new environment that draws itself; None where it cannot."""
+
+    def filmed(self) -> Simulator:
+        """The same simulator, whose environments draw themselves: `render()` is `[H, W, 3]` uint8.
+
+        Raises ValueError if they do not. What a function makes does if its `render_mode` is "rgb_array".
+        """
+        if self._film is None:
+            raise ValueError(f"{self.name} draws nothing: it has no render_mode 'rgb_array'")
+        return replace(self, make=self._film)
 
 
 def simulator(make: str | Callable[[], Any]) -> Simulator:
@@ -72,9 +85,11 @@ def simulator(make: str | Callable[[], Any]) -> Simulator:
         obs_shape, observe = _observations(name, env.observation_space)
         action_space, send = _actions(name, env.action_space)
         _look(name, env, obs_shape, observe)
+        film = _film(env, made)
     finally:
         env.close()
-    return Simulator(name, made, obs_shape, action_space, observe, send)
+    speed = float(env.metadata.get("render_fps") or 30)
+    return Simulator(name, made, obs_shape, action_space, observe, send, speed, film)
 
 
 def _gymnasium(name: str) -> Any:
@@ -97,6 +112,16 @@ def _maker(name: str) -> Callable[[], Any]:
             needed = "what makes a gymnasium.Env when it is called, or a name that the module registers"
             return import_callable(name, what="an environment", called="factory", needed=needed)
     return functools.partial(gymnasium.make, name, disable_env_checker=True)
+
+
+def _film(env: Any, made: Callable[[], Any]) -> Callable[[], Any] | None:
+    """What makes such an environment so that it draws itself; None where nothing does."""
+    if env.render_mode == "rgb_array":
+        return made
+    by_name = isinstance(made, functools.partial) and made.func is _gymnasium("").make
+    if by_name and "rgb_array" in env.metadata.get("render_modes", ()):
+        return functools.partial(made, render_mode="rgb_array")
+    return None
 
 
 def _observations(name: str, space: Any) -> tuple[tuple[int, ...], Callable[[Any], np.ndarray]]:
