@@ -249,7 +249,10 @@ class PureLine:
         )
 
 
-@pytest.mark.parametrize(("recipe", "terminated"), [("ppo", False), ("actor_critic", True)])
+@pytest.mark.parametrize(
+    ("recipe", "terminated"),
+    [("ppo", False), *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("actor_critic", "trpo"))],
+)
 def test_a_run_is_that_of_the_same_world_as_a_pure_function(recipe, terminated):
     """With a single action nothing is left to chance but parameters and shuffles, which are drawn alike."""
     env, learn = PureLine(terminated), functools.partial(getattr(algorithms, recipe), lambda_=0.7)
