@@ -4,13 +4,15 @@ import json
 import re
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import polopt_jax as po
 from polopt_jax import runs
-from polopt_jax.cli import main
+from polopt_jax.cli import _evaluate, _main, _plan, main
+from polopt_jax.cli._build import EVALUATION
 from polopt_jax.simulators import Simulator
 
 ENV = "gymnasium:counting_simulator:Counted-v0"
@@ -31,14 +33,22 @@ def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("simulators") / "run"
     line = f"{SMALL} --steps 48 --num-seeds 2 --eval-every 24 --eval-episodes 3 --out {directory}"
     with pytest.MonkeyPatch.context() as patch:
-        said = []
+        said, evaluated = [], []
+
+        def worth(policy, act, key, *, episodes):
+            evaluated.append(
+                (float(policy.params["policy"]["kernel"].sum()), int(jax.random.key_data(key)[1]), episodes)
+            )
+            return _evaluate.worth(policy, act, key, episodes=episodes)
+
         patch.setattr("polopt_jax.cli._running.say", said.append)
+        patch.setattr("polopt_jax.cli._simulated.worth", worth)
         assert main(line.split()) == 0
-    return directory, said
+    return directory, said, evaluated
 
 
 def test_a_run_learns_evaluates_and_says_that_it_is_slow(finished):
-    directory, said = finished
+    directory, said, evaluated = finished
     config = json.loads((directory / "config.json").read_text())
     assert (config["env"], config["vectorization"], config["backend"]) == (ENV, "sync", None)
     assert set(config["versions"]) == {"polopt_jax", "jax", "jaxlib", "flax", "optax", "gymnasium"}
@@ -48,11 +58,15 @@ def test_a_run_learns_evaluates_and_says_that_it_is_slow(finished):
     assert rows[2]["eval/return"] == rows[5]["eval/return"] == [6.0, 6.0]
     assert rows[2]["eval/length"] == [3.0, 3.0]
     assert rows[0]["eval/return"] == [None, None]
+    first, second = (of_seed for of_seed, _, _ in evaluated[:2])
+    assert first != second, "each seed has a policy of its own"
+    assert {(key, episodes) for _, key, episodes in evaluated} == {(EVALUATION, 3)}
+    assert len(evaluated) == 4
     assert said == ["simulators step in Python on the host: expect thousands of steps a second, or tens of thousands"]
 
 
 def test_what_it_has_learnt_is_loaded_evaluated_and_played(finished, capsys, tmp_path):
-    directory, _ = finished
+    directory, *_ = finished
     policy = po.load(directory, seed=1)
     assert isinstance(policy.env, Simulator)
     assert int(policy.act(np.zeros(2))) in (0, 1)
@@ -118,6 +132,11 @@ def test_a_run_that_goes_on_begins_new_episodes_and_says_so(tmp_path, capsys, mo
 def test_wrong_simulators_and_options(line, said, capsys):
     assert main(["train", *line.split()]) == 2
     assert said in last_line(capsys).lower()
+
+
+def test_only_simulators_have_a_vectorization():
+    options = _main.read_words(_main.train_options("ppo"), "train", ["--env", "ant"])
+    assert _plan.plan_train("ppo", options.run).config()["vectorization"] is None
 
 
 def test_gymnasium_may_be_missing(monkeypatch, capsys):
