@@ -114,7 +114,7 @@ class Stuck(Counting):
 
 
 class Drawn(Drawing):
-    """A picture [6, 500, 3] that is as bright as there are steps left."""
+    """A picture [6, 500, 3], every other column of which is as bright as there are steps left."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
 
@@ -122,7 +122,9 @@ class Drawn(Drawing):
         self.render_mode = render_mode
 
     def render(self):
-        return np.full((6, 500, 3), 10 * self.left, np.uint8)
+        picture = np.zeros((6, 500, 3), np.uint8)
+        picture[:, ::2] = 10 * self.left
+        return picture
 
 
 def drawn():

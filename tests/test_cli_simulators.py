@@ -96,7 +96,7 @@ def test_a_film_shows_the_first_seconds_of_what_draws_itself(tmp_path, monkeypat
             film.seek(n) or (film.convert("RGB").getpixel((0, 0)), film.info["duration"]) for n in range(film.n_frames)
         ]
     seen = list(range(length, -1, -2))
-    assert pictures == [((10 * left,) * 3, 40 if left != seen[-1] else 1500) for left in seen]
+    assert pictures == [((5 * left,) * 3, 40 if left != seen[-1] else 1500) for left in seen]
 
 
 def test_a_run_that_goes_on_begins_new_episodes_and_says_so(tmp_path, capsys, monkeypatch):

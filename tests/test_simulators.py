@@ -409,7 +409,14 @@ def test_no_process_outlives_an_error():
 
 def test_wrong_fleets_are_told():
     sim = simulators.simulator(known.Counting)
-    for wrong, said in (({"num_envs": 0}, "num_envs"), ({"num_envs": 1, "seeds": ()}, "at least one")):
+    own = lambda make, rows: gymnasium.vector.SyncVectorEnv([make] * rows)  # noqa: E731
+    few = lambda make, rows: simulators.sync_vector(make, rows - 1)  # noqa: E731
+    for wrong, said in (
+        ({"num_envs": 0}, "num_envs"),
+        ({"num_envs": 1, "seeds": ()}, "at least one"),
+        ({"num_envs": 2, "vector": own}, "with AutoresetMode.DISABLED; it made one with AutoresetMode.NEXT_STEP"),
+        ({"num_envs": 2, "vector": few}, "one of 2 simulators; it made one of 1"),
+    ):
         with pytest.raises(ValueError, match=said), simulators.fleet(sim, **wrong):
             pass
 

@@ -165,7 +165,7 @@ def fleet(
         reset by itself (`AutoresetMode.DISABLED`).
 
     Raises:
-      ValueError: `num_envs` is not positive, or there is no seed.
+      ValueError: `num_envs` is not positive, there is no seed, or `vector` makes something else.
       SimulatorError: a simulator cannot be made.
 
     >>> from polopt_jax.simulators import simulator
@@ -183,6 +183,7 @@ def fleet(
         raise SimulatorError(f"{simulator.name} cannot be made: {told(error)}") from error
     close = functools.partial(made.close)
     try:
+        _check_vector(made, num_envs * len(seeds))
         yield Fleet(simulator, num_envs, tuple(seeds), made)
     except BaseException:
         close = functools.partial(made.close, terminate=True)
@@ -190,6 +191,15 @@ def fleet(
     finally:
         with contextlib.suppress(Exception):  # its work is done, or has failed, which is told
             close()
+
+
+def _check_vector(vector: Any, rows: int) -> None:
+    """Raises ValueError unless a vector is of so many simulators, and leaves them alone when an episode ends."""
+    mode = getattr(vector, "metadata", {}).get("autoreset_mode")
+    if getattr(mode, "name", mode) != "DISABLED":
+        raise ValueError(f"fleet: vector must make one with AutoresetMode.DISABLED; it made one with {mode}")
+    if vector.num_envs != rows:
+        raise ValueError(f"fleet: vector must make one of {rows} simulators; it made one of {vector.num_envs}")
 
 
 def numbers_of(seed: int, begun: int, num_envs: int) -> list[int]:
