@@ -137,6 +137,8 @@ def test_a_posed_state_says_where_the_bodies_are(pendulum):
     posed = pendulum.posed()
     state, _ = jax.jit(posed.reset)(jax.random.key(2))
     bodies, places = posed.bodies(), []
+    np.testing.assert_allclose(posed.poses(state)[0][0], posed._env.mj_model.body_pos[1], atol=1e-6)  # the pivot
+    assert np.abs(posed._env.mj_model.body_pos[1]).max() > 0.1
     for t in range(3):
         ends = place_bodies(bodies, *(np.asarray(x) for x in posed.poses(state)))
         places.append(ends[bodies.link == bodies.link.max()].reshape(-1, 3))
