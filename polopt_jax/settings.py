@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.envs import Environment, brax_env, import_env
+from polopt_jax.envs import Environment, brax_env, import_env, playground_env
 from polopt_jax.language import ByteTokenizer, TokenNetwork, rotary_positions, tempered_network, transformer
 from polopt_jax.networks import Network, mlp_actor_critic
+from polopt_jax.simulators import Simulator, simulator
 from polopt_jax.types import Array
 from polopt_jax.worlds import SkipTheTest, skip_the_test
 
@@ -24,12 +25,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": jax.nn.elu,
 }
 """By name; the first where nothing is said."""
+SIMULATED, PLAYGROUND = "gymnasium:", "playground:"
+"""What the names of simulators begin with, and those of MuJoCo Playground's environments."""
 
 
 class Control(NamedTuple):
-    """An environment and a network for its observations."""
+    """An environment, or a simulator, and a network for its observations."""
 
-    env: Environment
+    env: Environment | Simulator
     network: Network
 
 
@@ -51,7 +54,7 @@ def setting(config: Mapping[str, Any]) -> Control | Tokens | Texts:
     """That of a config.json: the token world if it says what that is made of (`world`), texts if it has their sum, else
     an environment.
 
-    Raises KeyError for what the config lacks, and what `brax_env` and `import_env` raise.
+    Raises KeyError for what the config lacks, and what `brax_env`, `playground_env`, `import_env` and `simulator` do.
     """
     if "data_sha256" in config:
         return Texts(None, byte_transformer(**{name: config[name] for name in TEXT_SIZES}))
@@ -63,16 +66,30 @@ def setting(config: Mapping[str, Any]) -> Control | Tokens | Texts:
 
 
 def is_own(env: str) -> bool:
-    """Whether an environment is one's own, `package.module:factory`, rather than Brax's."""
-    return ":" in env
+    """Whether an environment is one's own, `package.module:factory`, rather than one of a family's."""
+    return ":" in env and not env.startswith((SIMULATED, PLAYGROUND))
+
+
+def is_simulated(env: str) -> bool:
+    """Whether an environment is a simulator of Gymnasium's, `gymnasium:NAME`."""
+    return env.startswith(SIMULATED)
+
+
+def simulated(env: str) -> Simulator:
+    """The simulator that is called so. Raises what `simulator` does."""
+    return simulator(env.removeprefix(SIMULATED))
 
 
 def control(
     env: str, *, backend: str | None, episode_length: int | None, hidden: Sequence[int], activation: str
 ) -> Control:
-    """A Brax environment, or one's own (which has neither backend nor episode length), and the MLPs for it."""
-    made: Environment
-    if is_own(env):
+    """The environment or the simulator of a name, and the MLPs. What has no backend or episode length ignores it."""
+    made: Environment | Simulator
+    if is_simulated(env):
+        made = simulated(env)
+    elif env.startswith(PLAYGROUND):
+        made = playground_env(env.removeprefix(PLAYGROUND), episode_length=episode_length or 1000)
+    elif is_own(env):
         made = import_env(env)
     else:
         made = brax_env(env, backend=backend or "spring", episode_length=episode_length or 1000)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "polopt_jax"
 PAGE = ROOT / "docs" / "architecture.md"
 FLOOR = re.compile(r'^ *\w+\["<b>(.*)</b><br/>(.*)"\]$', re.MULTILINE)
-HEAVY = {"flax", "brax", "mujoco", "orbax", "matplotlib", "rich", "tyro"}
+HEAVY = {"flax", "brax", "gymnasium", "mujoco", "orbax", "matplotlib", "rich", "tyro"}
 FRONT = "polopt_jax"
 
 

@@ -349,7 +349,7 @@ def test_an_evaluation_is_of_the_episodes_that_ended():
         outcome={},
         outcome_mean={},
     )
-    assert {name: float(x) for name, x in _build._evaluated(found).items()} == {
+    assert {name: float(x) for name, x in _build.means(found).items()} == {
         "eval/return": 4.0,
         "eval/length": 3.0,
         "eval/ended": 0.5,

@@ -96,19 +96,25 @@ def build(plan: Plan, reference: Reference | None = None) -> Algorithm:
 
     def evaluate(state: TrainState) -> Metrics:
         policy = Policy(params=state.params, network=greedy_network(network), env=worlds, config=plan.config())
-        return _evaluated(answers(policy, jax.random.key(EVALUATION), episodes=plan.eval_episodes or 1))
+        return means(answers(policy, jax.random.key(EVALUATION), episodes=plan.eval_episodes or 1))
 
     return algorithm._replace(measure=measure, evaluate=evaluate if plan.eval_every else None)
 
 
-def _control(plan: Plan) -> Algorithm:
-    env, network = settings.control(
+def control_of(plan: Plan) -> settings.Control:
+    """The environment, or the simulator, of a plan, and the network."""
+    return settings.control(
         plan.env,
         backend=plan.backend,
         episode_length=plan.episode_length,
         hidden=plan.hidden or settings.HIDDEN,
         activation=plan.activation or next(iter(settings.ACTIVATIONS)),
     )
+
+
+def _control(plan: Plan) -> Algorithm:
+    made, network = control_of(plan)
+    env: Any = made
     task = control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps)
     return evaluated(plan, _recipes.make(plan.algorithm, task, plan.arguments), env, network)
 
@@ -123,13 +129,13 @@ def evaluated(plan: Plan, algorithm: Algorithm, env: Environment, network: Netwo
         normalizer = state.collect_state[0].normalizer
         policy = Policy(params=state.params, network=network, normalizer=normalizer, env=env, config=plan.config())
         key = jax.random.key(EVALUATION)
-        return _evaluated(evaluate_policy(env, greedy(policy), key, episodes=plan.eval_episodes or 1))
+        return means(evaluate_policy(env, greedy(policy), key, episodes=plan.eval_episodes or 1))
 
     return algorithm._replace(evaluate=evaluate) if plan.eval_every else algorithm
 
 
-def _evaluated(found: Evaluation) -> Metrics:
-    """Means over the episodes that ended."""
+def means(found: Evaluation) -> Metrics:
+    """What an evaluation tells: means over the episodes that ended."""
     ended = found.ended.sum()
     mean = lambda x: jnp.where(found.ended, x, 0).sum() / ended  # noqa: E731
     return {

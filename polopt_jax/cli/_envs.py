@@ -10,8 +10,17 @@ from polopt_jax.cli import _worlds
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._recipes import takes_groups
 from polopt_jax.cli._words import UsageError, choose
-from polopt_jax.envs import Environment, brax_backends, brax_names, import_env
-from polopt_jax.settings import is_own
+from polopt_jax.envs import (
+    Environment,
+    brax_backends,
+    brax_names,
+    has_playground,
+    import_env,
+    playground_env,
+    playground_names,
+)
+from polopt_jax.settings import PLAYGROUND, SIMULATED, is_own, is_simulated, simulated
+from polopt_jax.simulators import Simulator
 
 TOKEN_ENV = "skip_the_test"
 
@@ -62,7 +71,7 @@ def environments() -> tuple[str, ...]:
 
 def backends(env: str) -> tuple[str, ...]:
     """The physics backends of an environment; none for the token world."""
-    return () if env == TOKEN_ENV or is_own(env) else brax_backends(env)
+    return () if env == TOKEN_ENV or ":" in env else brax_backends(env)
 
 
 def algorithms(env: str) -> tuple[str, ...]:
@@ -73,24 +82,33 @@ def algorithms(env: str) -> tuple[str, ...]:
 def check_environment(name: str) -> str:
     """The environment called `name`; raises UsageError with the nearest name if there is none.
 
-    One's own, `package.module:factory`, is imported, made and looked at.
+    One's own, `package.module:factory`, and a simulator, `gymnasium:NAME`, are imported, made and looked at; of
+    Playground's, `playground:NAME`, the name is.
     """
-    if is_own(name):
-        _own(name)
+    if name.startswith(PLAYGROUND):
+        known = choose("environment of Playground's", name.removeprefix(PLAYGROUND), playground_names())
+        if not has_playground():
+            raise UsageError(f"--env {name} needs the package playground: pip install 'polopt-jax[playground]'")
+        return PLAYGROUND + known
+    if ":" in name:
+        _made(name)
         return name
     if gymnasium := re.fullmatch(r"(?:\w+/)?([A-Za-z0-9]+)-v\d+", name):
         snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", gymnasium[1]).lower()
         here = [known for known in (snake, snake.replace("_", "")) if known in environments()]
         hint = f"; --env {here[0]} is Brax's own, with other physics" if here else ""
+        hint += f"; --env {SIMULATED}{name} is Gymnasium's, which is slower"
         known = ", ".join(environments())
         raise UsageError(f"{name!r} is a name of Gymnasium's, and this is Brax's list: {known}{hint}")
     return choose("environment", name, environments())
 
 
-def _own(name: str) -> Environment:
-    """An environment of the user's; raises UsageError with what is wrong with it."""
+def _made(name: str) -> Environment | Simulator:
+    """An environment that is no name of a list's; raises UsageError with what is wrong with it."""
     try:
-        return import_env(name)
+        if name.startswith(PLAYGROUND):
+            return playground_env(name.removeprefix(PLAYGROUND))
+        return simulated(name) if is_simulated(name) else import_env(name)
     except (TypeError, ValueError) as error:
         raise UsageError(f"--env {name}: {error}") from error
 
@@ -124,9 +142,11 @@ def show(name: str | None, html: Path | None) -> None:
     Raises UsageError if there is no such name, or if the page cannot be written where it should be.
     """
     worlds = _worlds.world_names()
-    if name is not None and is_own(name) and html is None:
-        env = _own(name)
-        print(f"{name}: observations {list(env.obs_shape)}, actions {env.action_space}; check_env finds nothing wrong")
+    if name is not None and ":" in name and html is None:
+        env = _made(name)
+        found = "; check_env finds nothing wrong" if is_own(name) else ""
+        found = "; it can be reset and stepped" if is_simulated(name) else found
+        print(f"{name}: observations {list(env.obs_shape)}, actions {env.action_space}{found}")
         print(f"Learnt by {', '.join(algorithms(name))}.")
         return
     if name is not None:
@@ -171,8 +191,11 @@ def _print_environments(names: Sequence[str]) -> None:
 
 def _print_notes() -> None:
     token_only = [name for name in PRESETS if takes_groups(name)]
+    slow = f"{SIMULATED}NAME is any environment of Gymnasium's, if that is installed; slow, as it steps on the host."
+    more = f"{PLAYGROUND}NAME is one of Playground's: {', '.join(playground_names())}.\n" if has_playground() else ""
     _console().print(
         f"\nThe four backends are {', '.join(backends('ant'))}; spring is the default. A box n is n numbers in "
-        f"[-1, 1].\n{' and '.join(token_only)} learn {TOKEN_ENV} only; the other algorithms learn everything.\n",
+        f"[-1, 1].\n{' and '.join(token_only)} learn {TOKEN_ENV} only; the other algorithms learn everything.\n"
+        f"{slow}\n{more}",
         style="dim",
     )

@@ -1,7 +1,7 @@
 """`polopt evaluate`: what a run has learnt is worth."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polopt_jax import checkpoint, report, runs
+from polopt_jax.cli._kinds import VECTORS
 from polopt_jax.cli._options import Evaluate
 from polopt_jax.cli._progress import counted, say
 from polopt_jax.cli._table import show_table
@@ -21,8 +22,9 @@ from polopt_jax.language import greedy_network
 from polopt_jax.loading import load_seeds
 from polopt_jax.policies import Policy, greedy
 from polopt_jax.report import Column, Group
+from polopt_jax.simulators import Simulator, evaluate_simulator
 from polopt_jax.tasks import token_task
-from polopt_jax.types import Array
+from polopt_jax.types import Array, Outputs
 
 GREEDY, SAMPLED = "greedy", "sampled"
 
@@ -40,13 +42,12 @@ def evaluate(options: Evaluate) -> int:
     first = next(iter(policies.values()))
     what = f"{first.config['algorithm']} on {first.config['env']}"
     say(f"{what} after {update} updates, {options.episodes} episodes of each seed")
-    both = jax.jit(lambda policy, key: _both(first, policy, key, episodes=options.episodes))
+    both = _both_of(first, options.episodes)
     found: dict[int, dict[str, Evaluation]] = {}
     with counted(len(policies)) as part:
         for seed, policy in policies.items():
             part(f"seed {seed}")
-            learnt = {"params": policy.params, "normalizer": policy.normalizer}
-            found[seed] = jax.device_get(both(learnt, jax.random.key(options.key)))
+            found[seed] = both(policy, jax.random.key(options.key))
     rows = [row_of(seed, kind, found[seed][kind]) for kind in (GREEDY, SAMPLED) for seed in found]
     over = [over_seeds(kind, [row for row in rows if row["policy"] == kind]) for kind in (GREEDY, SAMPLED)]
     if options.json:
@@ -58,6 +59,26 @@ def evaluate(options: Evaluate) -> int:
     return 0
 
 
+def _both_of(made: Policy, episodes: int) -> Callable[[Policy, Array], dict[str, Evaluation]]:
+    """`(policy, key) -> what it is worth both ways`, of policies that share the environment and the model of `made`."""
+    if isinstance(made.env, Simulator):
+        return lambda policy, key: {
+            kind: worth(policy, act, key, episodes=episodes) for kind, act in _acts(policy).items()
+        }
+    compiled = jax.jit(lambda learnt, key: _both(made, learnt, key, episodes=episodes))
+    return lambda policy, key: jax.device_get(compiled({"params": policy.params, "normalizer": policy.normalizer}, key))
+
+
+def worth(policy: Policy, act: Callable[..., Outputs], key: Array, *, episodes: int) -> Evaluation:
+    """What it is worth to act so in the simulator of a policy."""
+    vector = VECTORS[policy.config["vectorization"]]
+    return evaluate_simulator(policy.env, act, key, episodes=episodes, vector=vector)
+
+
+def _acts(policy: Policy) -> dict[str, Callable[..., Outputs]]:
+    return {GREEDY: greedy(policy), SAMPLED: policy}
+
+
 def _both(made: Policy, learnt: Mapping[str, Any], key: Array, *, episodes: int) -> dict[str, Evaluation]:
     """Greedily and sampled, from the same first states or prompts."""
     policy = replace(made, **learnt)
@@ -67,8 +88,7 @@ def _both(made: Policy, learnt: Mapping[str, Any], key: Array, *, episodes: int)
             kind: answers(replace(policy, network=network), key, episodes=episodes)
             for kind, network in networks.items()
         }
-    acts = {GREEDY: greedy(policy), SAMPLED: policy}
-    return {kind: evaluate_policy(policy.env, act, key, episodes=episodes) for kind, act in acts.items()}
+    return {kind: evaluate_policy(policy.env, act, key, episodes=episodes) for kind, act in _acts(policy).items()}
 
 
 def answers(policy: Policy, key: Array, *, episodes: int) -> Evaluation:

@@ -33,6 +33,7 @@ from polopt_jax.cli._text_main import learns_texts, train_on_texts
 from polopt_jax.cli._text_options import Sample
 from polopt_jax.cli._train import train
 from polopt_jax.cli._words import (
+    BROKEN_DOWN,
     ELSEWHERE,
     FILE_FAILED,
     UNUSABLE,
@@ -44,6 +45,7 @@ from polopt_jax.cli._words import (
     nearest,
     one_line,
 )
+from polopt_jax.simulators import SimulatorError
 
 HELP = """\
 Policy optimization, from REINFORCE to GRPO.
@@ -103,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except runs.RunError as error:
         return _fail(str(error), WRONG_INPUT)
+    except SimulatorError as error:
+        return _fail(str(error), BROKEN_DOWN)
     except CheckpointError as error:
         return _fail(str(error), UNUSABLE)
     except KeyboardInterrupt:

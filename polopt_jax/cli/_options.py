@@ -74,7 +74,7 @@ class Train:
     """
 
     env: Annotated[str, tyro.conf.arg(metavar="NAME")]
-    """A Brax environment, the token world skip_the_test, or package.module:factory, which makes one of your own."""
+    """Brax's, skip_the_test (a token world), package.module:factory (yours), playground:NAME, gymnasium:NAME (slow)."""
     backend: Annotated[str | None, NAME, shown("NAME", "spring, where there is a choice")] = None
     """Physics of a Brax environment: generalized, spring, positional or mjx."""
     steps: Annotated[int | None, WHOLE, shown("N", "by environment")] = None
@@ -84,7 +84,9 @@ class Train:
     rollout_steps: Annotated[int | None, WHOLE, shown("N", "the preset's")] = None
     """Steps of each environment between updates."""
     episode_length: Annotated[int | None, WHOLE, shown("N", "1000")] = None
-    """Time limit of a Brax episode."""
+    """Time limit of an episode of Brax's or Playground's."""
+    vectorization: Annotated[str | None, NAME, shown("NAME", "sync")] = None
+    """Simulators of Gymnasium's: sync, in turn in this process, or async, each in a process of its own (slow ones)."""
     group_size: Annotated[int | None, WHOLE, shown("N", "8")] = None
     """Attempts at each prompt of the token world."""
     hidden: Annotated[tuple[int, ...] | None, _SIZES, shown("N,N,...", "64,64")] = None
@@ -179,7 +181,7 @@ class Play:
     html: Annotated[Path | None, shown("FILE", "play.html in RUN")] = None
     """Write the page to a new file."""
     gif: Annotated[Path | None, shown("FILE", "none")] = None
-    """Write the first twelve seconds to a new file as well, of an environment with bodies."""
+    """Write the first twelve seconds to a new file as well, of what has bodies or draws itself."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import optax
 from polopt_jax import loggers, runs, settings
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import _envs, _recipes
+from polopt_jax.cli._kinds import APPLIED, VECTORS, Kind, kind_of
 from polopt_jax.cli._options import Compare, Train
 from polopt_jax.cli._versions import PACKAGES, versions
 from polopt_jax.cli._words import UsageError, choose, flag
@@ -43,12 +44,6 @@ RATES: dict[str, Callable[[float, int], Any]] = {
 """By its name, what becomes of a learning rate in so many updates: a number, or a schedule of the update's number."""
 LOGGERS = {"csv": "csv", "tensorboard": "tensorboardX", "wandb": "wandb"}
 """By its name, the package that a logger writes with."""
-APPLY = {
-    "the token world": ("group_size",),
-    "an environment of one's own": ("rollout_steps", "hidden", "activation"),
-    "a Brax environment": ("rollout_steps", "hidden", "activation", "episode_length", "backend"),
-}
-"""By kind of environment, the options that mean something there and not everywhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +54,8 @@ class Plan:
     env: str
     backend: str | None
     episode_length: int | None
+    vectorization: str | None
+    """How simulators run, of `VECTORS`."""
     num_envs: int
     rollout_steps: int
     group_size: int | None
@@ -92,6 +89,11 @@ class Plan:
         return self.env == _envs.TOKEN_ENV
 
     @property
+    def kind(self) -> Kind:
+        """What kind of environment it is."""
+        return kind_of(self.env)
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """The hyperparameters, the learning rate as the schedule that it follows."""
         if self.rate not in RATES or "learning_rate" not in self.hyperparameters:
@@ -116,7 +118,7 @@ class Plan:
             "eval_every": self.eval_every and self.eval_every * self.schedule.decisions,
             "hyperparameters": self.hyperparameters,
             "world": _envs.TOKEN_WORLD._asdict() if self.is_token else None,
-            "versions": versions(*PACKAGES, *(() if self.backend is None else ("brax",))),
+            "versions": versions(*PACKAGES, *filter(None, (self.kind.package,))),
         }
 
 
@@ -144,7 +146,7 @@ def plan_compare(options: Compare) -> list[Plan]:
     for env in envs:
         if not any(env == paired for _, paired in pairs):
             _envs.check_pair(wanted[0], env)
-    if len({_kind(env) for env in envs}) == 1:
+    if len({kind_of(env) for env in envs}) == 1:
         _check_applicable(options, envs[0])
 
     def steps(env: str) -> int:
@@ -164,7 +166,7 @@ def _plan(algorithm: str, env: str, options: Train | Compare, overrides: Mapping
     preset = _recipes.preset(algorithm, is_token=is_token)
     if isinstance(options, Train):
         _check_applicable(options, env)
-    is_brax = not (is_token or settings.is_own(env))
+    kind = kind_of(env)
     rollout_steps = _option(options, "rollout_steps") or preset.num_steps
     num_envs = options.num_envs or preset.num_rows
     decisions = num_envs * rollout_steps
@@ -173,8 +175,9 @@ def _plan(algorithm: str, env: str, options: Train | Compare, overrides: Mapping
     plan = Plan(
         algorithm=algorithm,
         env=env,
-        backend=_backend(options.backend, env) if is_brax else None,
-        episode_length=(options.episode_length or EPISODE_LENGTH) if is_brax else None,
+        backend=_backend(options.backend, env) if "backend" in kind.options else None,
+        episode_length=(options.episode_length or EPISODE_LENGTH) if "episode_length" in kind.options else None,
+        vectorization=_vectorization(_option(options, "vectorization")) if "vectorization" in kind.options else None,
         num_envs=num_envs,
         rollout_steps=rollout_steps,
         group_size=(_option(options, "group_size") or GROUP_SIZE) if is_token else None,
@@ -202,6 +205,11 @@ def _option(options: Train | Compare, name: str) -> Any:
 def _activation(name: str | None) -> str:
     known = tuple(settings.ACTIVATIONS)
     return known[0] if name is None else choose("activation", name, known)
+
+
+def _vectorization(name: str | None) -> str:
+    known = tuple(VECTORS)
+    return known[0] if name is None else choose("vectorization", name, known)
 
 
 def _rate(algorithm: str, name: str | None) -> str:
@@ -244,18 +252,12 @@ def _check_sizes(options: Train | Compare) -> None:
                 raise UsageError(f"{flag(name)} must be from {least} to {most:,}; it is {size}")
 
 
-def _kind(env: str) -> str:
-    """What kind of environment it is, of `APPLY`."""
-    token, own, brax = APPLY
-    return token if env == _envs.TOKEN_ENV else own if settings.is_own(env) else brax
-
-
 def _check_applicable(options: Train | Compare, env: str) -> None:
     """Raises UsageError if an option is given that means nothing for the environment."""
-    kind = _kind(env)
-    for name in dict.fromkeys(name for names in APPLY.values() for name in names):
-        if name not in APPLY[kind] and _option(options, name) is not None:
-            raise UsageError(f"{flag(name)} does not apply to {kind}{' ' + env if ':' not in env else ''}")
+    kind = kind_of(env)
+    for name in APPLIED:
+        if name not in kind.options and _option(options, name) is not None:
+            raise UsageError(f"{flag(name)} does not apply to {kind.called}{' ' + env if ':' not in env else ''}")
     if _option(options, "eval_episodes") is not None and _option(options, "eval_every") is None:
         raise UsageError("--eval-episodes says how long an evaluation is; --eval-every N asks for them")
 

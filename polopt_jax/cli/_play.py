@@ -1,7 +1,7 @@
 """`polopt play`: what a run has learnt, to be watched."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from polopt_jax import checkpoint, report, runs
+from polopt_jax.cli._filming import Film
 from polopt_jax.cli._options import Play
 from polopt_jax.cli._play_answers import answers_page
 from polopt_jax.cli._progress import say
@@ -20,6 +21,7 @@ from polopt_jax.evaluation import Episode, play_episode
 from polopt_jax.loading import load
 from polopt_jax.policies import Policy, greedy
 from polopt_jax.report import Recording, Stage, Track
+from polopt_jax.simulators import Simulator, simulate_episode
 
 PAGE = "play.html"
 """The page, in the directory of the run."""
@@ -44,8 +46,8 @@ def play(options: Play) -> int:
     title, learnt = _learnt(options, policy)
     say(f"{title}: {learnt[0].lower()}{learnt[1:]}")
     shown = drawn(options, policy)
-    if options.gif is not None and shown.recording is not None:
-        _write("--gif", options.gif, options.gif, report.player_gif(*beginning(shown.recording)))
+    if options.gif is not None and shown.gif is not None:
+        _write("--gif", options.gif, options.gif, shown.gif())
     print(shown.said)
     if options.gif is not None:
         print(f"GIF: {options.gif}")
@@ -84,8 +86,8 @@ class Drawn(NamedTuple):
 
     said: str
     page: str
-    recording: Recording | None
-    """None of answers."""
+    gif: Callable[[], bytes] | None
+    """None of what is not drawn."""
 
 
 def drawn(options: Play, policy: Policy) -> Drawn:
@@ -94,10 +96,14 @@ def drawn(options: Play, policy: Policy) -> Drawn:
     if policy.normalizer is None:
         page, said = answers_page(policy, title, learnt, jax.random.key(options.key))
         return Drawn(said, page, None)
-    episode, bodies = record(policy, options)
+    film = None
+    if options.gif is not None and isinstance(policy.env, Simulator):
+        film = Film(policy.env, seconds=GIF_SECONDS, frames_per_second=GIF_FRAMES_PER_SECOND)
+    episode, bodies = record(policy, options, film)
     recording, said = recording_of(episode, bodies), described(episode)
     how = "actions sampled" if options.sampled else "the most probable actions"
-    return Drawn(said, report.player_html(title, f"{learnt}, {how}. {said}", recording), recording)
+    gif = film.gif if film else (lambda: report.player_gif(*beginning(recording))) if bodies else None
+    return Drawn(said, report.player_html(title, f"{learnt}, {how}. {said}", recording), gif)
 
 
 def _learnt(options: Play, policy: Policy) -> tuple[str, str]:
@@ -110,7 +116,12 @@ def _learnt(options: Play, policy: Policy) -> tuple[str, str]:
 def _check_suits(options: Play, policy: Policy) -> None:
     """Raises UsageError for what the environment of a run is not there for."""
     env = policy.config["env"]
-    if options.gif is not None and not has_bodies(policy.env):
+    if options.gif is not None and isinstance(policy.env, Simulator):
+        try:
+            policy.env.filmed()
+        except ValueError as error:
+            raise UsageError(f"--gif: {error}") from error
+    elif options.gif is not None and not has_bodies(policy.env):
         raise UsageError(f"--gif draws bodies, and {env} has none")
     given = {"--sampled": options.sampled, "--max-steps": options.max_steps is not None}
     if policy.normalizer is None and any(given.values()):
@@ -149,10 +160,17 @@ def has_bodies(env: Any) -> bool:
     return all(hasattr(env, name) for name in ("bodies", "posed", "poses"))
 
 
-def record(policy: Policy, options: Play) -> tuple[Episode, Bodies | None]:
-    """One episode, and the bodies of the environment if it has any; then what is shown of a state is their poses."""
+def record(policy: Policy, options: Play, film: Film | None = None) -> tuple[Episode, Bodies | None]:
+    """One episode, and the bodies of the environment if it has any; then what is shown of a state is their poses.
+
+    Of a simulator there are none, and `film`, if there is one, looks at it.
+    """
     max_steps = MAX_STEPS if options.max_steps is None else options.max_steps
     act, key = policy if options.sampled else greedy(policy), jax.random.key(options.key)
+    if isinstance(policy.env, Simulator):
+        if film is None:
+            return simulate_episode(policy.env, act, key, max_steps=max_steps), None
+        return simulate_episode(policy.env.filmed(), act, key, max_steps=max_steps, show=film.look), None
     if not has_bodies(policy.env):
         run = jax.jit(lambda key: play_episode(policy.env, act, key, max_steps=max_steps))
         return jax.device_get(run(key)), None

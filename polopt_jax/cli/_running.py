@@ -9,12 +9,15 @@ from typing import TypeVar
 
 from polopt_jax import checkpoint, runs
 from polopt_jax.cli._build import Reference, build, imitate_reference, restore_reference
+from polopt_jax.cli._kinds import SIMULATOR
 from polopt_jax.cli._loggers import telling
 from polopt_jax.cli._plan import Plan
-from polopt_jax.cli._progress import Progress, progress
+from polopt_jax.cli._progress import Progress, progress, say
 from polopt_jax.cli._result import Result
+from polopt_jax.cli._simulated import about_simulators, simulating
 from polopt_jax.cli._text_plan import TextPlan
 from polopt_jax.cli._words import BROKEN_DOWN, FILE_FAILED, CommandError, UsageError
+from polopt_jax.simulators import SimulatorError
 
 AnyPlan = TypeVar("AnyPlan", Plan, TextPlan)
 REFERENCE = "reference"
@@ -38,7 +41,7 @@ def again(arguments: Sequence[str], directory: Path) -> list[str]:
 
 @contextlib.contextmanager
 def failures_told(directory: Path, arguments: Sequence[str]) -> Iterator[None]:
-    """Says of a file that cannot be read or written how to go on when that is mended."""
+    """Says of a file that cannot be used, or of a simulator that failed, how to go on when that is mended."""
     try:
         yield
     except BrokenPipeError:  # stdout or stderr, not a file
@@ -47,6 +50,9 @@ def failures_told(directory: Path, arguments: Sequence[str]) -> Iterator[None]:
         told = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
         said = f"{told}; what was saved is intact; when that is mended, {shlex.join(again(arguments, directory))}"
         raise CommandError(said, FILE_FAILED) from error
+    except SimulatorError as error:
+        said = f"{error}; what was saved is intact; when that is mended, {shlex.join(again(arguments, directory))}"
+        raise CommandError(said, BROKEN_DOWN) from error
 
 
 def started(plan: AnyPlan, directory: Path, *, steps: int | None = None) -> tuple[AnyPlan, runs.Start, list[str]]:
@@ -83,12 +89,17 @@ def do(
     """
     if start.update is None:
         runs.settle(start)
+    for note in about_simulators(start) if plan.kind is SIMULATOR else []:
+        say(note)
     with progress(plan.algorithm) as shown:
         reference = _reference(start, shown, known) if plan.is_token else None
-        with contextlib.closing(runs.Log(start.directory / runs.ROWS)) as log, telling(plan, start) as tell:
+        with contextlib.ExitStack() as opened:
+            log = opened.enter_context(contextlib.closing(runs.Log(start.directory / runs.ROWS)))
+            tell = opened.enter_context(telling(plan, start))
+            simulated = opened.enter_context(simulating(plan)) if plan.kind is SIMULATOR else None
             made = runs.run(
                 plan.schedule,
-                lambda: build(plan, reference),
+                simulated or (lambda: build(plan, reference)),
                 log,
                 shown,
                 stop,

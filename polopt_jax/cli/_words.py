@@ -59,12 +59,13 @@ def nearest(name: str, known: Sequence[str]) -> str:
     >>> nearest("GPRO", ("ppo", "dpo", "grpo"))
     'grpo'
     """
-    return difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
+    plain = {candidate.lower(): candidate for candidate in known}
+    return plain[difflib.get_close_matches(name.lower(), plain, n=1, cutoff=0.0)[0]]
 
 
 def choose(kind: str, name: str, known: Sequence[str]) -> str:
-    """`name` as `known` has it (hyphens are as good as underscores); raises UsageError with the nearest one."""
-    plain = {candidate.replace("-", "_"): candidate for candidate in known}
+    """`name` as `known` has it, whatever its capitals and hyphens; raises UsageError with the nearest one."""
+    plain = {candidate.lower().replace("-", "_"): candidate for candidate in known}
     if (found := plain.get(name.lower().replace("-", "_"))) is not None:
         return found
     raise UsageError(f"unknown {kind} {name!r}; did you mean {nearest(name, known)!r}? Known: {', '.join(known)}")

@@ -1,12 +1,13 @@
-"""Environments: the protocol, exact tabular worlds, probes with known answers, and Brax.
+"""Environments: the protocol, exact tabular worlds, probes with known answers, Brax, MuJoCo Playground.
 
-Nothing here imports Brax or MuJoCo until `brax_env` is called.
+Nothing here imports Brax, Playground or MuJoCo until `brax_env` or `playground_env` is called.
 """
 
 from polopt_jax.envs._bodies import Bodies, place_bodies
 from polopt_jax.envs._brax import brax_backends, brax_env, brax_names
 from polopt_jax.envs._check import check_env
 from polopt_jax.envs._import import import_env
+from polopt_jax.envs._playground import MissingPlayground, has_playground, playground_env, playground_names
 from polopt_jax.envs._probe import (
     ActionReward,
     ConstantReward,
@@ -44,6 +45,7 @@ __all__ = [
     "Discrete",
     "EnvStep",
     "Environment",
+    "MissingPlayground",
     "ObsActionReward",
     "ObsReward",
     "Quadratic",
@@ -59,8 +61,11 @@ __all__ = [
     "check_env",
     "enumerate_trajectories",
     "expected_return",
+    "has_playground",
     "import_env",
     "place_bodies",
+    "playground_env",
+    "playground_names",
     "q_values",
     "random_mdp",
     "trajectory_log_prob",

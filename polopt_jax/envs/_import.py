@@ -38,7 +38,7 @@ def import_env(name: str) -> Environment:
     try:
         made: Any = factory()
     except Exception as error:
-        raise ValueError(f"{name}() failed: {_told(error)}") from error
+        raise ValueError(f"{name}() failed: {told(error)}") from error
     check_env(made)
     return made
 
@@ -53,13 +53,13 @@ def import_callable(name: str, *, what: str, called: str, needed: str) -> Callab
     try:
         found = pkgutil.resolve_name(name)
     except Exception as error:
-        raise ValueError(f"{name} cannot be imported: {_told(error)}") from error
+        raise ValueError(f"{name} cannot be imported: {told(error)}") from error
     if not callable(found):
         raise ValueError(f"{name} must be {needed}; it is {found!r}")
     return found
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
     """What went wrong, and where in the code that was called, if it came so far."""
     called = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_called(frame.filename)]
     where = f" ({Path(called[-1].filename).name}, line {called[-1].lineno})" if called else ""
@@ -68,5 +68,6 @@ def _told(error: Exception) -> str:
 
 
 def _is_called(filename: str) -> bool:
-    own = (Path(__file__), Path(pkgutil.__file__), Path(importlib.__file__))
-    return not filename.startswith("<") and Path(filename) not in own
+    own = (Path(pkgutil.__file__), Path(importlib.__file__))
+    path = Path(filename)
+    return not filename.startswith("<") and path not in own and Path(__file__).parents[1] not in path.parents

@@ -11,6 +11,7 @@ from polopt_jax.report._completions import completion_figure, completion_html
 from polopt_jax.report._contrasts import Contrast, contrasts_html
 from polopt_jax.report._dots import dots
 from polopt_jax.report._figures import Curve, Panel, Strip, png, svg
+from polopt_jax.report._films import film_gif
 from polopt_jax.report._maps import Map, Mark, maps, terminal_maps
 from polopt_jax.report._numbers import NONE, estimate, mean_or_extent, percent, seconds, short, si
 from polopt_jax.report._pages import Section, code, definitions, figure, listing, page, prose, settings, table
@@ -54,6 +55,7 @@ __all__ = [
     "meanings",
     "page",
     "percent",
+    "film_gif",
     "player_gif",
     "player_html",
     "png",

@@ -26,8 +26,10 @@ from polopt_jax.runs._directory import CHECKPOINTS, CONFIG, ROWS, RunError, read
 from polopt_jax.runs._log import Row, Rows, read_log, spacing, truncate
 from polopt_jax.runs._schedule import Schedule
 
-GROWING = frozenset({"steps", "updates", "chunk_updates", "log_to"})
+GROWING = frozenset({"steps", "updates", "chunk_updates", "log_to", "vectorization"})
 """What of a config may differ when a run goes on; `chunk_updates` stays what it was."""
+LATER = frozenset({"vectorization"})
+"""What a config of an earlier version has not."""
 WARNED = frozenset({"versions"})
 """What of a config is told if it differs, but does not hinder."""
 FIRST = frozenset({"algorithm", "env"})
@@ -62,7 +64,7 @@ def continued(
     Raises RunError if the config is not readable, is damaged, or is that of a run with other options.
     """
     stored, wanted = read_json(directory / CONFIG), json.loads(to_json(config))
-    for name in wanted.keys() - stored.keys() - WARNED:
+    for name in wanted.keys() - stored.keys() - WARNED - LATER:
         raise RunError(f"{directory / CONFIG} is damaged: it has no {name}")
     differences = list(_differences(stored, wanted))
     different = [text for name, text in differences if name not in GROWING | WARNED]

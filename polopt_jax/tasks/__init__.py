@@ -4,7 +4,7 @@ A task knows the model, how to start, and how to gather one rollout `[T, ...]` w
 (`polopt_jax.algorithms`) adds what it makes of the rollout.
 """
 
-from polopt_jax.tasks._control import ControlState, control_task
+from polopt_jax.tasks._control import ControlState, control_task, normalized
 from polopt_jax.tasks._groups import GroupTask, episode_attempt, episode_task, group_task, token_task
 from polopt_jax.tasks._preferences import Preferences, draw_preferences
 from polopt_jax.tasks._task import Task, episode_metrics
@@ -20,5 +20,6 @@ __all__ = [
     "episode_metrics",
     "episode_task",
     "group_task",
+    "normalized",
     "token_task",
 ]

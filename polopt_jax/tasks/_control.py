@@ -72,12 +72,27 @@ def control_task(
             return network.apply(params, observations.apply(frozen, obs))
 
         loop, raw = unroll(env, act, state.loop, key, num_steps=num_steps)
-        done = raw.terminated | raw.truncated
-        scale, reward = rewards.apply(state.return_scale, raw.reward, done, raw.mask, gamma)
-        obs, next_obs = observations.apply(frozen, raw.obs), observations.apply(frozen, raw.next_obs)
-        seen = replace(raw, obs=obs, next_obs=next_obs, reward=reward)
-        normalizer = observations.update(frozen, raw.obs, raw.mask)
+        normalizer, scale, seen = normalized(observations, rewards, (frozen, state.return_scale), raw, gamma)
         state = ControlState(loop=loop, normalizer=normalizer, return_scale=scale)
         return state, seen, episode_metrics(loop.stats)
 
     return Task(network.apply, network.init, init, rollout, (num_envs,), num_steps, shuffle=shuffle)
+
+
+def normalized(
+    observations: ObsTransform, rewards: RewardTransform, states: tuple[Any, Any], raw: Rollout, gamma: ArrayLike
+) -> tuple[Any, Any, Rollout]:
+    """A rollout `[T, B]` as it is learnt from, and what is remembered of its observations and of its rewards.
+
+    Args:
+      observations, rewards: what is made of them.
+      states: of the two. Observations are read by the statistics of before, as they were acted on.
+      raw: as the environment gave it, with the values of the model.
+      gamma: the discount that the recipe learns with.
+    """
+    normalizer, scale = states
+    done = raw.terminated | raw.truncated
+    scale, reward = rewards.apply(scale, raw.reward, done, raw.mask, gamma)
+    obs, next_obs = observations.apply(normalizer, raw.obs), observations.apply(normalizer, raw.next_obs)
+    seen = replace(raw, obs=obs, next_obs=next_obs, reward=reward)
+    return observations.update(normalizer, raw.obs, raw.mask), scale, seen

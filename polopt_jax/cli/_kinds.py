@@ -1,0 +1,45 @@
+"""The kinds of environments that `--env` takes, and which options mean something for each."""
+
+from typing import NamedTuple
+
+from polopt_jax import settings, simulators
+from polopt_jax.cli._envs import TOKEN_ENV
+
+
+class Kind(NamedTuple):
+    """What is the same for all environments of a kind."""
+
+    called: str
+    options: tuple[str, ...]
+    """Those that mean something here and not everywhere."""
+    package: str | None = None
+    """Whose version decides the numbers, too."""
+
+
+_MLPS = ("rollout_steps", "hidden", "activation")
+TOKEN = Kind("the token world", ("group_size",))
+OWN = Kind("an environment of one's own", _MLPS)
+BRAX = Kind("a Brax environment", (*_MLPS, "episode_length", "backend"), "brax")
+SIMULATOR = Kind("a simulator of Gymnasium's", (*_MLPS, "vectorization"), "gymnasium")
+PLAYGROUND = Kind("an environment of Playground's", (*_MLPS, "episode_length"), "playground")
+KINDS = (TOKEN, OWN, BRAX, SIMULATOR, PLAYGROUND)
+APPLIED = tuple(dict.fromkeys(name for kind in KINDS for name in kind.options))
+"""Every option that means nothing for some kind."""
+
+VECTORS = {"sync": simulators.sync_vector, "async": simulators.async_vector}
+"""What runs simulators, by its name: in turn, or each in a process of its own. The first where nothing is said."""
+
+
+def kind_of(env: str) -> Kind:
+    """The kind of an environment by its name.
+
+    >>> kind_of("ant").called, kind_of("my.module:Env").called, kind_of("gymnasium:CartPole-v1").called
+    ('a Brax environment', "an environment of one's own", "a simulator of Gymnasium's")
+    """
+    if env == TOKEN_ENV:
+        return TOKEN
+    if settings.is_simulated(env):
+        return SIMULATOR
+    if env.startswith(settings.PLAYGROUND):
+        return PLAYGROUND
+    return OWN if settings.is_own(env) else BRAX
