@@ -4,15 +4,17 @@ import dataclasses
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from polopt_jax import __version__, runs
+from polopt_jax import __version__, processes, runs
 from polopt_jax.checkpoint import CheckpointError
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._cache import SWITCH, use_cache
 from polopt_jax.cli._compare import compare
 from polopt_jax.cli._config import compared, options_of, read_options
+from polopt_jax.cli._devices import use_devices
 from polopt_jax.cli._envs import check_algorithm, show
 from polopt_jax.cli._evaluate import evaluate
 from polopt_jax.cli._export import export
@@ -70,6 +72,7 @@ examples:
   polopt train trpo --env hopper --radius 0.02 --out runs/wide
   polopt train --out runs/wide --resume
   polopt train ppo --env my.module:Env --hidden 256,256 --eval-every 100000
+  polopt train ppo --env humanoid --devices 8
   polopt train grpo --env skip_the_test --json
   polopt train sft --data texts.jsonl --out runs/start
   polopt train dpo --data prefs.jsonl --init runs/start --objective ipo
@@ -83,8 +86,9 @@ JAX_COMPILATION_CACHE_DIR; --no-cache, with any command, keeps none.
 
 Results go to stdout, progress to stderr, files to runs/. Exit codes: 0 done,
 2 wrong input, 3 no longer finite or unable to move, 5 checkpoint or log
-unusable, 6 a file could not be read or written, 130 or 143 interrupted by
-SIGINT or SIGTERM, and saved.
+unusable, 6 a file could not be read or written, 7 other processes of the run
+did not come or were lost, 130 or 143 interrupted by SIGINT or SIGTERM, and
+saved.
 """
 
 
@@ -95,9 +99,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "" not in sys.path:
         sys.path.append("")  # the working directory, as `python -m` has it: an environment of one's own may be there
     try:
+        exit_code = _told(arguments)
+    except BaseException:
+        if processes.count() > 1:
+            traceback.print_exc()
+            processes.desert(1)
+        raise
+    processes.part(exit_code)
+    return exit_code
+
+
+def _told(arguments: list[str]) -> int:
+    """The exit code of a command line; what goes wrong is said."""
+    try:
         return _run(arguments)
     except CommandError as error:
         return _fail(str(error), error.exit_code)
+    except processes.FirstFailed as error:
+        return _fail(f"process 0: {error}", THEIRS.get(error.kind, FILE_FAILED))
     except runs.RunError as error:
         return _fail(str(error), WRONG_INPUT)
     except CheckpointError as error:
@@ -111,8 +130,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), FILE_FAILED)
 
 
+THEIRS = {"RunError": WRONG_INPUT, "UsageError": WRONG_INPUT, "CheckpointError": UNUSABLE}
+"""Exit codes of errors of the first process, by their names, in the others."""
+
+
 def _fail(message: str, exit_code: int) -> int:
-    say(f"polopt: {'error: ' if exit_code < 128 else ''}{one_line(message)}")
+    say(f"polopt: {processes.name()}{'error: ' if exit_code < 128 else ''}{one_line(message)}")
     return exit_code
 
 
@@ -137,7 +160,8 @@ def _train(words: list[str], arguments: list[str]) -> int:
     if "--resume" in words and words[0].startswith("-"):
         if (resumed := read_words(Resume, "train --resume", words)) is None:
             return 0
-        config = runs.read_config(runs.check_path(resumed.out))
+        use_devices(resumed)
+        config = processes.first(lambda: runs.read_config(runs.check_path(resumed.out)))
         algorithm, said = options_of(config, resumed.out / runs.CONFIG)
         words = [*said, *words]
     else:
@@ -160,6 +184,7 @@ def _planned(algorithm: str | None, words: list[str]) -> tuple[Train, Plan] | No
     options = read_words(train_options(algorithm), f"train {algorithm}", words, description)
     if options is None:
         return None
+    use_devices(options.run)
     return options.run, plan_train(
         algorithm, options.run, given(_recipes.parameters(algorithm), options.hyperparameters)
     )
