@@ -24,7 +24,7 @@ def main() -> None:
     build_seconds = time.perf_counter() - began
     first = _seconds(built.chunk)
     told = {"build_seconds": build_seconds, "first_update_seconds": build_seconds + first / built.updates}
-    told |= {"decisions": built.decisions, "updates": built.updates, "differs": built.differs}
+    told |= {"decisions": built.decisions, "updates": built.updates, "differs": built.differs, **built.more}
     print(json.dumps(told), file=answers)
     for _ in sys.stdin:
         seconds = _seconds(built.chunk)

@@ -1,6 +1,6 @@
 """What a program of a race gives to the process that runs it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -15,3 +15,5 @@ class Built(NamedTuple):
     """Of each chunk."""
     differs: str
     """What of it is not as the settings say."""
+    more: Mapping[str, Any] = {}
+    """What else it tells of itself, as JSON."""
