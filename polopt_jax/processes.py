@@ -95,6 +95,8 @@ def join(address: str | None, number: int | None, index: int | None, say: Callab
         late.daemon = True
         late.start()
         try:
+            with contextlib.suppress(AttributeError):  # it would take SIGTERM for itself
+                jax.config.update("jax_enable_preemption_service", False)
             jax.distributed.initialize(
                 address,
                 number,
