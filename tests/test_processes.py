@@ -229,6 +229,12 @@ def test_environments_that_devices_do_not_divide_are_refused_by_the_flag(capsys,
     assert (done.returncode, done.stderr) == (2, said)
 
 
+def test_what_learns_from_pairs_drawn_once_is_refused(capsys, tmp_path):
+    words = ["train", "dpo", "--env", "skip_the_test", "--devices", "2", "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert "dpo learns from pairs that are drawn once, in one process on one device" in capsys.readouterr().err
+
+
 def test_only_a_loss_of_peers_ends_a_process():
     with pytest.raises(ValueError, match="Connection closed"), processes.lost(lambda: None):
         raise ValueError("Connection closed by peer")  # of a single process, which has none

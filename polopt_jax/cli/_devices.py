@@ -50,12 +50,12 @@ def mesh_of(options: Any, plan: Plan) -> Mesh | None:
     """The devices that a plan is spread over; None for JAX's first alone. Raises UsageError where it cannot be."""
     if processes.count() == 1 and options.devices in (None, 1):
         return None
+    if plan.measured_apart:
+        raise UsageError(f"{plan.algorithm} learns from pairs that are drawn once, in one process on one device")
     try:
         mesh = row_mesh(options.devices)
     except ValueError as error:
         raise UsageError(f"--devices: {error}") from error
-    if plan.measured_apart:
-        raise UsageError(f"{plan.algorithm} learns from pairs that are drawn once, on one device; leave out --devices")
     rows, size = plan.num_envs // (plan.group_size or 1), mesh.size
     if rows % size:
         groups = "" if plan.group_size is None else f", {rows} groups of {plan.group_size},"
