@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from polopt_jax._orbax import quiet_orbax, reason
+from polopt_jax._orbax import checkpointer, quiet_orbax, reason
 from polopt_jax.leaves import Entry, describe, digest, leaves_of, pack, packed_size, rebuild, unpack
 from polopt_jax.training import TrainState
 
@@ -103,8 +103,8 @@ def discard_after(directory: str | Path, step: int) -> None:
 
 
 def _write(path: Path, step: int, leaves: dict[str, np.ndarray]) -> None:
-    with quiet_orbax() as ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler("state", "manifest")) as checkpointer:
-        checkpointer.save(
+    with quiet_orbax() as ocp, checkpointer(ocp, "state", "manifest") as saver:
+        saver.save(
             path,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave({"leaves": pack(leaves)}),
@@ -248,9 +248,9 @@ def _existing(directory: str | Path, step: int | None) -> int:
 
 def _read_manifest(path: Path, step: int) -> dict[str, Entry]:
     """The entries of the leaves, by name, of a manifest that is of this step."""
-    with quiet_orbax() as ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler("manifest")) as checkpointer:
+    with quiet_orbax() as ocp, checkpointer(ocp, "manifest") as reader:
         args = ocp.args.Composite(manifest=ocp.args.JsonRestore())
-        manifest = checkpointer.restore(path.resolve() / str(step), args=args).manifest
+        manifest = reader.restore(path.resolve() / str(step), args=args).manifest
     if not (isinstance(manifest, dict) and isinstance(manifest.get("leaves"), dict)):
         raise _DamageError("its manifest is not one")
     if manifest.get("step") != step:
@@ -260,9 +260,9 @@ def _read_manifest(path: Path, step: int) -> dict[str, Entry]:
 
 def _read_leaves(path: Path, step: int, manifest: dict[str, Entry]) -> dict[str, np.ndarray]:
     target = {"leaves": np.empty(packed_size(manifest), np.uint8)}
-    with quiet_orbax() as ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler("state")) as checkpointer:
+    with quiet_orbax() as ocp, checkpointer(ocp, "state") as reader:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        packed = checkpointer.restore(path.resolve() / str(step), args=args).state["leaves"]
+        packed = reader.restore(path.resolve() / str(step), args=args).state["leaves"]
     leaves = unpack(np.asarray(packed), manifest)
     for name, x in leaves.items():
         if digest(x) != manifest[name]["sha256"]:

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.fields import with_fields
+from polopt_jax.sharding import by_rows, sharded_collect
 from polopt_jax.training import TrainState, train
 from polopt_jax.types import Array, Metrics
 
@@ -112,28 +114,47 @@ def over_seeds(f: Callable, num_seeds: int) -> Callable:
     return lambda *xs: jax.tree.map(lambda y: y[None], f(*jax.tree.map(lambda y: y[0], xs)))
 
 
-def prepare(algorithm: Algorithm | Hosted, keys: Array, *, chunk_updates: int, state: TrainState | None = None) -> Run:
-    """Initialises (unless `state` is given, to resume) and compiles a run of `len(keys)` seeds side by side."""
+def prepare(
+    algorithm: Algorithm | Hosted,
+    keys: Array,
+    *,
+    chunk_updates: int,
+    state: TrainState | None = None,
+    mesh: Mesh | None = None,
+) -> Run:
+    """Initialises (unless `state` is given, to resume) and compiles a run of `len(keys)` seeds side by side.
+
+    On a `sharding.row_mesh` its environments and batches are split by rows over the devices; what the host reads,
+    metrics and evaluations, every device and every process then holds whole. Raises ValueError if the devices do not
+    divide the rows, or if data come from the host (`Hosted`), which one device learns from.
+    """
     if isinstance(algorithm, Hosted):
+        if mesh is not None:
+            raise ValueError("mesh must be None for an algorithm whose data come from the host: it runs on one device")
         return _prepare_hosted(algorithm, keys, chunk_updates=chunk_updates, state=state)
     began = time.perf_counter()
-    num_seeds = keys.shape[0]
+    num_seeds, options = keys.shape[0], compiler_options()
+    over_init = over_seeds(algorithm.init, num_seeds)
+    collect, where, whole = algorithm.collect, None, None
+    if mesh is not None:
+        collect, whole = sharded_collect(collect, mesh), NamedSharding(mesh, PartitionSpec())
+        where = by_rows(mesh, jax.eval_shape(over_init, keys), leading=1)
 
     def chunk(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-        state, metrics = train(algorithm.collect, algorithm.step, state, updates=chunk_updates)
+        state, metrics = train(collect, algorithm.step, state, updates=chunk_updates)
         if algorithm.measure is not None:
             measured = algorithm.measure(state.params, jax.random.fold_in(state.key, MEASUREMENT))
             metrics |= {name: x[None] for name, x in measured.items()}
         return state, metrics
 
-    options = compiler_options()
-    init = jax.jit(over_seeds(algorithm.init, num_seeds), compiler_options=options)
-    first: TrainState = init(keys) if state is None else state
+    init = jax.jit(over_init, compiler_options=options, out_shardings=where)
+    first: TrainState = init(keys) if state is None else jax.jit(lambda state: state, out_shardings=where)(state)
     over = over_seeds(chunk, num_seeds)
-    advance = jax.jit(over, donate_argnums=0, compiler_options=options).lower(first).compile()
-    run = Run(first, advance, chunk_updates, 0.0)
+    advance = jax.jit(over, donate_argnums=0, compiler_options=options, out_shardings=(where, whole))
+    run = Run(first, advance.lower(first).compile(), chunk_updates, 0.0)
     if algorithm.evaluate is not None:
-        evaluate = jax.jit(over_seeds(algorithm.evaluate, num_seeds), compiler_options=options).lower(first)
+        over_evaluate = over_seeds(algorithm.evaluate, num_seeds)
+        evaluate = jax.jit(over_evaluate, compiler_options=options, out_shardings=whole).lower(first)
         run = run._replace(evaluate=evaluate.compile(), evaluated=tuple(evaluate.out_info))
     jax.block_until_ready(first)
     return run._replace(compile_seconds=time.perf_counter() - began)

@@ -28,21 +28,22 @@ ROWS = "rows"
 
 
 def row_mesh(num_devices: int | None = None) -> Mesh:
-    """A line of devices to split rows over: the first `num_devices`, or all.
+    """A line of devices to split rows over: the first `num_devices` of every process, or all. (One process: of all.)
 
     Raises ValueError if there are not that many.
 
     >>> dict(row_mesh(1).shape)
     {'rows': 1}
     """
-    devices = jax.devices()
-    number = len(devices) if num_devices is None else num_devices
-    if not 1 <= number <= len(devices):
-        raise ValueError(f"num_devices must be in 1 .. {len(devices)}, the devices there are; it is {number}")
-    return jax.make_mesh((number,), (ROWS,), axis_types=(AxisType.Auto,), devices=devices[:number])
+    there = jax.local_device_count()
+    number = there if num_devices is None else num_devices
+    if not 1 <= number <= there:
+        raise ValueError(f"num_devices must be in 1 .. {there}, the devices there are; it is {number}")
+    devices = [device for index in range(jax.process_count()) for device in jax.local_devices(index)[:number]]
+    return jax.make_mesh((len(devices),), (ROWS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def by_rows(mesh: Mesh, tree: Any, *, axis: int = 0) -> Any:
+def by_rows(mesh: Mesh, tree: Any, *, axis: int = 0, leading: int = 0) -> Any:
     """The shardings of a tree: records split along their rows, everything else whole on every device.
 
     In a `Batch` every field but `counts` is split along axis `axis` (1 for preference pairs `[2, N, T]`), in a
@@ -54,6 +55,7 @@ def by_rows(mesh: Mesh, tree: Any, *, axis: int = 0) -> Any:
       mesh: of one axis, from `row_mesh`.
       tree: of arrays, or of their shapes (`jax.eval_shape`).
       axis: the row axis of batches, one of those before T.
+      leading: axes that stand before all others in every array: 1 of a run of several seeds side by side.
 
     Returns:
       A tree like `tree` of `NamedSharding`s, for `jax.device_put` or `jax.jit(..., out_shardings=)`.
@@ -71,13 +73,13 @@ def by_rows(mesh: Mesh, tree: Any, *, axis: int = 0) -> Any:
 
     def of(x: Any) -> Any:
         if isinstance(x, Batch):
-            return _split(mesh, x, axis, whole=("counts",))
+            return _split(mesh, x, leading + axis, whole=("counts",))
         if isinstance(x, Rollout):
-            return _split(mesh, x, axis + 1)
+            return _split(mesh, x, leading + axis + 1)
         if isinstance(x, LoopState):
-            return _split(mesh, x, 0, whole=("stats",))
+            return _split(mesh, x, leading, whole=("stats",))
         if isinstance(x, ReturnScale):
-            return _split(mesh, x, 0, whole=("stats",))
+            return _split(mesh, x, leading, whole=("stats",))
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree.map(of, tree, is_leaf=lambda x: isinstance(x, records))
@@ -122,3 +124,15 @@ def sharded_collect(collect: Collect, mesh: Mesh, *, axis: int = 0) -> Collect:
         return state, jax.lax.with_sharding_constraint(batch, by_rows(mesh, batch, axis=axis)), metrics
 
     return split
+
+
+def placed_as(tree: Any, example: Any) -> Any:
+    """The values of `tree` where those of `example`, of the same structure, lie: split as they are, on their devices.
+
+    >>> import jax.numpy as jnp
+    >>> mesh = row_mesh(1)
+    >>> example = jax.device_put(jnp.zeros(4), NamedSharding(mesh, PartitionSpec(ROWS)))
+    >>> tuple(placed_as(jnp.arange(4.0), example).sharding.spec)
+    ('rows',)
+    """
+    return jax.jit(lambda tree: tree, out_shardings=jax.tree.map(lambda x: x.sharding, example))(tree)

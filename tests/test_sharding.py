@@ -162,6 +162,26 @@ def test_shapes_are_enough_counts_stay_whole_and_pairs_are_split_along_the_secon
     assert found.log_prob is None
 
 
+def test_the_axis_of_seeds_stands_before_the_rows():
+    batch = po.Batch(obs=jnp.zeros((3, 4, 2, 1)), action=jnp.zeros((3, 4, 2), int), mask=jnp.ones((3, 4, 2), bool))
+    scale = jax.tree.map(lambda x: jnp.stack([x] * 3), init_return_scale(4))
+    found = sharding.by_rows(sharding.row_mesh(1), {"batch": batch, "scale": scale}, leading=1)
+    assert found["batch"].mask.spec == found["scale"].running.spec == PartitionSpec(None, "rows")
+    assert found["scale"].stats.mean.spec == PartitionSpec()
+    pairs = sharding.by_rows(sharding.row_mesh(1), batch, axis=1, leading=1)
+    assert pairs.obs.spec == PartitionSpec(None, None, "rows")
+
+
+def test_what_is_placed_lies_as_the_example_does_also_keys():
+    state = {"x": jnp.arange(4.0), "key": jax.random.key(7)}
+    mesh = sharding.row_mesh(1)
+    where = {"x": jax.sharding.NamedSharding(mesh, PartitionSpec("rows")), "key": sharding.by_rows(mesh, state)["key"]}
+    placed = sharding.placed_as(state, jax.device_put({"x": jnp.zeros(4), "key": jax.random.key(0)}, where))
+    assert placed["x"].sharding == where["x"]
+    assert placed["x"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert (jax.random.key_data(placed["key"]) == jax.random.key_data(state["key"])).all()
+
+
 @pytest.mark.parametrize("number", [0, 10_000])
 def test_a_mesh_of_devices_that_are_not_there_is_refused(number):
     with pytest.raises(ValueError, match=f"num_devices must be in 1 .. {jax.device_count()}.* it is {number}"):

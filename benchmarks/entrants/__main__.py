@@ -25,7 +25,7 @@ def main() -> None:
     first, said = _timed(built.chunk)
     told = {**said, "first_seconds": first, "build_seconds": build_seconds}
     told |= {"first_update_seconds": build_seconds + first / built.updates}
-    told |= {"decisions": built.decisions, "updates": built.updates, "differs": built.differs}
+    told |= {"decisions": built.decisions, "updates": built.updates, "differs": built.differs, **built.more}
     print(json.dumps(told), file=answers)
     for _ in sys.stdin:
         seconds, said = _timed(built.chunk)

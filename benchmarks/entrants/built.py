@@ -17,6 +17,8 @@ class Built(NamedTuple):
     """Of each chunk."""
     differs: str
     """What of it is not as the settings say."""
+    more: Mapping[str, Any] = {}
+    """What else it tells of itself, as JSON."""
 
 
 def returns(return_sum: Any, finished: Any, slices: int) -> dict[str, list[list[float]]]:

@@ -70,11 +70,14 @@ def about_reference(reference: Reference) -> str:
 
 def restore_reference(directory: Any) -> Reference:
     """The reference that `checkpoint.save` put there."""
+    return checkpoint.restore(directory, blank_reference())[0]
+
+
+def blank_reference() -> Reference:
+    """A reference that has learnt nothing, of the shapes of one that has."""
     network, _ = token_world()
     skip = jnp.zeros((TOKEN_WORLD.num_worlds, REFERENCE_ATTEMPTS), bool)
-    like = Reference(jax.jit(network.init)(jax.random.key(0)), jnp.zeros(()), skip)
-
-    return checkpoint.restore(directory, like)[0]
+    return Reference(jax.jit(network.init)(jax.random.key(0)), jnp.zeros(()), skip)
 
 
 def build(plan: Plan, reference: Reference | None = None) -> Algorithm:

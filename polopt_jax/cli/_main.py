@@ -4,16 +4,19 @@ import dataclasses
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
-from polopt_jax import __version__, runs
+from polopt_jax import __version__, processes, runs
 from polopt_jax.checkpoint import CheckpointError
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._bench import bench
 from polopt_jax.cli._cache import SWITCH, use_cache
 from polopt_jax.cli._compare import compare
 from polopt_jax.cli._config import compared, options_of, read_options
+from polopt_jax.cli._devices import use_devices
 from polopt_jax.cli._envs import check_algorithm, show
 from polopt_jax.cli._evaluate import evaluate
 from polopt_jax.cli._export import export
@@ -75,6 +78,7 @@ examples:
   polopt train trpo --env hopper --radius 0.02 --out runs/wide
   polopt train --out runs/wide --resume
   polopt train ppo --env my.module:Env --hidden 256,256 --eval-every 100000
+  polopt train ppo --env humanoid --devices 8
   polopt train grpo --env skip_the_test --json
   polopt train sft --data texts.jsonl --out runs/start
   polopt train dpo --data prefs.jsonl --init runs/start --objective ipo
@@ -88,8 +92,9 @@ JAX_COMPILATION_CACHE_DIR; --no-cache, with any command, keeps none.
 
 Results go to stdout, progress to stderr, files to runs/. Exit codes: 0 done,
 2 wrong input, 3 no longer finite or unable to move, 5 checkpoint or log
-unusable, 6 a file could not be read or written, 130 or 143 interrupted by
-SIGINT or SIGTERM, and saved.
+unusable, 6 a file could not be read or written, 7 other processes of the run
+did not come or were lost, 130 or 143 interrupted by SIGINT or SIGTERM, and
+saved.
 """
 
 
@@ -100,9 +105,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "" not in sys.path:
         sys.path.append("")  # the working directory, as `python -m` has it: an environment of one's own may be there
     try:
+        exit_code = _told(arguments)
+    except BaseException:
+        if processes.count() > 1:
+            traceback.print_exc()
+            processes.desert(1)
+        raise
+    processes.part(exit_code)
+    return exit_code
+
+
+def _told(arguments: list[str]) -> int:
+    """The exit code of a command line; what goes wrong is said."""
+    try:
         return _run(arguments)
     except CommandError as error:
         return _fail(str(error), error.exit_code)
+    except processes.FirstFailed as error:
+        return _fail(f"process 0: {error}", THEIRS.get(error.kind, FILE_FAILED))
     except runs.RunError as error:
         return _fail(str(error), WRONG_INPUT)
     except SimulatorError as error:
@@ -118,8 +138,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), FILE_FAILED)
 
 
+THEIRS = {"RunError": WRONG_INPUT, "UsageError": WRONG_INPUT, "CheckpointError": UNUSABLE}
+"""Exit codes of errors of the first process, by their names, in the others."""
+
+
 def _fail(message: str, exit_code: int) -> int:
-    say(f"polopt: {'error: ' if exit_code < 128 else ''}{one_line(message)}")
+    say(f"polopt: {processes.name()}{'error: ' if exit_code < 128 else ''}{one_line(message)}")
     return exit_code
 
 
@@ -144,7 +168,8 @@ def _train(words: list[str], arguments: list[str]) -> int:
     if "--resume" in words and words[0].startswith("-"):
         if (resumed := read_words(Resume, "train --resume", words)) is None:
             return 0
-        config = runs.read_config(runs.check_path(resumed.out))
+        use_devices(resumed)
+        config = processes.first(lambda: runs.read_config(runs.check_path(resumed.out)))
         algorithm, said = options_of(config, resumed.out / runs.CONFIG)
         words = [*said, *words]
     else:
@@ -167,6 +192,7 @@ def _planned(algorithm: str | None, words: list[str]) -> tuple[Train, Plan] | No
     options = read_words(train_options(algorithm), f"train {algorithm}", words, description)
     if options is None:
         return None
+    use_devices(options.run)
     return options.run, plan_train(
         algorithm, options.run, given(_recipes.parameters(algorithm), options.hyperparameters)
     )
@@ -204,25 +230,23 @@ def _compare(words: list[str], arguments: list[str]) -> int:
     return compare(options.out, plans, arguments, go_on="--resume" in words, json=options.json)
 
 
-def _evaluate(words: list[str], arguments: list[str]) -> int:
-    if (options := read_words(Evaluate, "evaluate", words)) is None:
-        return 0
-    use_cache(arguments)
-    return evaluate(options)
+Command: TypeAlias = Callable[[list[str], list[str]], int]
+"""`(words after the command, the whole command line) -> exit code`"""
 
 
-def _play(words: list[str], arguments: list[str]) -> int:
-    if (options := read_words(Play, "play", words)) is None:
-        return 0
-    use_cache(arguments)
-    return play(options)
+def _of(kind: Any, name: str, do: Callable[..., int], *, whole: bool = False) -> Command:
+    """A command that reads its options and does one thing with them, and with the `whole` command line if it wants it.
 
+    What it compiles is kept for the next time.
+    """
 
-def _sample(words: list[str], arguments: list[str]) -> int:
-    if (options := read_words(Sample, "sample", words)) is None:
-        return 0
-    use_cache(arguments)
-    return sample(options)
+    def command(words: list[str], arguments: list[str]) -> int:
+        if (options := read_words(kind, name, words)) is None:
+            return 0
+        use_cache(arguments)
+        return do(options, arguments) if whole else do(options)
+
+    return command
 
 
 def _export(words: list[str], arguments: list[str]) -> int:
@@ -239,40 +263,19 @@ def _envs(words: list[str], arguments: list[str]) -> int:
     return 0
 
 
-def _outcomes(words: list[str], arguments: list[str]) -> int:
-    if (options := read_words(Outcomes, "outcomes", words)) is None:
-        return 0
-    use_cache(arguments)
-    return outcomes(options, arguments)
-
-
-def _study(words: list[str], arguments: list[str]) -> int:
-    if (options := read_words(Study, "study", words)) is None:
-        return 0
-    use_cache(arguments)
-    return study(options, arguments)
-
-
-def _bench(words: list[str], arguments: list[str]) -> int:
-    if (options := read_words(Bench, "bench", words)) is None:
-        return 0
-    return bench(options, arguments)
-
-
 HELP_WORDS = ("-h", "--help", "help")
-COMMANDS: dict[str, Callable[[list[str], list[str]], int]] = {
+COMMANDS: dict[str, Command] = {
     "train": _train,
     "compare": _compare,
-    "evaluate": _evaluate,
-    "play": _play,
-    "sample": _sample,
+    "evaluate": _of(Evaluate, "evaluate", evaluate),
+    "play": _of(Play, "play", play),
+    "sample": _of(Sample, "sample", sample),
     "export": _export,
     "envs": _envs,
-    "outcomes": _outcomes,
-    "study": _study,
-    "bench": _bench,
+    "outcomes": _of(Outcomes, "outcomes", outcomes, whole=True),
+    "study": _of(Study, "study", study, whole=True),
+    "bench": _of(Bench, "bench", bench, whole=True),
 }
-"""`(words after the command, the whole command line) -> exit code`"""
 
 
 def _list_of_algorithms() -> str:

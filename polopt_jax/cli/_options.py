@@ -109,6 +109,14 @@ class Train:
     """Options from a JSON file, such as the config.json of a run; those on the command line come first."""
     log_to: Annotated[tuple[str, ...], NAMES, shown("NAME,...", "none")] = ()
     """Where the numbers go besides metrics.jsonl: csv, tensorboard, wandb."""
+    devices: Annotated[int | None, WHOLE, shown("N", "1; of several processes, all")] = None
+    """Devices to split the environments over; of each process, where there are several. CPUs can be any number."""
+    coordinator: Annotated[str | None, NAME, shown("HOST:PORT", "one process")] = None
+    """Where process 0 of several is met; auto, where JAX finds that (SLURM, Open MPI, Kubernetes, TPU)."""
+    num_processes: Annotated[int | None, WHOLE, shown("N", "as the cluster says")] = None
+    """How many processes do the run together. See docs/clusters.md."""
+    process_id: Annotated[int | None, WHOLE, shown("I", "as the cluster says")] = None
+    """Which of them this is, from 0."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Go on with the run in --out, which is all that need be said; --steps may be larger."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
@@ -125,6 +133,14 @@ class Resume:
     """Go on."""
     steps: Annotated[int | None, WHOLE, shown("N", "those that it was started for")] = None
     """Decisions that each seed learns from, in all; more than it was started for."""
+    devices: Annotated[int | None, WHOLE, shown("N", "1; of several processes, all")] = None
+    """Devices to split the environments over; of each process, where there are several. CPUs can be any number."""
+    coordinator: Annotated[str | None, NAME, shown("HOST:PORT", "one process")] = None
+    """Where process 0 of several is met; auto, where JAX finds that (SLURM, Open MPI, Kubernetes, TPU)."""
+    num_processes: Annotated[int | None, WHOLE, shown("N", "as the cluster says")] = None
+    """How many processes do the run together. See docs/clusters.md."""
+    process_id: Annotated[int | None, WHOLE, shown("I", "as the cluster says")] = None
+    """Which of them this is, from 0."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Print the result as JSON."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from polopt_jax import report
+from polopt_jax import processes, report
 from polopt_jax.runs import Progress, Row, Schedule
 
 LINE_EVERY = 10.0
@@ -21,6 +21,12 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
     except OSError:
         silence(sys.stderr)
+
+
+def tell(text: str) -> None:
+    """A line on stderr of how the run goes, which of several processes the first alone says."""
+    if processes.is_first():
+        say(text)
 
 
 def acknowledge() -> None:
@@ -47,7 +53,10 @@ def open_streams() -> None:
 
 @contextlib.contextmanager
 def progress(label: str) -> Iterator[Progress]:
-    """Shows one run, or a stage of its own, under a label."""
+    """Shows one run, or a stage of its own, under a label; in the first of several processes."""
+    if not processes.is_first():
+        yield _Silence()
+        return
     if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         yield _Lines(label)
         return
@@ -106,6 +115,12 @@ def _left(row: Row, schedule: Schedule) -> dict[str, str]:
     """How long the rest will take, if it goes on as it went; nothing at the end."""
     rest = row["seconds"] * (schedule.updates - row["update"]) / row["update"]
     return {"left": f"{report.seconds(rest)} left" if rest else ""}
+
+
+class _Silence:
+    def stage(self, text: str) -> None: ...
+
+    def advance(self, row: Row, schedule: Schedule) -> None: ...
 
 
 class _Lines:

@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from polopt_jax import checkpoint, runs
-from polopt_jax.cli._build import Reference, build, imitate_reference, restore_reference
+from jax.sharding import Mesh
+
+from polopt_jax import checkpoint, processes, runs
+from polopt_jax.cli._build import Reference, blank_reference, build, imitate_reference, restore_reference
+from polopt_jax.cli._devices import kept_flags
 from polopt_jax.cli._kinds import SIMULATOR
 from polopt_jax.cli._loggers import telling
 from polopt_jax.cli._plan import Plan
@@ -33,7 +36,7 @@ def again(arguments: Sequence[str], directory: Path) -> list[str]:
     """The command line that goes on with what is in a directory, or that begins it where it has not begun."""
     if has_begun(directory):
         told = ["--json"] if "--json" in arguments else []
-        return ["polopt", arguments[0], "--out", str(directory), "--resume", *told]
+        return ["polopt", arguments[0], "--out", str(directory), "--resume", *kept_flags(arguments), *told]
     words = ["polopt", *(word for word in arguments if word != "--resume")]
     given = "--out" in [word.split("=")[0] for word in words]
     return words if given else [*words, "--out", str(directory)]
@@ -81,32 +84,39 @@ def is_done(plan: Plan | TextPlan, start: runs.Start) -> bool:
 
 
 def do(
-    plan: Plan, start: runs.Start, stop: runs.Stop, known: Reference | None = None
+    plan: Plan, start: runs.Start, stop: runs.Stop, known: Reference | None = None, mesh: Mesh | None = None
 ) -> tuple[Result, Reference | None]:
     """Does the updates that are left: the result, and the reference of a token world.
 
-    The reference is `known`, if the run has none of its own, or else learnt.
+    The reference is `known`, if the run has none of its own, or else learnt. Of several processes only the first
+    touches the directory, and shows how it goes.
     """
     if start.update is None:
-        runs.settle(start)
+        processes.first(lambda: runs.settle(start))
     for note in about_simulators(start) if plan.kind is SIMULATOR else []:
         say(note)
-    with progress(plan.algorithm) as shown:
-        reference = _reference(start, shown, known) if plan.is_token else None
-        with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as opened:
+        shown, log, tell = opened.enter_context(progress(plan.algorithm)), runs.NoLog(), lambda row: None
+
+        def begin() -> None:
+            nonlocal log, tell
             log = opened.enter_context(contextlib.closing(runs.Log(start.directory / runs.ROWS)))
             tell = opened.enter_context(telling(plan, start))
-            simulated = opened.enter_context(simulating(plan)) if plan.kind is SIMULATOR else None
-            made = runs.run(
-                plan.schedule,
-                simulated or (lambda: build(plan, reference)),
-                log,
-                shown,
-                stop,
-                start,
-                evaluate_every=plan.eval_every,
-                tell=tell,
-            )
+
+        reference = _agreed_reference(start, shown, known) if plan.is_token else None
+        processes.first(begin)
+        simulated = opened.enter_context(simulating(plan)) if plan.kind is SIMULATOR else None
+        made = runs.run(
+            plan.schedule,
+            simulated or (lambda: build(plan, reference)),
+            log,
+            shown,
+            stop,
+            start,
+            evaluate_every=plan.eval_every,
+            tell=tell,
+            mesh=mesh,
+        )
     return Result(plan, *made), reference
 
 
@@ -124,6 +134,13 @@ def exit_code(result: Result, stop: runs.Stop, arguments: Sequence[str], directo
 def restored_reference(directory: Path) -> Reference:
     """The reference that the run in a directory keeps."""
     return restore_reference(directory / REFERENCE)
+
+
+def _agreed_reference(start: runs.Start, shown: Progress, known: Reference | None) -> Reference:
+    """The reference policy of the token world, which the first of several processes learns or reads for all."""
+    found: list[Reference] = []
+    processes.first(lambda: found.append(_reference(start, shown, known)))
+    return processes.from_first(found[0] if found else blank_reference())
 
 
 def _reference(start: runs.Start, shown: Progress, known: Reference | None) -> Reference:

@@ -1,19 +1,26 @@
 """`polopt train`."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from polopt_jax import runs
+from jax.sharding import Mesh
+
+from polopt_jax import processes, runs
+from polopt_jax.checkpoint import latest_step
 from polopt_jax.cli._build import about_reference
+from polopt_jax.cli._devices import check_same, mesh_of
 from polopt_jax.cli._options import Train
 from polopt_jax.cli._plan import Plan
 from polopt_jax.cli._play import leave_page
-from polopt_jax.cli._progress import acknowledge, say
+from polopt_jax.cli._progress import acknowledge, say, tell
 from polopt_jax.cli._report import SUMMARY, print_result, write_files
 from polopt_jax.cli._result import Result
-from polopt_jax.cli._running import do, exit_code, failures_told, is_done, restored_reference, started
+from polopt_jax.cli._running import again, do, exit_code, failures_told, is_done, restored_reference, started
 
 LONG = 120.0
 """Seconds of a run after which the few that drawing an episode takes are nothing: `polopt play` is done for it."""
@@ -21,17 +28,54 @@ LONG = 120.0
 
 def train(options: Train, plan: Plan, arguments: Sequence[str]) -> int:
     """Trains, or goes on training; returns the exit code."""
-    default = f"{plan.name}-{plan.schedule.seed}"
-    opened = runs.existing(options.out or Path()) if options.resume else runs.new(options.out, default)
-    with opened as directory, failures_told(directory, arguments):
-        start, notes = runs.Start(directory, plan.config()), []
-        if options.resume:
-            plan, start, notes = started(plan, directory, steps=options.steps)
+    mesh = mesh_of(options, plan)
+    check_same(plan)
+    with (
+        _opened(options, plan) as directory,
+        failures_told(directory, arguments),
+        processes.lost(lambda: say(_lost(directory, arguments))),
+    ):
+        plan, start, notes, done = _found(options, plan, directory)
         for note in notes:
-            say(note)
-        if is_done(plan, start):
-            return _finished(options, plan, arguments, start)
-        return _train(options, plan, arguments, start)
+            tell(note)
+        if done:
+            return _finished(options, plan, arguments, start) if processes.is_first() else 0
+        return _train(options, plan, arguments, start, mesh)
+
+
+@contextlib.contextmanager
+def _opened(options: Train, plan: Plan) -> Iterator[Path]:
+    """The directory of the run, which the first process holds, and whose name the others are told."""
+    with contextlib.ExitStack() as held:
+
+        def hold() -> str:
+            default = f"{plan.name}-{plan.schedule.seed}"
+            opened = runs.existing(options.out or Path()) if options.resume else runs.new(options.out, default)
+            return str(held.enter_context(opened))
+
+        yield Path(processes.first(hold))
+
+
+def _found(options: Train, plan: Plan, directory: Path) -> tuple[Plan, runs.Start, Sequence[str], bool]:
+    """Where the run goes on, the plan to its end, what the user should know, and whether nothing is left to do."""
+    if not options.resume:
+        return plan, runs.Start(directory, plan.config()), [], False
+
+    def look() -> list[Any]:
+        longer, start, notes = started(plan, directory, steps=options.steps)
+        return [longer.schedule, start.update, start.rows, start.length, notes, is_done(longer, start)]
+
+    schedule, update, rows, length, notes, done = processes.first(look)
+    plan = replace(plan, schedule=runs.Schedule(*schedule))
+    return plan, runs.Start(directory, plan.config(), update, tuple(rows), length), notes, done
+
+
+def _lost(directory: Path, arguments: Sequence[str]) -> str:
+    """What a process says whose peers are gone."""
+    update = latest_step(directory / runs.CHECKPOINTS)
+    saved = "what was saved is good" if update is None else f"the checkpoint of update {update} is good"
+    how = shlex.join(again(arguments, directory))
+    return f"polopt: {processes.name()}error: it has lost its peers; {saved}; go on, in every process, with: {how}"
 
 
 def _finished(options: Train, plan: Plan, arguments: Sequence[str], start: runs.Start) -> int:
@@ -58,14 +102,21 @@ def _summary(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _train(options: Train, plan: Plan, arguments: Sequence[str], start: runs.Start) -> int:
+def _train(options: Train, plan: Plan, arguments: Sequence[str], start: runs.Start, mesh: Mesh | None) -> int:
     schedule, directory = plan.schedule, start.directory
-    say(f"{plan.title}: {schedule.seeds}, {schedule.steps:,} steps each, in {directory}")
+    over = "" if mesh is None else f", on {mesh.size} devices"
+    tell(f"{plan.title}: {schedule.seeds}, {schedule.steps:,} steps each, in {directory}{over}")
     with runs.stop_on_signals(acknowledge) as stop:
-        result, reference = do(plan, start, stop)
-        notes = [result.failure] if result.failure else [about_reference(reference)] if reference else []
-        if result.status == "finished" and result.summary["wall_seconds"] >= LONG:
-            leave_page(directory)
-        write_files(directory, plan.title, [result], arguments, notes)
-    print_result(directory, [result], notes, json=options.json)
+        result, reference = do(plan, start, stop, mesh=mesh)
+
+        def leave() -> list[str]:
+            notes = [result.failure] if result.failure else [about_reference(reference)] if reference else []
+            if result.status == "finished" and result.summary["wall_seconds"] >= LONG:
+                leave_page(directory)
+            write_files(directory, plan.title, [result], arguments, notes)
+            return notes
+
+        notes = processes.first(leave)
+    if processes.is_first():
+        print_result(directory, [result], notes, json=options.json)
     return exit_code(result, stop, arguments, directory)

@@ -26,7 +26,7 @@ from polopt_jax.runs._directory import (
     write_json,
     write_new,
 )
-from polopt_jax.runs._log import Log, Row, scalars
+from polopt_jax.runs._log import Log, NoLog, Row, scalars
 from polopt_jax.runs._loop import Progress, run
 from polopt_jax.runs._resume import Start, continued, find_start, settle
 from polopt_jax.runs._schedule import Schedule, schedule
@@ -39,6 +39,7 @@ __all__ = [
     "FEW_SEEDS",
     "ROWS",
     "Log",
+    "NoLog",
     "Progress",
     "Row",
     "RunError",

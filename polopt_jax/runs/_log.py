@@ -89,6 +89,16 @@ class Log:
             os.close(self._descriptor)
 
 
+class NoLog:
+    """In place of a `Log`, in the processes of a run that keep none."""
+
+    def append(self, row: Row) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+
 # What a log holds
 
 

@@ -8,16 +8,18 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+from jax.sharding import Mesh
 
-from polopt_jax import checkpoint
+from polopt_jax import checkpoint, processes
 from polopt_jax.algorithms import Algorithm
-from polopt_jax.driver import Hosted, Run, chunks, prepare, seed_keys
+from polopt_jax.driver import Chunk, Hosted, Run, chunks, prepare, seed_keys
 from polopt_jax.runs._directory import CHECKPOINTS, to_json
 from polopt_jax.runs._health import complaint, healthy, is_broken, look
-from polopt_jax.runs._log import Log, Row, chunk_row
+from polopt_jax.runs._log import Log, NoLog, Row, chunk_row
 from polopt_jax.runs._resume import Start, settle
 from polopt_jax.runs._schedule import Schedule
-from polopt_jax.runs._signals import Stop
+from polopt_jax.runs._signals import Stop, agreed
+from polopt_jax.sharding import placed_as
 from polopt_jax.training import TrainState
 
 SAVE_EVERY = 5
@@ -41,13 +43,14 @@ class Progress(Protocol):
 def run(
     schedule: Schedule,
     build: Callable[[], Algorithm | Hosted],
-    log: Log,
+    log: Log | NoLog,
     progress: Progress,
     stop: Stop,
     start: Start | None = None,
     *,
     evaluate_every: int | None = None,
     tell: Callable[[Row], None] = lambda row: None,
+    mesh: Mesh | None = None,
 ) -> tuple[list[Row], str | None]:
     """Does what a run has left, to its end or to a signal: its rows, and why it was given up, if it was.
 
@@ -58,18 +61,25 @@ def run(
     checkpoints. Else they are saved before the first update, then every few chunks or every minute, at the end and on a
     signal, when the rows up to then are on disk; not while every seed is broken, so that the last good one stays.
 
+    On a `mesh` its rows are split over devices. Several processes do the same at the same time, and save and stop after
+    the same chunk; the first of them saves, and has the log.
+
     Raises CheckpointError if the checkpoint does not fit, or if the rows are of other metrics than those of now.
     """
     rows = [] if start is None else list(start.rows)
+    agreed(stop)
     if stop:
         return rows, None
     progress.stage("compiling...")
     began = time.perf_counter()
-    compiled = prepare(build(), seed_keys(schedule.seed, schedule.num_seeds), chunk_updates=schedule.chunk_updates)
+    compiled = prepare(
+        build(), seed_keys(schedule.seed, schedule.num_seeds), chunk_updates=schedule.chunk_updates, mesh=mesh
+    )
     if start is not None:
         compiled = compiled._replace(state=_begin(start, compiled.state))
     seconds, before, done = (rows[-1][key] if rows else 0 for key in ("seconds", "compile_seconds", "update"))
     compile_seconds = before + time.perf_counter() - began
+    agreed(stop)
     if stop:
         return rows, None
     progress.stage("running...")
@@ -88,10 +98,10 @@ def run(
         health = look(health, chunk)
         if why := complaint(health, schedule, chunk.update):
             return rows, why
-        wanted = not is_broken(health) and is_due(number, since=time.monotonic() - saved, chunk_seconds=chunk.seconds)
+        is_late = is_due(number, since=time.monotonic() - saved, chunk_seconds=chunk.seconds)
+        wanted = agreed(stop, wanted=is_late) and not is_broken(health)
         if start is not None and (stop or number == remaining or wanted):
-            log.sync()
-            checkpoint.save(start.directory / CHECKPOINTS, chunk.update, chunk.state)
+            _save(start, log, chunk)
             saved = time.monotonic()
         if stop:
             break
@@ -116,15 +126,34 @@ def is_due(number: int, *, since: float, chunk_seconds: float) -> bool:
     return number % SAVE_EVERY == 0 or since + chunk_seconds > SAVE_WITHIN
 
 
+def _save(start: Start, log: Log | NoLog, chunk: Chunk) -> None:
+    """Saves the state after a chunk, when the rows up to it are on disk. One process writes; all hear how it went."""
+    state = processes.whole(chunk.state)
+
+    def write() -> None:
+        log.sync()
+        checkpoint.save(start.directory / CHECKPOINTS, chunk.update, state)
+
+    processes.first(write)
+
+
 def _begin(start: Start, state: TrainState) -> TrainState:
-    """The state to go on from, which is on disk: that of the checkpoint, or `state`, which has the same structure."""
-    store = start.directory / CHECKPOINTS
+    """The state to go on from, which is on disk: that of the checkpoint, or `state`, which has the same structure.
+
+    It lies on the same devices as `state`, however many there were when it was saved.
+    """
+    store, found = start.directory / CHECKPOINTS, processes.whole(state)
     if start.update is None:
-        checkpoint.save(store, 0, state)
+        processes.first(lambda: checkpoint.save(store, 0, found))
         return state
-    state, _ = checkpoint.restore(store, state, step=start.update)
-    settle(start)  # not before: what cannot be gone on with is left as it is
-    return state
+
+    def read() -> None:
+        nonlocal found
+        found, _ = checkpoint.restore(store, found, step=start.update)
+        settle(start)  # not before: what cannot be gone on with is left as it is
+
+    processes.first(read)
+    return placed_as(processes.from_first(found), state)
 
 
 def _check_keys(row: Row, rows: list[Row]) -> None:

@@ -12,6 +12,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from polopt_jax import processes
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 3.0
 """Seconds that Python has to act on a second signal, before the process is ended without it."""
@@ -24,6 +26,17 @@ class Stop:
 
     def __bool__(self) -> bool:
         return self.signal_number is not None
+
+
+def agreed(stop: Stop, *, wanted: bool = False) -> bool:
+    """Whether something is wanted by any of the processes of a run; and a signal that one has heard, all have heard.
+
+    >>> agreed(Stop(), wanted=True), agreed(Stop())
+    (True, False)
+    """
+    number, said = processes.highest(stop.signal_number or 0, wanted)
+    stop.signal_number = number or stop.signal_number
+    return bool(said)
 
 
 @contextlib.contextmanager
