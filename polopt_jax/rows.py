@@ -186,7 +186,7 @@ def standardized_shares(shuffle: Shuffle, *, eps: ArrayLike = 1e-8) -> Shuffle:
         A ← (A - mean A) / (std A + eps),    over the decisions of a minibatch
 
     For `epochs(..., shuffle=)`. What `standardize_advantage` does to a term minibatch by minibatch, done for all of an
-    epoch at once: two sums over devices an epoch, and not two a minibatch.
+    epoch at once: four small sums over devices an epoch, and not four a minibatch.
 
     Args:
       shuffle: `shuffled_parts`, `shuffled_decisions`, or one of your own.

@@ -13,7 +13,7 @@ from small_run import ENVIRON, rows_without_times, run_small
 
 import polopt_jax as po
 from polopt_jax import runs
-from polopt_jax.cli import _build, _main, _plan, main
+from polopt_jax.cli import _build, _devices, _main, _plan, main
 from polopt_jax.cli._options import Train
 from polopt_jax.envs import import_env
 from polopt_jax.settings import ACTIVATIONS
@@ -242,7 +242,8 @@ def test_a_runs_config_is_a_file_of_options(tmp_path):
     assert again == made
     other = plan(" ".join(["npg", *_main._with_config(["npg", f"--config={path}", "--gamma", "0.75"])[1]]))
     assert other.hyperparameters == {**made.hyperparameters, "gamma": 0.75}
-    assert set(vars(Train)["__dataclass_fields__"]) - {"out", "resume", "json", "config"} <= {*made.config()}
+    not_of_the_run = {"out", "resume", "json", "config", *_devices.FLAGS}  # nor where it is spread
+    assert set(vars(Train)["__dataclass_fields__"]) - not_of_the_run <= {*made.config()}
 
 
 def test_the_config_of_a_token_world_is_a_file_of_options(tmp_path):

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 NAMES = [script.stem for script in SCRIPTS]
 # More than a minute with nothing compiled yet, even at the small sizes.
-SLOW = {"01_history", "03_outcome_pump", "04_preferences_and_groups"}
+SLOW = {"01_history", "03_outcome_pump", "04_preferences_and_groups", "05_scaling"}
 
 
 DRAWS = ("plt.show()", "worlds.picture(", "report.completion_figure(")
@@ -23,7 +23,13 @@ def code_cells(path):
 
 
 def test_there_are_notebooks():
-    assert NAMES == ["01_history", "02_natural_gradient", "03_outcome_pump", "04_preferences_and_groups"]
+    assert NAMES == [
+        "01_history",
+        "02_natural_gradient",
+        "03_outcome_pump",
+        "04_preferences_and_groups",
+        "05_scaling",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The parts of `polopt bench`: what is measured, beside whom, and what it should come to."""
 
-from benchmarks.parts import estimators, learning, objectives, seeds, solvers, training
+from benchmarks.parts import estimators, learning, objectives, scaling, seeds, simulators, solvers, training
 from benchmarks.parts._part import PEERS, Case, Part, Peers, Wanted
 from benchmarks.parts.rows import Goal, Row, as_json, from_json
 
@@ -11,6 +11,8 @@ PARTS: dict[str, Part] = {
     "solvers": solvers.PART,
     "estimators": estimators.PART,
     "seeds": seeds.PART,
+    "scaling": scaling.PART,
+    "simulators": simulators.PART,
 }
 """In the order in which they are run and shown."""
 

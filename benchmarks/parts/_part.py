@@ -15,6 +15,7 @@ PEERS = {
     PURE_JAX_RL: "PureJaxRL (from a copy of its repository: --purejaxrl DIRECTORY)",
     "rejax": "rejax",
     "sb3_contrib": "SB3-contrib",
+    "stable_baselines3": "Stable-Baselines3",
     "rlax": "rlax",
 }
 """Other people's programs by the name of what is imported, and what they are called."""
