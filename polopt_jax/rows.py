@@ -219,7 +219,9 @@ def _dealt(batch: Batch, key: Array, shares: int, groups: int) -> Batch:
     """
     split, rows, steps = batch.mask.shape
     rows //= groups
-    order = jnp.argsort(jax.random.bits(key, (split, groups, rows, steps)), axis=-1) + steps * jnp.arange(rows)[:, None]
+    # Drawn in one axis: in four they took XLA a second and a half to compile.
+    bits = jax.random.bits(key, (batch.mask.size,)).reshape((split, groups, rows, steps))
+    order = jnp.argsort(bits, axis=-1) + steps * jnp.arange(rows)[:, None]
     order = jnp.moveaxis(order.reshape((split, groups, rows, shares, steps // shares)), 3, 2)
     order = order.reshape((split, groups, shares, -1))
     gather = jax.vmap(jax.vmap(lambda x, order: jnp.take(x, order, axis=0, mode="clip")))

@@ -55,6 +55,8 @@ def build(*, env: str, backend: str, num_envs: int, updates: int, seeds: int = 1
     over = jax.vmap if seeds > 1 else lambda f: f
     keys = jax.random.split(jax.random.PRNGKey(0), seeds)
     state = jax.jit(over(algorithm.init_state))(keys if seeds > 1 else keys[0])
+    # Its state begins with integers where it goes on with floats.
+    state = jax.tree.map(lambda x, y: x.astype(y.dtype), state, jax.eval_shape(over(many), state))
     compiled = jax.jit(over(many)).lower(state).compile()
     held = {"state": state}
 
