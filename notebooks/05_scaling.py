@@ -189,13 +189,14 @@ shown(training)
 
 # %% [markdown]
 # On the pendulum the physics are next to nothing, so that what is left of the environment's own rate is what learning
-# costs; on ant the physics are nearly all, and every library is as fast as Brax is. Between the two stands whatever
-# you want to learn.
+# costs; on ant the physics are most of it, and libraries differ little. At 64 environments ours is behind both peers,
+# as it was in the first picture: half of the time there is overhead.
 #
 # ## A natural gradient, in gradients
 #
 # TRPO's direction takes eleven products with the Fisher matrix. Two backward passes through the KL, which is what
-# frameworks without forward mode do, cost about twice what one `jvp` and its transpose cost, and hold twice as much.
+# frameworks without forward mode do, take one and a half times to twice as long as one `jvp` and its transpose, and
+# hold twice as much.
 
 # %%
 solvers = rows_of("solvers")

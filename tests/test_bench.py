@@ -314,3 +314,7 @@ def test_what_was_measured_at_two_sizes_is_drawn_a_curve_for_each_peer():
     assert (panel.title, panel.x_label, curve.label) == ("a thing", "rows", "over a peer")
     assert curve.x.tolist() == [64, 128]
     assert (curve.middle.tolist(), curve.low.tolist(), curve.high.tolist()) == ([0.5, 0.7], [0.4, 0.7], [0.6, 0.6])
+    others = [ROW._replace(what="else", beside="another"), ROW._replace(what="else", beside="another", size=128)]
+    assert [[c.style for c in panel.curves] for panel in page.over_sizes(rows + others)] == [[0], [1]]
+    (alone,) = page.over_sizes(rows[:2])
+    assert alone.title == "a thing, over a peer"

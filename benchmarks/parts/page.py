@@ -90,16 +90,18 @@ def print_tables(result: Result, *, quick: bool) -> None:
 
 def over_sizes(rows: Sequence[Row]) -> Iterator[Panel]:
     """For each thing that was measured at several sizes a panel: the ratio against the size, a curve per peer."""
+    places = {beside: place for place, beside in enumerate(dict.fromkeys(row.beside for row in rows))}
     for what in dict.fromkeys(row.what for row in rows):
         own = [row for row in rows if row.what == what and row.ratio is not None and row.size]
         curves = []
-        for place, beside in enumerate(dict.fromkeys(row.beside for row in own)):
+        for beside in dict.fromkeys(row.beside for row in own):
             its = sorted((row for row in own if row.beside == beside), key=lambda row: row.size or 0)
             if len(its) > 1:
                 columns = [(row.size, row.ratio, row.low or row.ratio, row.high or row.ratio) for row in its]
-                curves.append(Curve(f"over {beside}", place, *map(np.asarray, zip(*columns, strict=True))))
+                curves.append(Curve(f"over {beside}", places[beside], *map(np.asarray, zip(*columns, strict=True))))
         if curves:
-            yield Panel(what, own[0].size_of, curves, x_limits=None)
+            title = what if len(places) > 1 else f"{what}, {curves[0].label}"
+            yield Panel(title, own[0].size_of, curves)
 
 
 def learned(cases: Sequence[Mapping[str, Any]]) -> Iterator[Panel]:
