@@ -129,8 +129,9 @@ assert per_row > 0
 
 # %% [markdown]
 # The dashed line is what the arithmetic allows; the curve bends towards it. That is all there is to "saturation" on
-# one device: past a few times that number of environments, time is linear, and more of them gain nothing but a larger
-# batch.
+# one device: past a few times that number of environments, time is linear, and more of them gain little but a larger
+# batch. Points off the line are the machine's own: XLA takes more than one core from some size on, of which a straight
+# line knows nothing.
 #
 # ## A shuffle, and what it buys
 #
