@@ -59,7 +59,7 @@ def amount(x: float | None, unit: str) -> str:
 
 COLUMNS = (
     Column(("", "what"), lambda row: row.what),
-    Column(("", "size"), lambda row: f"{report.si(row.size)} {row.size_of}" if row.size else report.NONE),
+    Column(("", "size"), lambda row: f"{row.size:,} {row.size_of}" if row.size else report.NONE),
     Column(("", "ours"), lambda row: amount(row.ours, row.unit)),
     Column(("", "beside"), lambda row: row.beside or report.NONE),
     Column(("", "theirs"), lambda row: amount(row.theirs, row.unit)),
