@@ -176,6 +176,20 @@ def test_standardised_shares_need_an_advantage_and_take_an_epsilon():
     assert float(jnp.abs(wide.advantage).max()) < 1e-4
 
 
+def test_an_estimate_of_ones_own_is_learnt_from_as_it_is(monkeypatch):
+    """A price among its advantages keeps its scale."""
+    from polopt_jax import algorithms
+    from polopt_jax.algorithms import _ppo
+
+    given = []
+    monkeypatch.setattr(_ppo, "epochs", lambda step, *numbers, shuffle: given.append(shuffle) or step)
+    env = Quadratic()
+    network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(4,))
+    task = tasks.control_task(env, network, num_envs=4, num_steps=2)
+    algorithms.ppo(task, estimate=algorithms.gae_estimate(0.9, 0.9))
+    assert given == [task.shuffle]
+
+
 def test_ppo_standardises_minibatch_by_minibatch(monkeypatch):
     from polopt_jax import algorithms
     from polopt_jax.algorithms import _ppo

@@ -43,7 +43,8 @@ def ppo(
       max_grad_norm: norm to which the gradient is clipped.
       terms: further terms of the loss, by name with their weights, as `weighted_sum` takes them.
       optimizer: what steps in place of Adam with its clip, whose two numbers then say nothing.
-      estimate: `rollout -> batch`, in place of standardised GAE; gamma then scales rewards and nothing else.
+      estimate: `rollout -> batch`, in place of standardised GAE, and learnt from as it is, standardised nowhere; gamma
+        then scales rewards and nothing else.
 
     Advantages are standardised within each minibatch, as in the common code, and what minibatches are made of is the
     task's choice (`Task.shuffle`). In control that is single decisions, dealt out so that each has as many of every
@@ -61,5 +62,6 @@ def ppo(
     )
     optimizer = optimizer or adam(learning_rate, max_grad_norm, steps_per_update=num_epochs * num_minibatches)
     step = make_step((objective(task.model, with_terms(term, terms)), optimizer))
-    step = epochs(step, num_epochs, num_minibatches, shuffle=standardized_shares(task.shuffle))
+    shuffle = task.shuffle if estimate else standardized_shares(task.shuffle)
+    step = epochs(step, num_epochs, num_minibatches, shuffle=shuffle)
     return assemble(task, step, estimate or gae_estimate(gamma, lambda_), gamma=gamma)

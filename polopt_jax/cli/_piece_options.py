@@ -73,7 +73,7 @@ class Bench:
     parts: Annotated[tyro.conf.Positional[tuple[str, ...]], shown("[PART ...]", "all")] = ()
     """Which parts."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
-    """The smallest size of everything, three rounds: that it runs, not how fast. Under five minutes on two cores."""
+    """The smallest size of everything, three rounds: that it runs, not how fast."""
     peers_python: Annotated[Path | None, shown("FILE", "this one")] = None
     """The Python of an environment that has other people's programs."""
     purejaxrl: Annotated[Path | None, shown("DIR", "none")] = None
