@@ -46,12 +46,13 @@ def ppo(
       estimate: `rollout -> batch`, in place of standardised GAE, and learnt from as it is, standardised nowhere; gamma
         then scales rewards and nothing else.
 
-    Advantages are standardised within each minibatch, as in the common code, and what minibatches are made of is the
-    task's choice (`Task.shuffle`). In control that is single decisions, dealt out so that each has as many of every
-    environment. With 64 (ant: 256) environments of 16 steps and the other defaults, mean return of the last tenth, rows
-    shuffled and standardised over the batch first: inverted_double_pendulum after 1.5M steps, 8 seeds, 8226 and 9073;
-    hopper after 2M, 8 seeds, 472 and 539; ant after 1.5M, 6 seeds, 138 and 172. Neither change alone is enough: on
-    hopper dealing came to 471 and standardising to 448.
+    Advantages are standardised within each minibatch, as in the common code (over the batch, where rows have
+    outcomes, whose price `priced` takes off advantages), and what minibatches are made of is the task's choice
+    (`Task.shuffle`). In control that is single decisions, dealt out so that each has as many of every environment.
+    With 64 (ant: 256) environments of 16 steps and the other defaults, mean return of the last tenth, rows shuffled
+    and standardised over the batch first: inverted_double_pendulum after 1.5M steps, 8 seeds, 8226 and 9073; hopper
+    after 2M, 8 seeds, 472 and 539; ant after 1.5M, 6 seeds, 138 and 172. Neither change alone is enough: on hopper
+    dealing came to 471 and standardising to 448.
 
     Differs from that code: values are not clipped. Source: Schulman et al. 2017.
     """
@@ -62,6 +63,7 @@ def ppo(
     )
     optimizer = optimizer or adam(learning_rate, max_grad_norm, steps_per_update=num_epochs * num_minibatches)
     step = make_step((objective(task.model, with_terms(term, terms)), optimizer))
-    shuffle = task.shuffle if estimate else standardized_shares(task.shuffle)
+    is_usual = estimate is None and task.outcome is None  # or a price that is taken off advantages would lose its scale
+    shuffle = standardized_shares(task.shuffle) if is_usual else task.shuffle
     step = epochs(step, num_epochs, num_minibatches, shuffle=shuffle)
     return assemble(task, step, estimate or gae_estimate(gamma, lambda_), gamma=gamma)
