@@ -25,7 +25,7 @@ def wanted(**own):
 
 
 def test_programs_of_other_processes_do_what_they_are_told_in_turns():
-    environment, _, learner = training.programs(Wanted(), "inverted_pendulum", 8, "ppo")
+    environment, _, learner = training.programs(Wanted(), "inverted_pendulum", 8, "ppo")[:3]
     small = [p._replace(options={**p.options, "updates": 2}) for p in (environment, learner)]
     small[1].options["slices"] = 1
     found = race(small, repeats=3)
@@ -66,6 +66,10 @@ def test_everybody_works_on_as_many_environments(monkeypatch):
     assert {p.name: p.options.get("source") for p in found if "source" in p.options} == {"purejaxrl": "folder"}
     decisions = found[0].options["updates"] * NUM_STEPS * 64
     assert decisions == pytest.approx(training.DECISIONS["inverted_pendulum"], rel=0.01)
+    alone = training.programs(wanted(purejaxrl="folder"), "inverted_pendulum", 16, "ppo")
+    assert [p.name for p in alone if p not in found and p.name not in rows] == [
+        training.BRAX
+    ]  # it has no seeds at once
     quick = training.programs(wanted()._replace(quick=True), "inverted_pendulum", 16, "ppo")
     assert {p.options["updates"] for p in quick} == {2}
 
@@ -115,3 +119,28 @@ def test_ours_learns_with_the_settings_of_everybody(monkeypatch):
     assert given == {named.get(name, name.lower()): x for name, x in settings.items()}
     task = ours.task_of("inverted_pendulum", "spring", 8)
     assert task.decisions == 8 * entrants.NUM_STEPS
+
+
+def test_braxs_trainer_is_held_between_epochs_and_its_episodes_are_counted(monkeypatch):
+    """Beside its own environment: 8 environments of 500 steps must end some episodes, of a reward of 1 a step."""
+    from benchmarks.entrants import brax_trainer
+
+    monkeypatch.setattr(brax_trainer, "EPOCHS", 3)
+    options = {"env": "inverted_pendulum", "backend": "spring", "num_envs": 8, "updates": 32}
+    said = brax_trainer.build(**options, seeds=2, slices=4).chunk()
+    finished, return_sum = np.array(said["finished"]), np.array(said["return_sum"])
+    assert finished.shape == return_sum.shape == (2, 4)
+    assert (finished.sum(1) > 10).all()
+    decisions = 8 * 32 * NUM_STEPS
+    assert (return_sum.sum(1) <= decisions).all()
+    assert (return_sum.sum(1) > 0.8 * decisions).all()
+    assert not np.array_equal(finished[0], finished[1])
+    with pytest.raises(ValueError, match="one seed"):
+        brax_trainer.build(**options, seeds=2)
+
+
+def test_what_braxs_trainer_raises_is_raised_where_the_epoch_was_asked_for():
+    from benchmarks.entrants.brax_trainer import build
+
+    with pytest.raises(AssertionError):
+        build(env="inverted_pendulum", backend="spring", num_envs=12, updates=1)

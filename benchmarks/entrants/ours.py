@@ -25,7 +25,7 @@ from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.tasks import Task, control_task
 
 DIFFERS = (
-    "each row's decisions are dealt out to minibatches, values not clipped, advantages standardised over the batch; "
+    "each row's decisions are dealt out to minibatches, values not clipped, advantages standardised per minibatch; "
     "KL and entropy of every update are measured, and a step that is not finite is not taken"
 )
 

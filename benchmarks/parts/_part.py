@@ -10,16 +10,21 @@ from typing import Any, NamedTuple
 
 from benchmarks.parts.rows import Row
 
-PURE_JAX_RL = "purejaxrl"
+PURE_JAX_RL, BRAX = "purejaxrl", "brax_trainer"
 PEERS = {
     PURE_JAX_RL: "PureJaxRL (from a copy of its repository: --purejaxrl DIRECTORY)",
     "rejax": "rejax",
+    BRAX: "brax's trainer",
     "sb3_contrib": "SB3-contrib",
     "stable_baselines3": "Stable-Baselines3",
     "rlax": "rlax",
 }
 """Other people's programs by the name of what is imported, and what they are called."""
-NEEDS = {PURE_JAX_RL: ("brax", "distrax", "gymnax", "flax", "optax"), "rejax": ("rejax", "brax", "gymnax")}
+NEEDS = {
+    PURE_JAX_RL: ("brax", "distrax", "gymnax", "flax", "optax"),
+    "rejax": ("rejax", "brax", "gymnax"),
+    BRAX: ("brax",),
+}
 """What has to be importable; of the others they themselves."""
 
 

@@ -1,4 +1,4 @@
-"""Return against decisions and against seconds, of PPO beside PureJaxRL's with the same settings, over several seeds.
+"""Return against decisions and against seconds, of PPO beside PureJaxRL's and brax's, over several seeds.
 
 Scores are interquartile means over seeds, and over environments where these are pooled, with intervals by a bootstrap
 that draws seeds anew within each environment (Agarwal et al. 2021, "Deep reinforcement learning at the edge of the
@@ -12,10 +12,11 @@ from scipy import stats
 
 from benchmarks.entrants import NUM_STEPS
 from benchmarks.entrants.race import Program, race
-from benchmarks.parts._part import PEERS, PURE_JAX_RL, Case, Part, Wanted, told
+from benchmarks.parts._part import BRAX, PEERS, PURE_JAX_RL, Case, Part, Wanted, told
 from benchmarks.parts.rows import AT_LEAST, Goal, Row
 
 BACKEND = "spring"
+BESIDE = (PURE_JAX_RL, BRAX)
 SLICES, LAST = 40, 4
 """Points of a curve, and how many of them at the end are what was learnt in the end."""
 DRAWS = 2000
@@ -57,13 +58,16 @@ def in_the_end(said: dict[str, Any]) -> np.ndarray:
 
 
 def measure(wanted: Wanted, env: str, steps: int, num_envs: int, seeds: int) -> dict[str, Any]:
-    """Both on one environment: what they had learnt in the end, and the curves."""
+    """All of them on one environment: what they had learnt in the end, and the curves."""
     updates = max(SLICES, round(steps / (num_envs * NUM_STEPS)))
     shared = {"env": env, "backend": BACKEND, "updates": updates, "num_envs": num_envs, "seeds": seeds}
+    peers = wanted.peers
     found = [Program("ours", "ours", {**shared, "slices": SLICES})]
-    if wanted.peers.has(PURE_JAX_RL):
-        its = {**shared, "slices": SLICES, **wanted.peers.options(PURE_JAX_RL)}
-        found.append(Program(PURE_JAX_RL, PURE_JAX_RL, its, wanted.peers.python))
+    found += [
+        Program(name, name, {**shared, "slices": SLICES, **peers.options(name)}, peers.python)
+        for name in BESIDE
+        if peers.has(name)
+    ]
     drawn, ends, differs = {}, {}, {}
     for program in found:  # one after the other, or they would slow each other down
         said = race([program], repeats=0)[program.name].told
@@ -108,4 +112,4 @@ def cases(wanted: Wanted) -> list[Case]:
     ]
 
 
-PART = Part("What PPO has learnt after as many decisions and as many seconds, over seeds.", cases, (PURE_JAX_RL,))
+PART = Part("What PPO has learnt after as many decisions and as many seconds, over seeds.", cases, BESIDE)

@@ -7,12 +7,12 @@ from typing import Any
 
 from benchmarks.entrants import NUM_STEPS
 from benchmarks.entrants.race import Program, Timed, race
-from benchmarks.parts._part import PEERS, Case, Part, Wanted, told
+from benchmarks.parts._part import BRAX, PEERS, PURE_JAX_RL, Case, Part, Wanted, told
 from benchmarks.parts.rows import AT_LEAST, AT_MOST, Goal, Row, of_numbers, of_times
 
 ENVIRONMENT, COLLECTING, OURS = "environment", "collecting", "ours"
 BACKEND = "spring"
-BESIDE = ("purejaxrl", "rejax")
+BESIDE = (PURE_JAX_RL, "rejax", BRAX)
 DECISIONS = {"inverted_pendulum": 200_000, "inverted_double_pendulum": 100_000}
 """Of a chunk, so that it takes a second or two; of every other environment a tenth of the first."""
 SIZES = {"inverted_pendulum": (64, 1024, 8192), "ant": (256, 1024), "halfcheetah": (256,)}
@@ -21,7 +21,7 @@ OTHERS = ("reinforce", "actor_critic", "npg", "trpo")
 """Algorithms that are measured on the first environment, at its second size."""
 GOALS = {("inverted_pendulum", 1024): 0.6, ("ant", 256): 0.92, ("ant", 1024): 0.92}
 """Shares of the environment alone."""
-TIMES = {"purejaxrl": 1.2, "rejax": 1.3}
+TIMES = {PURE_JAX_RL: 1.2, "rejax": 1.3, BRAX: 1.5}
 """How many times as fast as a peer PPO should be."""
 
 
@@ -39,9 +39,8 @@ def programs(wanted: Wanted, env: str, num_envs: int, algorithm: str, seeds: int
     if algorithm != "ppo":
         return found
     peers = wanted.peers
-    return found + [
-        Program(name, name, {**learners, **peers.options(name)}, peers.python) for name in BESIDE if peers.has(name)
-    ]
+    beside = [name for name in BESIDE if peers.has(name) and not (name == BRAX and seeds > 1)]
+    return found + [Program(name, name, {**learners, **peers.options(name)}, peers.python) for name in beside]
 
 
 def rows_of(what: str, env: str, num_envs: int, times: dict[str, Timed]) -> list[Row]:
