@@ -123,7 +123,7 @@ from polopt_jax.solvers import (
     scale_to_radius,
     trpo,
 )
-from polopt_jax.steps import Step, epochs, make_step, monitored, sequential
+from polopt_jax.steps import Step, epochs, make_step, monitored, raveled, sequential
 from polopt_jax.surrogates import (
     expected_value,
     improved_weights,
@@ -246,6 +246,7 @@ __all__ = [
     "preference",
     "quadratic_form",
     "ratio_term",
+    "raveled",
     "reinforce",
     "reverse",
     "reward_minus_kl",

@@ -18,6 +18,7 @@ import optax
 from polopt_jax.boundaries import check_loss, check_pair, check_takes, described
 from polopt_jax.fields import with_fields
 from polopt_jax.guards import all_finite, no_nan, select, tree_norm
+from polopt_jax.raveling import ravel, unraveled
 from polopt_jax.reading import read_policy
 from polopt_jax.reductions import token_mean
 from polopt_jax.rows import GROUPS, Shuffle, sample_rows, shuffled_parts
@@ -99,15 +100,17 @@ def _checked(name: str, phase: Any) -> Phase:
 def _one_phase(objective: Objective, optimizer: optax.GradientTransformation) -> Step:
     optimizer = optax.with_extra_args_support(optimizer)
 
+    def checked(params: Params, batch: Batch) -> tuple[Array, Metrics]:
+        return check_loss("make_step: an objective", objective(unraveled(params), batch))
+
     def attempt(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
         del key
-        checked = lambda params, batch: check_loss("make_step: an objective", objective(params, batch))  # noqa: E731
         (loss, metrics), grads = jax.value_and_grad(checked, has_aux=True)(params, batch)
 
-        def value_fn(params: Params, batch: Batch = batch, objective: Objective = objective) -> Array:
+        def value_fn(params: Params, batch: Batch = batch, objective: Objective = checked) -> Array:
             return objective(params, batch)[0]  # optax hands a value_fn those extra arguments that it names
 
-        extra = dict(batch=batch, objective=objective, value=loss, grad=grads, value_fn=value_fn)
+        extra = dict(batch=batch, objective=checked, value=loss, grad=grads, value_fn=value_fn)
         updates, new_state = optimizer.update(grads, opt_state, params, **extra)
         new_params = optax.apply_updates(params, updates)
         norm = tree_norm(grads)  # finite where every gradient is
@@ -223,6 +226,33 @@ def epochs(
         return *carry, jax.tree.map(jnp.mean, metrics)
 
     return Step(step.init, _looked_at(attempt) if step.attempt else attempt, step.attempt and attempt)
+
+
+def raveled(step: Step) -> Step:
+    """The same step, within which all parameters are one vector: fewer and longer operations, where leaves are small.
+
+    For optimizers that treat every number alike, as Adam, SGD and a clip by the global norm do. One that sees leaves
+    (LAMB, Muon, a mask or a label by name) would see one, and one that asks the model itself (`npg`, `trpo`) cannot.
+    It belongs around `epochs`: parameters are laid out once for all its minibatches. An epoch of PPO on two layers of
+    64 took .91 of the time with 64 environments of inverted_pendulum, .93 with 1,024, .97 with 256 of ant, and its
+    compilation .6. The recipes do it where the optimizer is theirs.
+
+    The optimizer's state is that of the vector (`raveling.Raveled`); parameters go in and come out as they are.
+
+    >>> import polopt_jax as po
+    >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params["kernel"] + params["bias"]))
+    >>> step = po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4)))
+    >>> step = raveled(epochs(step, 4, 8))
+    >>> adam, _ = step.init({"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)})
+    >>> jax.tree.map(jnp.shape, adam.mu.vectors)
+    {'float32': (8,)}
+    """
+
+    def update(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
+        vector, opt_state, metrics = step.update(ravel(params), opt_state, batch, key)
+        return vector.tree(), opt_state, metrics
+
+    return Step(lambda params: step.init(ravel(params)), update)
 
 
 def monitored(step: Step, model: Model, *, rows: int | None = None, axis: int = 0, **divergences: Divergence) -> Step:

@@ -55,6 +55,7 @@ OTHER_KINDS = {
         "make_step",
         "monitored",
         "per_episode",
+        "raveled",
         "sequential",
         "start",
         "start_from",

@@ -19,7 +19,7 @@ from polopt_jax.guards import clip_by_global_norm
 from polopt_jax.masking import standardize
 from polopt_jax.objectives import surrogate, value_loss
 from polopt_jax.ranges import Rate
-from polopt_jax.steps import Step, epochs, make_step, monitored, sequential
+from polopt_jax.steps import Step, epochs, make_step, monitored, raveled, sequential
 from polopt_jax.tasks import Task
 from polopt_jax.training import Collect, TrainState, init_state
 from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Outputs, Params, Rollout, Term
@@ -191,7 +191,7 @@ def policy_then_critic(
 ) -> Step:
     """A natural-gradient phase on the surrogate, then passes of Adam, or another, on the critic alone."""
     policy = make_step((objective(task.model, with_terms(surrogate(), terms)), optimizer))
-    if value_optimizer is None:
-        value_optimizer = optax.adam(by_update(value_learning_rate, value_epochs * value_minibatches))
-    critic = make_step((objective(task.model, value_loss()), value_optimizer))
-    return sequential(policy=policy, critic=epochs(critic, value_epochs, value_minibatches, shuffle=task.shuffle))
+    usual_optimizer = optax.adam(by_update(value_learning_rate, value_epochs * value_minibatches))
+    critic = make_step((objective(task.model, value_loss()), value_optimizer or usual_optimizer))
+    critic = epochs(critic, value_epochs, value_minibatches, shuffle=task.shuffle)
+    return sequential(policy=policy, critic=raveled(critic) if value_optimizer is None else critic)

@@ -9,7 +9,7 @@ from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, adam, a
 from polopt_jax.combinators import objective, weighted_sum
 from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, Unit
 from polopt_jax.rows import standardized_shares
-from polopt_jax.steps import epochs, make_step
+from polopt_jax.steps import epochs, make_step, raveled
 from polopt_jax.tasks import Task
 
 
@@ -61,9 +61,10 @@ def ppo(
         value=(value_weight, objectives.value_loss()),
         entropy=(entropy_weight, objectives.entropy_bonus()),
     )
-    optimizer = optimizer or adam(learning_rate, max_grad_norm, steps_per_update=num_epochs * num_minibatches)
-    step = make_step((objective(task.model, with_terms(term, terms)), optimizer))
+    usual_optimizer = adam(learning_rate, max_grad_norm, steps_per_update=num_epochs * num_minibatches)
+    step = make_step((objective(task.model, with_terms(term, terms)), optimizer or usual_optimizer))
     is_usual = estimate is None and task.outcome is None  # or a price that is taken off advantages would lose its scale
     shuffle = standardized_shares(task.shuffle) if is_usual else task.shuffle
     step = epochs(step, num_epochs, num_minibatches, shuffle=shuffle)
+    step = raveled(step) if optimizer is None else step  # another may see leaves
     return assemble(task, step, estimate or gae_estimate(gamma, lambda_), gamma=gamma)

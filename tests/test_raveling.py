@@ -1,0 +1,133 @@
+"""Parameters end to end: there and back bit for bit, and a step on the vector is the step on the tree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import polopt_jax as po
+from polopt_jax import algorithms, driver, envs, networks, tasks
+from polopt_jax.raveling import Raveled, ravel, unraveled
+
+TREE = {
+    "kernel": jnp.arange(6.0).reshape(2, 3),
+    "half": jnp.array([1.5, -2.0], jnp.bfloat16),
+    "nested": [jnp.array(7.0), jnp.zeros((0, 4)), {"bias": jnp.array([8.0, jnp.inf])}],
+    "count": jnp.array([3], jnp.int32),
+}
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(np.asarray(x, float), np.asarray(y, float))
+        assert x.shape == y.shape
+
+
+def test_there_and_back_bit_for_bit_in_one_vector_of_each_dtype():
+    raveled = ravel(TREE)
+    assert {name: x.shape for name, x in raveled.vectors.items()} == {"float32": (9,), "bfloat16": (2,), "int32": (1,)}
+    assert raveled.vectors["float32"].tolist() == [*range(6), 7.0, 8.0, np.inf]
+    assert_same(raveled.tree(), TREE)
+    assert_same(unraveled(raveled), TREE)
+    assert_same(unraveled(TREE), TREE)
+    assert_same(ravel({}).tree(), {})
+    assert_same(ravel(2.0).tree(), jnp.array(2.0))
+
+
+def test_it_is_a_pytree_that_jit_vmap_and_grad_go_through():
+    raveled = ravel({"a": jnp.ones((2, 2)), "b": jnp.array([3.0])})
+    assert jax.tree.structure(raveled) == jax.tree.structure(ravel({"a": jnp.zeros((2, 2)), "b": jnp.zeros(1)}))
+    grads = jax.jit(jax.grad(lambda r: (r.tree()["a"] ** 2).sum() + 5 * r.tree()["b"][0]))(raveled)
+    assert isinstance(grads, Raveled)
+    assert grads.vectors["float32"].tolist() == [2.0, 2.0, 2.0, 2.0, 5.0]
+    many = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), raveled)
+    assert jax.vmap(lambda r: r.tree()["b"][0])(many).tolist() == [3.0, 6.0]
+
+
+def a_step(optimizer, wrap):
+    network = networks.mlp_actor_critic((3,), envs.Discrete(num=4), hidden=(8,))
+    term = po.weighted_sum(policy=(1.0, po.ppo()), value=(0.5, po.value_loss()))
+    return network, wrap(po.epochs(po.make_step((po.objective(network.apply, term), optimizer)), 2, 2))
+
+
+def a_batch(rows=4, steps=3):
+    keys = jax.random.split(jax.random.key(0), 5)
+    leading = (rows, steps)
+    return po.Batch(
+        obs=jax.random.normal(keys[0], (*leading, 3)),
+        action=jax.random.randint(keys[1], leading, 0, 4),
+        mask=jax.random.bernoulli(keys[2], 0.8, leading),
+        advantage=jax.random.normal(keys[3], leading),
+        log_prob=jnp.full(leading, -np.log(4.0)),
+        target=jax.random.normal(keys[4], leading),
+    )
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.sgd(0.1), optax.chain(optax.clip_by_global_norm(0.1), optax.adam(1e-2, eps=1e-5)), optax.adamw(1e-2)],
+    ids=["sgd", "clip and adam", "adamw"],
+)
+def test_a_step_on_the_vector_is_the_step_on_the_tree(optimizer):
+    """Three updates: moments go on too."""
+    ends, metrics = [], []
+    for wrap in (lambda step: step, po.raveled):
+        network, step = a_step(optimizer, wrap)
+        params = network.init(jax.random.key(1))
+        opt_state = step.init(params)
+        for i in range(3):
+            params, opt_state, its = jax.jit(step.update)(params, opt_state, a_batch(), jax.random.key(i))
+        ends.append(params)
+        metrics.append(its)
+    assert jax.tree.structure(ends[0]) == jax.tree.structure(ends[1])
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), *ends)
+    assert metrics[0].keys() == metrics[1].keys()
+    for name in metrics[0]:
+        np.testing.assert_allclose(metrics[0][name], metrics[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_that_would_break_is_undone_on_the_vector_too():
+    network, step = a_step(optax.sgd(np.inf), po.raveled)
+    params = network.init(jax.random.key(1))
+    opt_state = step.init(params)
+    found, _, metrics = jax.jit(step.update)(params, opt_state, a_batch(), jax.random.key(0))
+    assert float(metrics["skipped"]) > 0
+    assert_same(found, params)
+
+
+def test_what_asks_for_the_function_is_given_one_of_the_vector():
+    network, step = a_step(optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(10)), po.raveled)
+    params = network.init(jax.random.key(1))
+    found, _, metrics = jax.jit(step.update)(params, step.init(params), a_batch(), jax.random.key(0))
+    assert float(metrics["skipped"]) == 0
+    assert not np.array_equal(jax.tree.leaves(found)[0], jax.tree.leaves(params)[0])
+
+
+def task():
+    env = envs.brax_env("inverted_pendulum")
+    return tasks.control_task(env, networks.mlp_actor_critic(env.obs_shape, env.action_space), num_envs=8, num_steps=4)
+
+
+def optimizer_leaves(recipe):
+    state = jax.eval_shape(recipe.init, jax.random.key(0)).opt_state
+    return [x for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Raveled)) if isinstance(x, Raveled)]
+
+
+def test_recipes_lay_out_parameters_where_the_optimizer_is_theirs_and_nowhere_else():
+    """Two moments of Adam on one vector; another optimizer may see leaves, so it is given them."""
+    own = optax.adam(1e-3)
+    for recipe, theirs in ((algorithms.ppo, "optimizer"), (algorithms.trpo, "value_optimizer")):
+        assert len(optimizer_leaves(recipe(task()))) == 2
+        assert len(optimizer_leaves(recipe(task(), **{theirs: own}))) == 0
+
+
+def test_seeds_side_by_side_train_on_vectors_of_their_own():
+    recipe = algorithms.ppo(task(), num_epochs=1, num_minibatches=2)
+    run = driver.prepare(recipe, driver.seed_keys(0, 2), chunk_updates=1)
+    state, _ = run.advance(run.state)
+    first = jax.tree.leaves(state.params)[0]
+    assert first.shape[0] == 2
+    assert not np.array_equal(first[0], first[1])
