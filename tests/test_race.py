@@ -1,8 +1,12 @@
 """Programs that are timed in turns: what is counted, what fails, who stands beside whom. No test is of a time."""
 
+import functools
+import itertools
 import statistics
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -67,9 +71,7 @@ def test_everybody_works_on_as_many_environments(monkeypatch):
     decisions = found[0].options["updates"] * NUM_STEPS * 64
     assert decisions == pytest.approx(training.DECISIONS["inverted_pendulum"], rel=0.01)
     alone = training.programs(wanted(purejaxrl="folder"), "inverted_pendulum", 16, "ppo")
-    assert [p.name for p in alone if p not in found and p.name not in rows] == [
-        training.BRAX
-    ]  # it has no seeds at once
+    assert {p.name for p in alone} - rows.keys() == {training.BRAX, training.MULTIPLYING}  # these know one seed
     quick = training.programs(wanted()._replace(quick=True), "inverted_pendulum", 16, "ppo")
     assert {p.options["updates"] for p in quick} == {2}
 
@@ -89,6 +91,7 @@ def test_ours_is_set_beside_each_of_the_others():
         {
             "environment": timed([1, 1, 1], first_update_seconds=1.0),
             "collecting": timed([1, 2, 2]),
+            "multiplying": timed([1, 2, 1], decisions=200),
             "ours": timed([2, 2, 4], first_update_seconds=3.0),
             "purejaxrl": timed([4, 4, 4], first_update_seconds=6.0),
         },
@@ -99,13 +102,18 @@ def test_ours_is_set_beside_each_of_the_others():
     assert share.goal == Goal("at least", 0.6)
     assert not share.goal.met(share.ratio)
     assert by["rollouts, inverted_pendulum", "the environment alone"].ratio == 0.5
+    limit = by[
+        "PPO, inverted_pendulum", "the limit"
+    ]  # a second for the environment, a half, one or a half for products
+    assert (limit.ratio, limit.low, limit.goal) == (0.75, 0.375, None)
+    assert "0.67 of it alone at 1024" in limit.note
     peer = by["PPO, inverted_pendulum", "PureJaxRL"]
     assert (peer.ratio, peer.size, peer.unit) == (2, 1024, "decisions/s")
     assert peer.goal.met(peer.ratio)
     assert peer.note == "ours: nothing; theirs: nothing"
     first = by["PPO, inverted_pendulum: to the first update", "PureJaxRL"]
     assert (first.ours, first.theirs, first.ratio, first.unit) == (3.0, 6.0, 0.5, "s")
-    assert len(found) == 4
+    assert len(found) == 5
 
 
 def test_ours_learns_with_the_settings_of_everybody(monkeypatch):
@@ -144,3 +152,24 @@ def test_what_braxs_trainer_raises_is_raised_where_the_epoch_was_asked_for():
 
     with pytest.raises(AssertionError):
         build(env="inverted_pendulum", backend="spring", num_envs=12, updates=1)
+
+
+def test_the_limit_counts_the_products_of_the_networks_by_xlas_count():
+    """Of acting, of one pass of learning, against what XLA says of networks without an activation, at three sizes."""
+    from benchmarks.entrants import HIDDEN, multiplying
+
+    def flops(f, *args):
+        return jax.jit(f).lower(*args).compile().cost_analysis()["flops"]
+
+    for num_obs, num_actions in ((4, 1), (27, 8), (87, 8)):
+        rows, found = 512, 0
+        for outputs in (num_actions, 1):
+            sizes = (num_obs, *HIDDEN, outputs)
+            weights = [jnp.ones(pair) for pair in itertools.pairwise(sizes)]
+            through = lambda weights, obs: functools.reduce(jnp.matmul, weights, obs)  # noqa: E731
+            acting = flops(through, weights, jnp.ones((rows, num_obs)))
+            both = lambda w, x, g: jax.vjp(lambda w: through(w, x), w)[1](g)  # noqa: E731
+            learning = flops(both, weights, jnp.ones((rows, num_obs)), jnp.ones((rows, outputs)))
+            unused = 2 * rows * HIDDEN[-1] * outputs  # the last product of the forward pass has no use there
+            found += acting + entrants.NUM_EPOCHS * (learning + unused)
+        assert multiplying.operations(num_obs, num_actions) == pytest.approx(found / rows, rel=0.01)

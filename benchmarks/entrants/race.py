@@ -35,6 +35,11 @@ class Timed(NamedTuple):
     """`decisions` of a chunk, `build_seconds`, `first_update_seconds`, `differs`, `peak_mb`."""
 
     @property
+    def each(self) -> list[float]:
+        """Seconds a decision, in each round."""
+        return [seconds / self.told["decisions"] for seconds in self.seconds]
+
+    @property
     def rate(self) -> float:
         """Decisions a second, the median."""
         return self.told["decisions"] / statistics.median(self.seconds)

@@ -3,6 +3,7 @@
 What is beside ours, and what all of them learn with, is in `benchmarks.entrants`.
 """
 
+import statistics
 from typing import Any
 
 from benchmarks.entrants import NUM_STEPS
@@ -10,7 +11,7 @@ from benchmarks.entrants.race import Program, Timed, race
 from benchmarks.parts._part import BRAX, PEERS, PURE_JAX_RL, Case, Part, Wanted, told
 from benchmarks.parts.rows import AT_LEAST, AT_MOST, Goal, Row, of_numbers, of_times
 
-ENVIRONMENT, COLLECTING, OURS = "environment", "collecting", "ours"
+ENVIRONMENT, MULTIPLYING, COLLECTING, OURS = "environment", "multiplying", "collecting", "ours"
 BACKEND = "spring"
 BESIDE = (PURE_JAX_RL, "rejax", BRAX)
 DECISIONS = {"inverted_pendulum": 200_000, "inverted_double_pendulum": 100_000}
@@ -19,6 +20,8 @@ SIZES = {"inverted_pendulum": (64, 1024, 8192), "ant": (256, 1024), "halfcheetah
 """Environments side by side."""
 OTHERS = ("reinforce", "actor_critic", "npg", "trpo")
 """Algorithms that are measured on the first environment, at its second size."""
+LIMIT = "the limit"
+"""What stands beside us there: nobody's program."""
 GOALS = {("inverted_pendulum", 1024): 0.6, ("ant", 256): 0.92, ("ant", 1024): 0.92}
 """Shares of the environment alone."""
 TIMES = {PURE_JAX_RL: 1.2, "rejax": 1.3, BRAX: 1.5}
@@ -26,7 +29,10 @@ TIMES = {PURE_JAX_RL: 1.2, "rejax": 1.3, BRAX: 1.5}
 
 
 def programs(wanted: Wanted, env: str, num_envs: int, algorithm: str, seeds: int = 1) -> list[Program]:
-    """The environment alone, our rollouts alone, ours, and those beside it, on `num_envs` environments of each seed."""
+    """The environment alone, our rollouts alone, ours, and those beside it, on `num_envs` environments of each seed.
+
+    Multiplying alone is what PPO on one seed asks of the network.
+    """
     rows = num_envs * seeds
     updates = max(2, round(DECISIONS.get(env, 20_000) / (rows * NUM_STEPS)))
     shared = {"env": env, "backend": BACKEND, "updates": 2 if wanted.quick else updates}
@@ -38,6 +44,8 @@ def programs(wanted: Wanted, env: str, num_envs: int, algorithm: str, seeds: int
     ]
     if algorithm != "ppo":
         return found
+    if seeds == 1:
+        found.append(Program(MULTIPLYING, "multiplying", {**shared, "num_envs": rows}))
     peers = wanted.peers
     beside = [name for name in BESIDE if peers.has(name) and not (name == BRAX and seeds > 1)]
     return found + [Program(name, name, {**learners, **peers.options(name)}, peers.python) for name in beside]
@@ -47,21 +55,29 @@ def rows_of(what: str, env: str, num_envs: int, times: dict[str, Timed]) -> list
     """Our rate over that of everything beside it, our rollouts' over the environment's, and the first updates."""
     shared = {"size": num_envs, "size_of": "environments", "unit": "decisions/s"}
 
-    def over(name: str, one: Timed, other: Timed, **more: Any) -> Row:
-        given = [[t / timed.told["decisions"] for t in timed.seconds] for timed in (one, other)]
-        return of_times(name, *more.pop("beside"), *given, work=1.0, **shared, **more)
+    def each(*of: Timed) -> list[float]:
+        """Seconds a decision in each round; of several programs, one after the other."""
+        return [sum(seconds) for seconds in zip(*(timed.each for timed in of), strict=True)]
+
+    def over(name: str, one: Timed, *others: Timed, beside: str, **more: Any) -> Row:
+        return of_times(name, beside, each(one), each(*others), work=1.0, **shared, **more)
 
     ours, environment = times[OURS], times[ENVIRONMENT]
     share = GOALS.get((env, num_envs)) if what.startswith("PPO") else None
     found = [
-        over(what, ours, environment, beside=["the environment alone"], goal=share and Goal(AT_LEAST, share)),
-        over(f"rollouts, {env}", times[COLLECTING], environment, beside=["the environment alone"]),
+        over(what, ours, environment, beside="the environment alone", goal=share and Goal(AT_LEAST, share)),
+        over(f"rollouts, {env}", times[COLLECTING], environment, beside="the environment alone"),
     ]
+    if MULTIPLYING in times:
+        both = (environment, times[MULTIPLYING])
+        limit = statistics.median(a / b for a, b in zip(each(environment), each(*both), strict=True))
+        note = f"the environment, then the network's products in large matrices: {limit:.2f} of it alone at {num_envs}"
+        found.append(over(what, ours, *both, beside=LIMIT, note=note))
     for name in BESIDE:
         if name in times:
             called, its = PEERS[name].split(" (")[0], times[name]
             goal, differs = Goal(AT_LEAST, TIMES[name]), f"ours: {ours.told['differs']}; theirs: {its.told['differs']}"
-            found.append(over(what, ours, its, beside=[called], goal=goal, note=differs))
+            found.append(over(what, ours, its, beside=called, goal=goal, note=differs))
             first = [timed.told["first_update_seconds"] for timed in (ours, its)]
             more = {**shared, "unit": "s", "goal": Goal(AT_MOST, 1.0)}
             unit = more.pop("unit")
