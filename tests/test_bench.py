@@ -150,15 +150,43 @@ def test_curves_are_means_of_the_episodes_that_ended():
     said = {"return_sum": [[0.0, 4.0, 1, 1, 1, 5]], "finished": [[0.0, 2.0, 1, 1, 1, 1]]}
     np.testing.assert_allclose(learning.curves(said), [[np.nan, 2, 1, 1, 1, 5]])
     np.testing.assert_allclose(learning.in_the_end(said), [8 / 4])
+    np.testing.assert_allclose(learning.in_the_end(said, 4), [6 / 4])
 
 
-def test_what_was_learnt_stands_beside_each_peer():
-    ends = {"ours": np.full(4, 6.0), "PureJaxRL": np.full(4, 3.0)}
-    (row,) = learning.rows_of("ant", 100, ends, {"ours": "this", "PureJaxRL": "that"})
-    assert (row.ours, row.theirs, row.ratio, row.rounds, row.size) == (6, 3, 2, 4, 100)
-    assert row.note == "ours: this; theirs: that"
-    (row,) = learning.rows_of("ant", 100, {"ours": np.full(4, 6.0)}, {"ours": "this"})
-    assert (row.beside, row.ratio, row.ours) == ("", None, 6)
+def learnt(returns, seconds, differs="that"):
+    """Four seeds that end one episode a slice; the return grows to the end."""
+    sums = np.tile(np.linspace(0, returns, learning.SLICES), (4, 1))
+    return {"return_sum": sums, "finished": np.ones_like(sums), "first_seconds": seconds, "differs": differs}
+
+
+def test_what_was_learnt_stands_beside_each_of_the_others():
+    last = np.linspace(0, 1, learning.SLICES)[-learning.LAST :].mean()
+    said = {"ours": learnt(6.0, 10.0, "this"), "PureJaxRL": learnt(3.0, 20.0), "brax": learnt(2.0, None)}
+    end, soon, brax, trpo = learning.rows_of("ant", 100, {**said, learning.TRPO: learnt(12.0, 40.0)})
+    assert (end.ours, end.theirs, end.ratio, end.rounds) == pytest.approx((6 * last, 3 * last, 2, 4))
+    assert (end.size, end.size_of, end.goal) == (100, "decisions", Goal("at least", 1.0))
+    assert end.note == "ours: this; theirs: that"
+    assert (soon.ours, soon.size, soon.size_of) == (pytest.approx(6 * last), 10, "seconds")
+    half = np.linspace(0, 3, learning.SLICES)[: learning.SLICES // 2][-learning.LAST :].mean()
+    assert soon.theirs == pytest.approx(half)  # ten of its twenty seconds
+    assert (brax.beside, brax.ratio) == ("brax", pytest.approx(3))  # of one that compiles as it goes no time is known
+    assert (trpo.beside, trpo.ratio, trpo.goal) == (learning.TRPO, pytest.approx(0.5), None)
+
+
+def test_everybody_learns_from_as_many_decisions(monkeypatch):
+    monkeypatch.setattr(Peers, "has", lambda self, name: True)
+    found = learning.programs(Wanted(Peers("python", "folder")), "ant", 50, 16, 3)
+    assert [(p.name, p.module) for p in found] == [
+        ("ours", "ours"),
+        ("PureJaxRL", "purejaxrl"),
+        ("brax's trainer", "brax_trainer"),
+        (learning.TRPO, "ours"),
+    ]
+    alike = [{k: x for k, x in p.options.items() if k not in ("source", "algorithm")} for p in found]
+    assert alike == [alike[0]] * 4
+    assert (alike[0]["updates"], alike[0]["num_envs"], alike[0]["seeds"]) == (50, 16, 3)
+    assert found[1].options["source"] == "folder"
+    assert found[3].options["algorithm"] == "trpo"
 
 
 @pytest.mark.slow

@@ -109,10 +109,10 @@ def build(*, env: str, backend: str, num_envs: int, updates: int, seeds: int = 1
         "normalize_observations": True,
         "network_factory": _network,
     }
+    decisions = seeds * updates * NUM_STEPS * num_envs
     if slices:
-        return Built(
-            lambda: _learnt(options, updates, seeds, slices), seeds * updates * NUM_STEPS * num_envs, updates, DIFFERS
-        )
+        unknown = {"first_seconds": None}  # it compiles as it goes
+        return Built(lambda: _learnt(options, updates, seeds, slices), decisions, updates, DIFFERS, unknown)
     if seeds > 1:
         raise ValueError("its speed is of one seed: it trains several one after the other")
     began = time.perf_counter()
@@ -124,7 +124,7 @@ def build(*, env: str, backend: str, num_envs: int, updates: int, seeds: int = 1
     held.epoch()
     epoch = time.perf_counter() - third
     first = {"first_update_seconds": compiled - epoch * (updates - 1) / updates}
-    return Built(held.epoch, updates * NUM_STEPS * num_envs, updates, DIFFERS, first)
+    return Built(held.epoch, decisions, updates, DIFFERS, first)
 
 
 def _learnt(options: dict[str, Any], updates: int, seeds: int, slices: int) -> dict[str, Any]:

@@ -69,4 +69,5 @@ def build(
             return returns(metrics["episode/return_sum"], metrics["episode/finished"], slices)
         return None
 
-    return Built(chunk, seeds * updates * task.decisions, updates, DIFFERS)
+    differs = DIFFERS if algorithm == "ppo" else f"{algorithm} with its own defaults"
+    return Built(chunk, seeds * updates * task.decisions, updates, differs)

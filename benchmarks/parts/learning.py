@@ -17,6 +17,7 @@ from benchmarks.parts.rows import AT_LEAST, Goal, Row
 
 BACKEND = "spring"
 BESIDE = (PURE_JAX_RL, BRAX)
+TRPO = "our TRPO"
 SLICES, LAST = 40, 4
 """Points of a curve, and how many of them at the end are what was learnt in the end."""
 DRAWS = 2000
@@ -51,49 +52,64 @@ def curves(said: dict[str, Any]) -> np.ndarray:
     return np.where(finished > 0, sums / np.maximum(finished, 1), np.nan)
 
 
-def in_the_end(said: dict[str, Any]) -> np.ndarray:
-    """Of each seed, the mean return of the episodes that ended in the last slices; NaN where none did."""
-    sums, finished = (np.asarray(said[name])[:, -LAST:].sum(1) for name in ("return_sum", "finished"))
+def in_the_end(said: dict[str, Any], end: int | None = None) -> np.ndarray:
+    """Of each seed, the mean return of the episodes that ended in the last slices before `end`; NaN where none did."""
+    sums, finished = (np.asarray(said[name])[:, :end][:, -LAST:].sum(1) for name in ("return_sum", "finished"))
     return np.where(finished > 0, sums / np.maximum(finished, 1), np.nan)
+
+
+def programs(wanted: Wanted, env: str, updates: int, num_envs: int, seeds: int) -> list[Program]:
+    """Our PPO, those of others, and our TRPO."""
+    shared = {"env": env, "backend": BACKEND, "updates": updates, "num_envs": num_envs, "seeds": seeds}
+    shared = {**shared, "slices": SLICES}
+    peers = wanted.peers
+    beside = [
+        Program(PEERS[name].split(" (")[0], name, {**shared, **peers.options(name)}, peers.python)
+        for name in BESIDE
+        if peers.has(name)
+    ]
+    return [Program("ours", "ours", shared), *beside, Program(TRPO, "ours", {**shared, "algorithm": "trpo"})]
 
 
 def measure(wanted: Wanted, env: str, steps: int, num_envs: int, seeds: int) -> dict[str, Any]:
     """All of them on one environment: what they had learnt in the end, and the curves."""
     updates = max(SLICES, round(steps / (num_envs * NUM_STEPS)))
-    shared = {"env": env, "backend": BACKEND, "updates": updates, "num_envs": num_envs, "seeds": seeds}
-    peers = wanted.peers
-    found = [Program("ours", "ours", {**shared, "slices": SLICES})]
-    found += [
-        Program(name, name, {**shared, "slices": SLICES, **peers.options(name)}, peers.python)
-        for name in BESIDE
-        if peers.has(name)
-    ]
-    drawn, ends, differs = {}, {}, {}
-    for program in found:  # one after the other, or they would slow each other down
-        said = race([program], repeats=0)[program.name].told
-        name = PEERS.get(program.name, "ours").split(" (")[0]
-        curve, ends[name], differs[name] = curves(said), in_the_end(said), said["differs"]
-        drawn[name] = {"returns": curve.tolist(), "seconds": said["first_seconds"], "end": ends[name].tolist()}
     decisions = updates * NUM_STEPS * num_envs
+    said = {
+        program.name: race([program], repeats=0)[program.name].told  # one after the other, none slows another down
+        for program in programs(wanted, env, updates, num_envs, seeds)
+    }
+    drawn = {
+        name: {"returns": curves(its).tolist(), "seconds": its["first_seconds"], "end": in_the_end(its).tolist()}
+        for name, its in said.items()
+    }
     axis = {"env": env, "decisions": decisions, "curves": drawn}
-    return told(list(rows_of(env, decisions, ends, differs)), learning=axis)
+    return told(rows_of(env, decisions, said), learning=axis)
 
 
-def rows_of(env: str, decisions: int, ends: dict[str, np.ndarray], differs: dict[str, str]) -> list[Row]:
-    """Ours over each peer's, with the extent of the ratio under the bootstrap."""
-    ours = ends["ours"]
-    what = f"return in the end, {env}"
-    shared = {"size": decisions, "size_of": "decisions"}
-    if len(ends) == 1:
-        return [Row(what, "", "return", iqm(ours), rounds=len(ours), **shared)]
+def rows_of(env: str, decisions: int, said: dict[str, dict[str, Any]]) -> list[Row]:
+    """Ours over each of the others: in the end, and when the faster of the two was through."""
+    ours = said["ours"]
     found = []
-    for name, theirs in ends.items():
-        if name != "ours":
-            low, high = ratio_interval(ours, theirs)
-            row = Row(what, name, "return", iqm(ours), iqm(theirs), iqm(ours) / iqm(theirs), low, high, len(ours))
-            note = f"ours: {differs['ours']}; theirs: {differs[name]}"
-            found.append(row._replace(goal=Goal(AT_LEAST, 1.0), note=note, **shared))
+    for name, its in said.items():
+        if name == "ours":
+            continue
+        note = f"ours: {ours['differs']}; theirs: {its['differs']}"
+        goal = None if name == TRPO else Goal(AT_LEAST, 1.0)
+        row = over(f"return in the end, {env}", name, in_the_end(ours), in_the_end(its))
+        found.append(row._replace(size=decisions, size_of="decisions", goal=goal, note=note))
+        seconds = [one["first_seconds"] for one in (ours, its)]
+        if None not in seconds and name != TRPO:
+            ends = [max(LAST, int(SLICES * min(seconds) / its_own)) for its_own in seconds]
+            row = over(f"return after as long, {env}", name, *map(in_the_end, (ours, its), ends))
+            found.append(row._replace(size=round(min(seconds)), size_of="seconds"))
     return found
+
+
+def over(what: str, name: str, ours: np.ndarray, theirs: np.ndarray) -> Row:
+    """Interquartile means, and the extent of their ratio under the bootstrap."""
+    low, high = ratio_interval(ours, theirs)
+    return Row(what, name, "return", iqm(ours), iqm(theirs), iqm(ours) / iqm(theirs), low, high, len(ours))
 
 
 def ratio_interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
