@@ -291,6 +291,7 @@ def test_labels_are_learnt_with_the_losses_that_take_them(place, capsys):
     assert rows_of(out)[-1]["held/accuracy"][0] is not None
 
 
+@pytest.mark.slow
 def test_without_a_start_preferences_begin_with_imitation(place, capsys, monkeypatch):
     monkeypatch.setattr("polopt_jax.cli._text_build.IMITATION_UPDATES", 20)
     out = place / "alone"
@@ -473,6 +474,7 @@ def test_what_a_summary_says_of_the_held_out_is_its_last_row(preferred):
         assert value == last[f"held/{name}"][0], name
 
 
+@pytest.mark.slow
 def test_a_policy_that_was_trained_at_a_temperature_is_loaded_at_it(place, capsys):
     out = place / "cool"
     words = ["--init", place / "start", "--steps", 4, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]

@@ -58,7 +58,7 @@ def test_a_run_vmapped_over_seeds_does_not_hang():
     assert done.stdout.split() == ["40", "80"]
 
 
-@pytest.mark.parametrize("recipe", ["ppo", "trpo"])
+@pytest.mark.parametrize("recipe", ["ppo", pytest.param("trpo", marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(recipe, tmp_path):
     algorithm = make(recipe)
     keys = driver.seed_keys(3, 2)

@@ -83,6 +83,7 @@ def test_language_model():
     assert np.mean(history[-5:]) > 0.9
 
 
+@pytest.mark.slow
 def test_preferences(capsys):
     """Each of the three models comes to know which of an unseen pair is in order, and its reference does not."""
     module = example("preferences")
@@ -138,6 +139,7 @@ def test_sweep(capsys):
     assert "learning rate 1e-03: return 8, 8" in said
 
 
+@pytest.mark.slow
 def test_outcomes():
     """The room's law is known: the start goes around more often than over, and time makes the short way better."""
     module = example("outcomes")

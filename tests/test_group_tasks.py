@@ -184,6 +184,7 @@ def test_a_further_term_is_added_to_the_loss_with_its_weight(building, recipe):
     assert set(step) < set(longer)
 
 
+@pytest.mark.slow
 def test_trpo_bounds_the_divergence_and_the_constraints_that_it_is_given(building):
     group = episode_task(building, group_size=200)
     held = outcomes.outcome_kl(2, of=lambda outcome: outcome["success"])

@@ -61,6 +61,7 @@ def check_bound(names):
     assert moved.trajectory_kl > 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # little is run and much is compiled: two minutes on a busy machine without a cache
 def test_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

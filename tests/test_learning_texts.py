@@ -215,6 +215,7 @@ def test_imitation_learns_what_it_reads():
     assert last < 0.5
 
 
+@pytest.mark.slow
 def test_labelled_rows_are_measured_from_their_reference_point(params):
     """Stepped by the gradient itself, as the first step of Adam hardly knows how large the weight of a row is."""
     records = [Labelled("question: "[n:], s, n % 3 == 0, n) for n, s in enumerate(SENTENCES)]
@@ -446,6 +447,7 @@ def test_sizes_that_do_not_go_together_are_refused(params):
 # --- seeds, chunks --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_are_the_seeds_alone(params):
     train = pairs(params)
     together = driver.prepare(

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import jax.numpy as jnp
+import pytest
 
 import polopt_jax as po
 from polopt_jax import language, objectives, surrogates
@@ -11,6 +12,7 @@ from polopt_jax import language, objectives, surrogates
 PAGE = (Path(__file__).parents[1] / "docs" / "objectives.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_page_runs_and_says_what_comes_out(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}

@@ -332,6 +332,7 @@ def test_from_samples_it_is_the_average_of_centred_scores(double, policy):
     np.testing.assert_allclose(matrix, expected, atol=1e-12 * max(1, np.abs(expected).max()))
 
 
+@pytest.mark.slow
 def test_through_a_transformer(double):
     """SᵀP S/N per prompt, for groups [N, G, T] of tokens."""
     rng = np.random.default_rng(0)

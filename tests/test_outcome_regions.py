@@ -30,6 +30,7 @@ def test_only_with_lambda_one_the_gradient_is_made_of_the_scores_of_outcomes(lam
     assert share < 1e-4 if inside else share > 0.3
 
 
+@pytest.mark.slow
 def test_with_lambda_one_an_update_under_the_joint_region_does_not_lower_success():
     drawn = worlds.skip_the_test(jax.random.key(0))
     held = outcomes.outcome_kl(4, of=lambda outcome: 2 * outcome["success"] + outcome["side_effect"])

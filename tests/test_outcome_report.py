@@ -119,6 +119,7 @@ def test_features_out_of_range_give_nan(argument):
     assert np.isnan(result.old_new.outcome.value)
 
 
+@pytest.mark.slow
 def test_what_is_infinite_has_no_upper_end():
     """Two cells that the second sample lacks: KLs that see them are infinite, and that of the success is not."""
     parts = outcomes.sample_estimate(jnp.array([0, 1, 2, 3]), jnp.array([0, 0, 2, 2]), 4, between=_parts(2))

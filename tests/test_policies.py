@@ -219,6 +219,7 @@ def test_greedy_models_squash_and_report_as_before():
     assert outputs.value.tolist() == [3.0]
 
 
+@pytest.mark.slow
 def test_greedy_networks_say_the_most_probable_token_each_time():
     network = language.transformer(vocab_size=5, num_outputs=4, max_length=8, width=8, depth=1)
     params = network.init(jax.random.key(0))

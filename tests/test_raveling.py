@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import polopt_jax as po
-from polopt_jax import algorithms, driver, envs, networks, tasks
+from polopt_jax import algorithms, envs, networks, tasks
 from polopt_jax.raveling import Raveled, ravel, unraveled
 
 TREE = {
@@ -122,12 +122,3 @@ def test_recipes_lay_out_parameters_where_the_optimizer_is_theirs_and_nowhere_el
     for recipe, theirs in ((algorithms.ppo, "optimizer"), (algorithms.trpo, "value_optimizer")):
         assert len(optimizer_leaves(recipe(task()))) == 2
         assert len(optimizer_leaves(recipe(task(), **{theirs: own}))) == 0
-
-
-def test_seeds_side_by_side_train_on_vectors_of_their_own():
-    recipe = algorithms.ppo(task(), num_epochs=1, num_minibatches=2)
-    run = driver.prepare(recipe, driver.seed_keys(0, 2), chunk_updates=1)
-    state, _ = run.advance(run.state)
-    first = jax.tree.leaves(state.params)[0]
-    assert first.shape[0] == 2
-    assert not np.array_equal(first[0], first[1])

@@ -207,3 +207,19 @@ def test_outcomes_keep_their_dtype_also_where_an_environment_breaks():
     assert not np.asarray(rollout.outcome["right"])[broke].any()
     after = np.asarray(rollout.next_obs)[..., 0] > 0
     np.testing.assert_array_equal(np.asarray(rollout.outcome["right"])[~broke], after[~broke])
+
+
+def test_what_comes_after_can_be_differentiated_backwards_too():
+    """What learns through the dynamics differentiates the values it bootstraps from; episodes are cut on the way."""
+    env = TimeLimit(limit=2)
+    loop = po.start(env, jax.random.key(0), num_envs=2)
+
+    def total(weight):
+        def act(obs):
+            logits = jnp.zeros((*obs.shape[:-1], 1))
+            return po.Outputs(policy=po.Categorical(logits=logits), value=jnp.full(obs.shape[:-1], weight))
+
+        return po.unroll(env, act, loop, jax.random.key(1), num_steps=5)[1].next_value.sum()
+
+    assert total(1.0) == 10
+    assert jax.grad(total)(2.0) == 10

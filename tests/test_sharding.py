@@ -94,7 +94,7 @@ def expected(parameters, actor):
         "collect": {0: [1, 1, 1, 2, 2, 2, 4, 7, 40]},
         # Four sums an epoch standardise the advantages of its minibatches.
         "train": {1: [1, 1, 1, 1, 1, 5, 5, 6, 9], 2: [4, 4, 8, 8], 3: [9, parameters + 8]},
-        "tokens": {1: [5, 6], 3: [8, 1205]},
+        "tokens": {1: [5, 7], 3: [8, 1205]},
     }
 
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "simulators.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_page_runs_and_says_what_comes_out(capsys):
     names = {}
     for code in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):

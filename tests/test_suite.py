@@ -226,6 +226,7 @@ def test_forecasts_are_of_the_reference():
 # --- worlds and methods ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_world_has_a_reference_that_sometimes_succeeds():
     for name, case in suite.CASES.items():
         problem = case.build()(jnp.int32(0))

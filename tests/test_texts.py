@@ -259,6 +259,7 @@ def test_any_tokenizer_plugs_in():
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_from_a_file_to_a_policy_that_prefers(write):
     """Upper case is preferred: the policy comes to prefer it in prompts that it has not seen."""
     words = ["cat", "dog", "sun", "tree", "fish", "moon", "book", "rain", "milk", "bird"]

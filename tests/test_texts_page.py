@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 
 import jax.numpy as jnp
+import pytest
 
 from polopt_jax import driver, language, texts
 
 PAGE = (Path(__file__).parents[1] / "docs" / "texts.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_page_runs_and_says_what_comes_out(capsys):
     names = {}
     for code in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):

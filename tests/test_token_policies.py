@@ -356,6 +356,7 @@ def test_the_lazy_head_says_what_the_stored_one_says(case):
     np.testing.assert_allclose(rollout.log_prob[3:].T, again[:, 3:], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision_is_computed_in_it_and_says_float32():
     full, half = network_of(), network_of(dtype=jnp.bfloat16)
     params = far_from_uniform(full)

@@ -327,6 +327,7 @@ def factor(found, expected):
     return float(jnp.exp(jnp.abs(jnp.log(found / expected))).max())
 
 
+@pytest.mark.slow
 def test_a_model_speaks_the_language_of_worlds_it_never_saw():
     """Few levels and frequent routes, so that a small network learns it in no time."""
     worlds = told_worlds(jax.random.key(0), levels=4, p_skip=(0.1, 0.4), p_legit=(0.2, 0.6))
