@@ -4,28 +4,10 @@ import json
 import subprocess
 import sys
 
-import jax
-import numpy as np
 import pytest
-from scipy import stats
 
 from benchmarks import parts
-from benchmarks.parts import (
-    Case,
-    Goal,
-    Part,
-    Peers,
-    Row,
-    Wanted,
-    as_json,
-    estimators,
-    from_json,
-    learning,
-    objectives,
-    page,
-    seeds,
-    solvers,
-)
+from benchmarks.parts import Case, Goal, Part, Peers, Row, Wanted, as_json, from_json, page
 from benchmarks.parts import _part as part_module
 from benchmarks.parts.rows import of_numbers, of_times, quartiles
 from polopt_jax import runs
@@ -76,18 +58,30 @@ def test_rows_come_back_from_their_files():
 # Peers
 
 
-def test_a_peer_is_there_if_its_python_can_import_what_it_needs(monkeypatch):
+def test_a_peer_is_there_if_a_python_can_import_what_it_needs(monkeypatch):
     monkeypatch.setitem(part_module.NEEDS, "rejax", ("json", "csv"))
-    assert Peers().has("rejax")
+    two = Peers(("/no/such/python", sys.executable))
+    assert two.has("rejax")
+    assert two.python("rejax") == sys.executable
+    assert not Peers(("/no/such/python",)).has("rejax")
     monkeypatch.setitem(part_module.NEEDS, "rejax", ("json", "no_such_module"))
-    assert not Peers().has("rejax")
-    assert not Peers(python="/no/such/python").has("json")
-    assert Peers().has("json")
+    assert not two.has("rejax")
+    why = f"it needs json, no_such_module, and /no/such/python and {sys.executable} cannot import all of them"
+    assert two.missing("rejax") == why
+    with pytest.raises(ValueError, match="rejax: it needs json"):
+        two.program("rejax", "rejax", {})
+
+
+def test_a_program_of_a_peer_runs_in_its_python(monkeypatch):
     monkeypatch.setitem(part_module.NEEDS, "purejaxrl", ("json",))
+    monkeypatch.setitem(part_module.NEEDS, "rejax", ("csv",))
     assert not Peers().has("purejaxrl")
-    assert Peers(purejaxrl="folder").has("purejaxrl")
-    assert Peers(purejaxrl="folder").options("purejaxrl") == {"source": "folder"}
-    assert Peers(purejaxrl="folder").options("rejax") == {}
+    assert "--purejaxrl" in Peers().missing("purejaxrl")
+    with pytest.raises(ValueError, match="--purejaxrl"):
+        Peers().program("purejaxrl", "purejaxrl", {})
+    found = Peers(purejaxrl="folder").program("purejaxrl", "module", {"x": 1})
+    assert found == ("PureJaxRL", "module", {"x": 1, "source": "folder"}, sys.executable)
+    assert Peers(purejaxrl="folder").program("rejax", "m", {}, called="it") == ("it", "m", {}, sys.executable)
 
 
 def test_a_quick_run_has_the_smallest_sizes_and_three_rounds():
@@ -96,97 +90,7 @@ def test_a_quick_run_has_the_smallest_sizes_and_three_rounds():
     assert (Wanted(quick=True).rounds(9), Wanted().rounds(9)) == (3, 9)
 
 
-# Parts
-
-
-def test_the_associative_scan_and_the_recursion_by_hand_are_the_same_estimator():
-    given = estimators.arrays(40, 8)
-    np.testing.assert_allclose(estimators.associative(given), estimators.ours(given), atol=1e-4)
-    np.testing.assert_allclose(estimators.by_hand(given), estimators.ours(given), atol=1e-4)
-
-
-def test_another_answer_is_not_timed(monkeypatch):
-    monkeypatch.setattr(estimators, "by_hand", lambda given: given["reward"])
-    with pytest.raises(RuntimeError, match="by hand has another answer"):
-        estimators.measure(8, 4, 1)
-    term, _, kind = objectives.BY_HAND["ppo"]
-    monkeypatch.setattr(objectives, "BY_HAND", {"ppo": (term, lambda said, batch: said["mean"].sum(), kind)})
-    with pytest.raises(RuntimeError, match="ppo, by hand: "):
-        objectives.measure(8, 1)
-
-
-def test_small_parts_measure_what_they_say():
-    """Every form takes part, and so is held to the same answer; memory and flops are counts that can be known."""
-    rows = from_json(objectives.measure(16, 1)["rows"])
-    assert [row.what for row in rows if row.beside == "by hand"] == list(objectives.BY_HAND)
-    assert {row.size for row in rows} == {16 * objectives.STEPS}
-    rows = {row.what: row for row in from_json(solvers.composition(64)["rows"])}
-    assert rows["clip + value + entropy"].ratio == pytest.approx(1, abs=0.02)
-    assert rows["three objectives that each call the network"].ratio > 1.5
-    rows = from_json(solvers.products(64, 1)["rows"])
-    assert {row.beside for row in rows if row.unit == "ms"} == {"one policy gradient"}
-    assert [row.ratio < 1 for row in rows if row.unit == "MB"] == [True, True]
-
-
-def test_two_backward_passes_are_the_same_product():
-    forms = solvers.Forms(32)
-    v = forms.gradient(forms.params, forms.batch)
-    ours, theirs = forms.product(forms.params, forms.batch, v), forms.twice_backward(forms.params, forms.batch, v)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-def test_the_interquartile_mean_is_of_the_middle_half_and_its_interval_holds_it():
-    scores = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1000.0])
-    assert learning.iqm(scores) == stats.trim_mean(scores, 0.25) == 3.5
-    low, high = learning.interval(np.stack([scores, scores]), draws=200)
-    assert low < 3.5 < high < 1000
-    assert learning.interval(np.full((2, 4), 7.0), draws=10) == (7.0, 7.0)
-    low, high = learning.ratio_interval(np.full(5, 6.0), np.full(5, 3.0))
-    assert (low, high) == (2.0, 2.0)
-
-
-def test_curves_are_means_of_the_episodes_that_ended():
-    said = {"return_sum": [[0.0, 4.0, 1, 1, 1, 5]], "finished": [[0.0, 2.0, 1, 1, 1, 1]]}
-    np.testing.assert_allclose(learning.curves(said), [[np.nan, 2, 1, 1, 1, 5]])
-    np.testing.assert_allclose(learning.in_the_end(said), [8 / 4])
-    np.testing.assert_allclose(learning.in_the_end(said, 4), [6 / 4])
-
-
-def learnt(returns, seconds, differs="that"):
-    """Four seeds that end one episode a slice; the return grows to the end."""
-    sums = np.tile(np.linspace(0, returns, learning.SLICES), (4, 1))
-    return {"return_sum": sums, "finished": np.ones_like(sums), "first_seconds": seconds, "differs": differs}
-
-
-def test_what_was_learnt_stands_beside_each_of_the_others():
-    last = np.linspace(0, 1, learning.SLICES)[-learning.LAST :].mean()
-    said = {"ours": learnt(6.0, 10.0, "this"), "PureJaxRL": learnt(3.0, 20.0), "brax": learnt(2.0, None)}
-    end, soon, brax, trpo = learning.rows_of("ant", 100, {**said, learning.TRPO: learnt(12.0, 40.0)})
-    assert (end.ours, end.theirs, end.ratio, end.rounds) == pytest.approx((6 * last, 3 * last, 2, 4))
-    assert (end.size, end.size_of, end.goal) == (100, "decisions", Goal("at least", 1.0))
-    assert end.note == "ours: this; theirs: that"
-    assert (soon.ours, soon.size, soon.size_of) == (pytest.approx(6 * last), 10, "seconds")
-    half = np.linspace(0, 3, learning.SLICES)[: learning.SLICES // 2][-learning.LAST :].mean()
-    assert soon.theirs == pytest.approx(half)  # ten of its twenty seconds
-    assert (brax.beside, brax.ratio) == ("brax", pytest.approx(3))  # of one that compiles as it goes no time is known
-    assert (trpo.beside, trpo.ratio, trpo.goal) == (learning.TRPO, pytest.approx(0.5), None)
-
-
-def test_everybody_learns_from_as_many_decisions(monkeypatch):
-    monkeypatch.setattr(Peers, "has", lambda self, name: True)
-    found = learning.programs(Wanted(Peers("python", "folder")), "ant", 50, 16, 3)
-    assert [(p.name, p.module) for p in found] == [
-        ("ours", "ours"),
-        ("PureJaxRL", "purejaxrl"),
-        ("brax's trainer", "brax_trainer"),
-        (learning.TRPO, "ours"),
-    ]
-    alike = [{k: x for k, x in p.options.items() if k not in ("source", "algorithm")} for p in found]
-    assert alike == [alike[0]] * 4
-    assert (alike[0]["updates"], alike[0]["num_envs"], alike[0]["seeds"]) == (50, 16, 3)
-    assert found[1].options["source"] == "folder"
-    assert found[3].options["algorithm"] == "trpo"
+# The command
 
 
 @pytest.mark.slow
@@ -197,16 +101,6 @@ def test_every_part_runs(tmp_path):
     result = json.loads((tmp_path / "run" / "bench.json").read_text())
     assert list(result["parts"]) == list(parts.PARTS)
     assert all(case["rows"] for cases in result["parts"].values() for case in cases)
-
-
-def test_agents_side_by_side_are_compiled_and_counted(monkeypatch):
-    monkeypatch.setattr(seeds, "UPDATES", 1)
-    monkeypatch.setattr(seeds, "program", lambda n, by_rate=False: lambda: np.zeros(n))
-    rows = from_json(seeds.measure(Wanted(quick=True))["rows"])
-    assert [(row.size, row.beside, row.unit) for row in rows] == [(8, "one alone", "decisions/s")] * 2
-
-
-# The command
 
 
 @pytest.fixture
@@ -224,7 +118,7 @@ def small(monkeypatch):
         "learning": Part("What is learnt.", lambda wanted: [case("ant", learning=told)]),
     }
     monkeypatch.setattr(parts, "PARTS", suite)
-    monkeypatch.setattr(Peers, "has", lambda self, name: False)
+    monkeypatch.setattr(Peers, "python", lambda self, name: None)
     return made
 
 

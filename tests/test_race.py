@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import statistics
 import sys
 
 import jax
@@ -25,7 +24,7 @@ def timed(seconds, decisions=100, **told):
 
 
 def wanted(**own):
-    return Wanted(Peers(python="python", **own))
+    return Wanted(Peers(("python",), **own))
 
 
 def test_programs_of_other_processes_do_what_they_are_told_in_turns():
@@ -41,7 +40,7 @@ def test_programs_of_other_processes_do_what_they_are_told_in_turns():
         assert one.told["first_update_seconds"] > one.told["build_seconds"] > 0
         assert one.told["first_seconds"] > 0
         assert one.told["peak_mb"] > 50
-        assert one.rate == one.told["decisions"] / statistics.median(one.seconds)
+        assert one.each == [seconds / one.told["decisions"] for seconds in one.seconds]
     assert "values not clipped" in found["ours"].told["differs"]
     assert np.shape(found["ours"].told["return_sum"]) == (1, 1)
     assert "return_sum" not in found["environment"].told
@@ -60,7 +59,7 @@ def test_returns_are_summed_by_slices_and_the_last_takes_what_is_left():
 
 def test_everybody_works_on_as_many_environments(monkeypatch):
     """The environment alone and rollouts alone have no seeds, so they have all their rows."""
-    monkeypatch.setattr(Peers, "has", lambda self, name: True)
+    monkeypatch.setattr(Peers, "python", lambda self, name: "python")
     found = training.programs(wanted(purejaxrl="folder"), "inverted_pendulum", 16, "ppo", seeds=4)
     rows = {p.name: p.options["num_envs"] * p.options.get("seeds", 1) for p in found}
     assert rows == dict.fromkeys(("environment", "collecting", "ours", "purejaxrl", "rejax"), 64)
@@ -77,7 +76,7 @@ def test_everybody_works_on_as_many_environments(monkeypatch):
 
 
 def test_ppo_alone_stands_beside_peers_whose_algorithm_it_is(monkeypatch):
-    monkeypatch.setattr(Peers, "has", lambda self, name: True)
+    monkeypatch.setattr(Peers, "python", lambda self, name: "python")
     found = training.programs(wanted(), "inverted_pendulum", 16, "trpo")
     assert [p.name for p in found] == ["environment", "collecting", "ours"]
     assert found[2].options["algorithm"] == "trpo"

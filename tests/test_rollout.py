@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import polopt_jax as po
-from polopt_jax.envs import Box, EnvStep, ObsReward, TimeLimit
+from polopt_jax.envs import Box, Discrete, EnvStep, ObsReward, TimeLimit
 from polopt_jax.rollout import start
 
 
@@ -223,3 +223,11 @@ def test_what_comes_after_can_be_differentiated_backwards_too():
 
     assert total(1.0) == 10
     assert jax.grad(total)(2.0) == 10
+
+
+@pytest.mark.parametrize("space", [Box, Discrete])
+@pytest.mark.parametrize("number", [0, -1, 2.0, (2, 3), "2", None])
+def test_a_space_of_no_whole_number_is_refused_where_it_is_made(space, number):
+    with pytest.raises(ValueError, match=rf"{space.__name__}: \w+ must be a whole number of at least 1.*; it is "):
+        space(number)
+    assert space(np.int64(3)) == space(3)

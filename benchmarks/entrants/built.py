@@ -30,3 +30,10 @@ def returns(return_sum: Any, finished: Any, slices: int) -> dict[str, list[list[
     updates = shapes["finished"].shape[1]
     starts = [i * (updates // slices) for i in range(slices)]
     return {name: np.add.reduceat(x, starts, axis=1).tolist() for name, x in shapes.items()}
+
+
+def several(compiled: Callable[..., Any], *arguments: Any, calls: int) -> None:
+    """So many calls of one function, of which the last is waited for."""
+    import jax
+
+    jax.block_until_ready([compiled(*arguments) for _ in range(calls)])

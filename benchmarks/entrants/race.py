@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,11 +37,6 @@ class Timed(NamedTuple):
     def each(self) -> list[float]:
         """Seconds a decision, in each round."""
         return [seconds / self.told["decisions"] for seconds in self.seconds]
-
-    @property
-    def rate(self) -> float:
-        """Decisions a second, the median."""
-        return self.told["decisions"] / statistics.median(self.seconds)
 
 
 def race(programs: Sequence[Program], *, repeats: int) -> dict[str, Timed]:

@@ -4,14 +4,9 @@ import contextlib
 
 from benchmarks.entrants import HIDDEN
 from benchmarks.entrants.built import Built
-from benchmarks.entrants.ours import recipe_of
+from benchmarks.entrants.ours import DIFFERS, recipe_of
 from polopt_jax import driver, simulators
 from polopt_jax.networks import mlp_actor_critic
-
-DIFFERS = (
-    "rows are shuffled, values not clipped, advantages standardised over the batch; KL and entropy of every update are "
-    "measured, and a step that is not finite is not taken"
-)
 
 
 def build(*, env: str, num_envs: int, num_steps: int, updates: int) -> Built:

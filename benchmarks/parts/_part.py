@@ -5,46 +5,69 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.parts.rows import Row
+from benchmarks.entrants.race import Program
+from benchmarks.parts.rows import Row, as_json
 
-PURE_JAX_RL, BRAX = "purejaxrl", "brax_trainer"
+PURE_JAX_RL, BRAX, RLAX, TRL = "purejaxrl", "brax_trainer", "rlax", "trl"
+SB3, SB3_CONTRIB = "stable_baselines3", "sb3_contrib"
 PEERS = {
-    PURE_JAX_RL: "PureJaxRL (from a copy of its repository: --purejaxrl DIRECTORY)",
+    PURE_JAX_RL: "PureJaxRL",
     "rejax": "rejax",
     BRAX: "brax's trainer",
-    "sb3_contrib": "SB3-contrib",
-    "stable_baselines3": "Stable-Baselines3",
-    "rlax": "rlax",
+    SB3_CONTRIB: "SB3-contrib",
+    SB3: "Stable-Baselines3",
+    RLAX: "rlax",
+    TRL: "TRL",
 }
 """Other people's programs by the name of what is imported, and what they are called."""
+OURS_TOO = ("jax", "flax", "optax", "chex")
+"""Of a peer's environment in which functions of this library run as well."""
 NEEDS = {
     PURE_JAX_RL: ("brax", "distrax", "gymnax", "flax", "optax"),
     "rejax": ("rejax", "brax", "gymnax"),
     BRAX: ("brax",),
+    RLAX: ("rlax", *OURS_TOO),
+    TRL: ("trl", "torch", *OURS_TOO),
+    SB3: ("stable_baselines3", "mujoco"),
+    SB3_CONTRIB: ("sb3_contrib", "mujoco"),
 }
-"""What has to be importable; of the others they themselves."""
+"""What has to be importable."""
 
 
 class Peers(NamedTuple):
     """Where other people's programs are."""
 
-    python: str = sys.executable
-    """That of an environment which has them; none of them is needed in ours."""
+    pythons: tuple[str, ...] = (sys.executable,)
+    """Those of environments which have them; none of them is needed in ours."""
     purejaxrl: str | None = None
     """The folder `purejaxrl` in a copy of its repository, which is no package."""
 
+    def python(self, name: str) -> str | None:
+        """The first that has what one needs."""
+        return next((python for python in self.pythons if _importable(python, NEEDS[name])), None)
+
+    def missing(self, name: str) -> str | None:
+        """Why one cannot be run; None where it can."""
+        if name == PURE_JAX_RL and self.purejaxrl is None:
+            return "it is no package: --purejaxrl says where a copy of its repository is"
+        if self.python(name) is None:
+            return f"it needs {', '.join(NEEDS[name])}, and {' and '.join(self.pythons)} cannot import all of them"
+        return None
+
     def has(self, name: str) -> bool:
         """Whether one can be run."""
-        if name == PURE_JAX_RL and self.purejaxrl is None:
-            return False
-        return _importable(self.python, NEEDS.get(name, (name,)))
+        return self.missing(name) is None
 
-    def options(self, name: str) -> dict[str, Any]:
-        """What its program has to be told beside what all are told."""
-        return {"source": self.purejaxrl} if name == PURE_JAX_RL else {}
+    def program(self, name: str, module: str, options: Mapping[str, Any], *, called: str | None = None) -> Program:
+        """What runs one of them, in its own environment. Raises ValueError if it cannot be run."""
+        python = self.python(name)
+        if python is None or not self.has(name):
+            raise ValueError(f"{PEERS[name]}: {self.missing(name)}")
+        source = {"source": self.purejaxrl} if name == PURE_JAX_RL else {}
+        return Program(called or PEERS[name], module, {**options, **source}, python)
 
 
 @functools.cache
@@ -94,6 +117,4 @@ class Part(NamedTuple):
 
 def told(rows: Sequence[Row], **more: Any) -> dict[str, Any]:
     """What a case gives."""
-    from benchmarks.parts.rows import as_json
-
     return {"rows": as_json(rows), **more}

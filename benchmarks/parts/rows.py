@@ -26,9 +26,10 @@ class Row(NamedTuple):
     beside: str
     """Whose figure stands beside ours."""
     unit: str
-    ours: float
+    ours: float | None
+    """None where it was never reached."""
     theirs: float | None = None
-    """None where nobody stands beside us."""
+    """Likewise, and where nobody stands beside us."""
     ratio: float | None = None
     """The median over rounds of the ratio of one round, which is not the ratio of the medians."""
     low: float | None = None

@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks.entrants.race import Program, race
-from benchmarks.parts._part import PEERS, Case, Part, Wanted, told
+from benchmarks.parts._part import PEERS, SB3, Case, Part, Wanted, told
 from benchmarks.parts.rows import AT_LEAST, Goal, Row, of_times
 
 ENV, DECISIONS = "CartPole-v1", 1024
@@ -11,7 +11,6 @@ ENV, DECISIONS = "CartPole-v1", 1024
 SIZES = (8, 64)
 UPDATES = 16
 """Of a chunk."""
-SB3 = "stable_baselines3"
 STEPPING, OURS = "stepping", "ours"
 THREADS = {"one thread": 1, "all threads": 0}
 """Of torch; all is what it takes by itself."""
@@ -23,8 +22,10 @@ def programs(wanted: Wanted, num_envs: int) -> list[Program]:
     shared["updates"] = 2 if wanted.quick else UPDATES
     found = [Program(STEPPING, "stepping", shared), Program(OURS, "simulated", shared)]
     if wanted.peers.has(SB3):
-        python = wanted.peers.python
-        found += [Program(name, "stable_baselines", {**shared, "threads": n}, python) for name, n in THREADS.items()]
+        found += [
+            wanted.peers.program(SB3, "stable_baselines", {**shared, "threads": n}, called=name)
+            for name, n in THREADS.items()
+        ]
     return found
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import polopt_jax as po
 from benchmarks.entrants.race import Program, race
-from benchmarks.parts._part import PEERS, Case, Part, Wanted, told
+from benchmarks.parts._part import SB3_CONTRIB, Case, Part, Wanted, told
 from benchmarks.parts.rows import AT_LEAST, AT_MOST, Goal, Row, of_numbers, of_times
 from benchmarks.record import interleaved
 from polopt_jax.envs import Box
@@ -18,7 +18,11 @@ from polopt_jax.networks import mlp_actor_critic, shared_actor_critic
 OBS, ACTIONS, HIDDEN = 87, 8, (256, 256)
 GRADIENT = "one policy gradient"
 MEGABYTE = 1e6
-SB3 = "sb3_contrib"
+SHARE = 1024
+"""Rows."""
+MANY = 65536
+"""Decisions that shares are for."""
+PRODUCT, CG, IN_SHARES = "product", "CG(10)", f"CG(10) in shares of {SHARE} rows"
 
 
 def make_batch(network: Any, params: Any, size: int) -> po.Batch:
@@ -88,6 +92,13 @@ class Forms:
         fisher = po.fisher_operator(self.network.apply, po.action_kl, params, batch, damping=1e-3)
         return po.conjugate_gradient(fisher, g, iters=10, tol=0.0)
 
+    def solve_in_shares(self, params: Any, batch: po.Batch, g: Any) -> Any:
+        """The same from shares of the rows, one after the other."""
+        shares = max(1, batch.mask.shape[0] // SHARE)
+        its = {"damping": 1e-3, "num_microbatches": shares}
+        fisher = po.fisher_operator(self.network.apply, po.action_kl, params, batch, **its)
+        return po.conjugate_gradient(fisher, g, iters=10, tol=0.0)
+
     def divergence(self, params: Any, batch: po.Batch) -> jax.Array:
         old = jax.lax.stop_gradient(self.network.apply(self.params, batch.obs))
         return po.action_kl(old, self.network.apply(params, batch.obs), batch)
@@ -112,53 +123,64 @@ def products(size: int, rounds: int) -> dict[str, Any]:
     forms = Forms(size)
     direction = jax.jit(forms.gradient)(forms.params, forms.batch)
     functions: dict[str, Callable[..., Any]] = {
-        "product": forms.product,
-        "CG(10)": forms.solve,
+        PRODUCT: forms.product,
+        CG: forms.solve,
+        **({IN_SHARES: forms.solve_in_shares} if size > SHARE else {}),
         "product, two backward passes": forms.twice_backward,
         "CG(10), two backward passes": forms.twice_backward_solve,
     }
     compiled = {name: jax.jit(f).lower(forms.params, forms.batch, direction).compile() for name, f in functions.items()}
-    taken = int(compiled["CG(10)"](forms.params, forms.batch, direction)[1].iterations)
-    if taken != 10:
-        raise RuntimeError(f"CG stopped after {taken} iterations: the time would be of something else")
+    for name in functions.keys() & {CG, IN_SHARES}:
+        taken = int(compiled[name](forms.params, forms.batch, direction)[1].iterations)
+        if taken != 10:
+            raise RuntimeError(f"{name} stopped after {taken} iterations: the time would be of something else")
     runs = {name: (lambda f=f: f(forms.params, forms.batch, direction)) for name, f in compiled.items()}
     gradient = jax.jit(forms.gradient)
     seconds = interleaved({GRADIENT: lambda: gradient(forms.params, forms.batch), **runs}, repeats=rounds)
     shared = {"size": size, "size_of": "decisions"}
-    goals = {"product": Goal(AT_MOST, 1.6), "CG(10)": Goal(AT_MOST, 13.0)}
+    goals = {PRODUCT: Goal(AT_MOST, 1.6), CG: Goal(AT_MOST, 13.0)}
     rows: list[Row] = [
         of_times(name, GRADIENT, seconds[name], seconds[GRADIENT], goal=goals.get(name), **shared) for name in functions
     ]
     memory = {name: f.memory_analysis().temp_size_in_bytes / MEGABYTE for name, f in compiled.items()}
-    for name in ("product", "CG(10)"):
-        other = f"{name}, two backward passes"
-        rows.append(of_numbers(f"{name}: memory", other, "MB", memory[name], memory[other], **shared))
-    rows[-1] = rows[-1]._replace(goal=Goal(AT_MOST, 0.5))
+
+    def of_memory(name: str, other: str, goal: Goal | None = None) -> Row:
+        return of_numbers(f"{name}: memory", other, "MB", memory[name], memory[other], goal=goal, **shared)
+
+    rows += [
+        of_memory(PRODUCT, f"{PRODUCT}, two backward passes"),
+        of_memory(CG, f"{CG}, two backward passes", Goal(AT_MOST, 0.5)),
+    ]
+    if IN_SHARES in functions:
+        time, space = (Goal(AT_MOST, 1.0), Goal(AT_MOST, 0.1)) if size >= MANY else (None, None)
+        rows.append(of_times(IN_SHARES, CG, seconds[IN_SHARES], seconds[CG], goal=time, **shared))
+        rows.append(of_memory(IN_SHARES, CG, space))
     return told(rows)
 
 
 def update(wanted: Wanted, size: int, rounds: int) -> dict[str, Any]:
     """A whole update of TRPO with its critic, from data to parameters, beside SB3-contrib's on as many."""
     options = {"decisions": size}
-    theirs = Program(SB3, "sb3_trpo", options, wanted.peers.python)
+    theirs = wanted.peers.program(SB3_CONTRIB, "sb3_trpo", options)
     times = race([Program("ours", "ours_trpo", options), theirs], repeats=rounds)
-    ours, its = times["ours"], times[SB3]
+    ours, its = times["ours"], times[theirs.name]
     note = f"ours: {ours.told['differs']}; theirs: {its.told['differs']}"
     more = {"size": size, "size_of": "decisions", "goal": Goal(AT_LEAST, 1.7), "note": note}
-    row = of_times("TRPO, an update", PEERS[SB3], ours.seconds, its.seconds, work=size, unit="decisions/s", **more)
+    times_of = [ours.seconds, its.seconds]
+    row = of_times("TRPO, an update", theirs.name, *times_of, work=size, unit="decisions/s", **more)
     peaks = [timed.told["peak_mb"] for timed in (ours, its)]
-    resident = of_numbers("TRPO, memory of the process", PEERS[SB3], "MB", *peaks, size=size, size_of="decisions")
+    resident = of_numbers("TRPO, memory of the process", theirs.name, "MB", *peaks, size=size, size_of="decisions")
     return told([row, resident], kl={name: timed.told["kl"] for name, timed in times.items()})
 
 
 def cases(wanted: Wanted) -> list[Case]:
     small = 256 if wanted.quick else 4096
     found = [Case("composition", lambda: composition(small))]
-    sizes = (small,) if wanted.quick else (4096, 65536)
+    sizes = (small,) if wanted.quick else (4096, MANY)
     for size in sizes:
         rounds = wanted.rounds(15 if size < 10_000 else 5)
         found.append(Case(f"fisher-{size}", lambda size=size, rounds=rounds: products(size, rounds)))
-        if wanted.peers.has(SB3):
+        if wanted.peers.has(SB3_CONTRIB):
             found.append(Case(f"update-{size}", lambda size=size, rounds=rounds: update(wanted, size, rounds)))
     return found
 
@@ -166,5 +188,5 @@ def cases(wanted: Wanted) -> list[Case]:
 PART = Part(
     "Flops of composed terms; Fisher-vector products and CG(10) in units of one policy gradient; an update of TRPO.",
     cases,
-    (SB3,),
+    (SB3_CONTRIB,),
 )

@@ -46,9 +46,8 @@ def programs(wanted: Wanted, env: str, num_envs: int, algorithm: str, seeds: int
         return found
     if seeds == 1:
         found.append(Program(MULTIPLYING, "multiplying", {**shared, "num_envs": rows}))
-    peers = wanted.peers
-    beside = [name for name in BESIDE if peers.has(name) and not (name == BRAX and seeds > 1)]
-    return found + [Program(name, name, {**learners, **peers.options(name)}, peers.python) for name in beside]
+    beside = [name for name in BESIDE if wanted.peers.has(name) and not (name == BRAX and seeds > 1)]
+    return found + [wanted.peers.program(name, name, learners, called=name) for name in beside]
 
 
 def rows_of(what: str, env: str, num_envs: int, times: dict[str, Timed]) -> list[Row]:
@@ -75,7 +74,7 @@ def rows_of(what: str, env: str, num_envs: int, times: dict[str, Timed]) -> list
         found.append(over(what, ours, *both, beside=LIMIT, note=note))
     for name in BESIDE:
         if name in times:
-            called, its = PEERS[name].split(" (")[0], times[name]
+            called, its = PEERS[name], times[name]
             goal, differs = Goal(AT_LEAST, TIMES[name]), f"ours: {ours.told['differs']}; theirs: {its.told['differs']}"
             found.append(over(what, ours, its, beside=called, goal=goal, note=differs))
             first = [timed.told["first_update_seconds"] for timed in (ours, its)]

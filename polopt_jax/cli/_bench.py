@@ -16,7 +16,7 @@ from polopt_jax.cli._words import UsageError, choose_some
 
 RESULT, PAGE, PICTURE, PARTS = "bench.json", "report.html", "bench.png", "parts"
 SUITE = "benchmarks"
-FORMAT = 1
+FORMAT = 2
 
 
 class Plan(NamedTuple):
@@ -24,12 +24,12 @@ class Plan(NamedTuple):
 
     parts: tuple[str, ...]
     quick: bool
-    python: str
+    pythons: tuple[str, ...]
     purejaxrl: str | None
 
     def config(self) -> dict[str, Any]:
         """As JSON."""
-        return {"format": FORMAT, **self._asdict(), "parts": list(self.parts)}
+        return {"format": FORMAT, **self._asdict(), "parts": list(self.parts), "pythons": list(self.pythons)}
 
 
 def suite() -> Any:
@@ -46,16 +46,18 @@ def suite() -> Any:
 
 def plan(options: Bench, known: Sequence[str]) -> Plan:
     """The plan of a command line. Raises UsageError if a name is unknown or a file or folder is not there."""
-    for flag, path in (("--peers-python", options.peers_python), ("--purejaxrl", options.purejaxrl)):
-        if path is not None and not path.exists():
+    told = [("--peers-python", path) for path in options.peers_python]
+    told += [("--purejaxrl", path) for path in (options.purejaxrl,) if path is not None]
+    for flag, path in told:
+        if not path.exists():
             raise UsageError(f"{flag}: there is no {path}")
     if options.quick and options.publish:
         raise UsageError("--publish keeps what is measured, and --quick measures nothing that is worth it")
-    python = options.peers_python or Path(sys.executable)
+    pythons = options.peers_python or (Path(sys.executable),)
     return Plan(
         parts=choose_some("part", options.parts, tuple(known)),
         quick=options.quick,
-        python=str(python.absolute()),  # not resolved: the link is what makes an environment
+        pythons=tuple(str(python.absolute()) for python in pythons),  # a link is what makes an environment
         purejaxrl=None if options.purejaxrl is None else str(options.purejaxrl.resolve()),
     )
 
@@ -65,7 +67,7 @@ def bench(options: Bench, arguments: Sequence[str]) -> int:
     found = suite()
     wanted = plan(options, found.PARTS)
     with kept(options.out, "bench", wanted.config(), resume=options.resume, may_change=("parts",)) as directory:
-        told = found.Wanted(found.Peers(wanted.python, wanted.purejaxrl), wanted.quick)
+        told = found.Wanted(found.Peers(wanted.pythons, wanted.purejaxrl), wanted.quick)
         for line in absent(found, wanted, told):
             say(line)
         pieces = {name: _pieces(found, name, told, directory) for name in wanted.parts}
@@ -78,11 +80,8 @@ def bench(options: Bench, arguments: Sequence[str]) -> int:
 def absent(found: Any, wanted: Plan, told: Any) -> list[str]:
     """A line for every peer that would stand beside us and is not there."""
     beside = dict.fromkeys(name for part in wanted.parts for name in found.PARTS[part].beside)
-    return [
-        f"without {found.PEERS[name]}: {told.peers.python} does not have it"
-        for name in beside
-        if not told.peers.has(name)
-    ]
+    reasons = {name: told.peers.missing(name) for name in beside}
+    return [f"without {found.PEERS[name]}: {why}" for name, why in reasons.items() if why is not None]
 
 
 def _pieces(found: Any, part: str, told: Any, directory: Path) -> list[Piece]:

@@ -66,7 +66,7 @@ class Bench:
     """Measure training, learning, terms, solvers, estimators and many agents, beside other people's programs.
 
     The parts are in the folder benchmarks of the repository, so this runs in a checkout. Other people's programs run
-    in the environment of --peers-python, those of them that it has. What has finished stays in the directory, and
+    in the environments of --peers-python, those of them that are there. What has finished stays in the directory, and
     --resume goes on with the rest. Times are only worth something on a machine that does nothing else.
     """
 
@@ -74,8 +74,8 @@ class Bench:
     """Which parts."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """The smallest size of everything, three rounds: that it runs, not how fast."""
-    peers_python: Annotated[Path | None, shown("FILE", "this one")] = None
-    """The Python of an environment that has other people's programs."""
+    peers_python: Annotated[tuple[Path, ...], shown("FILE ...", "this one")] = ()
+    """The Pythons of environments that have other people's programs; of each the first that has it is taken."""
     purejaxrl: Annotated[Path | None, shown("DIR", "none")] = None
     """The folder purejaxrl in a copy of its repository, which is no package."""
     publish: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -15,12 +16,32 @@ class Discrete:
 
     num: int
 
+    def __post_init__(self) -> None:
+        _check_whole("Discrete: num", self.num)
+
 
 @dataclass(frozen=True)
 class Box:
-    """Real actions `[size]`, each in [-1, 1]; an environment clips what lies outside."""
+    """Real actions `[size]`, each in [-1, 1]; an environment clips what lies outside.
+
+    >>> Box((2, 3))
+    Traceback (most recent call last):
+    ValueError: Box: size must be a whole number of at least 1, as an action is one vector; it is (2, 3)
+    """
 
     size: int
+
+    def __post_init__(self) -> None:
+        _check_whole("Box: size", self.size, ", as an action is one vector")
+
+
+def _check_whole(name: str, value: Any, why: str = "") -> None:
+    try:
+        whole = operator.index(value) >= 1
+    except TypeError:
+        whole = False
+    if not whole:
+        raise ValueError(f"{name} must be a whole number of at least 1{why}; it is {value!r}")
 
 
 ActionSpace: TypeAlias = Discrete | Box

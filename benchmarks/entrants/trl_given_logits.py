@@ -1,4 +1,4 @@
-"""TRL's loss and gradient of given logits, as it would be timed: float32, its own log-softmax, or torch's fastest."""
+"""TRL's loss and gradient of given logits, as its trainers have it: with its own log-softmax, or torch's fastest."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from trl import DPOTrainer, GRPOTrainer
 from trl.trainer.utils import selective_log_softmax
 
+from benchmarks.entrants.built import Built
+from benchmarks.entrants.token_loss import BETA, CLIP, DPO, DPO_BETA, GRPO, answer, example
 from benchmarks.peers_language.trl_groups import clipped
 from benchmarks.peers_language.trl_trainers import ints, trainer
 
@@ -35,8 +37,8 @@ class Given:
         return SimpleNamespace(log_probs=log_probs, entropy=nothing, mean_logits=nothing, is_top1=nothing.bool())
 
 
-def _grpo(model: Given, batch: Any, eps: float, beta: float) -> Callable[[], torch.Tensor]:
-    options = dict(loss_type="grpo", epsilon=eps, beta=beta, use_bias_correction_kl=False)
+def _grpo(model: Given, batch: Any) -> Callable[[], torch.Tensor]:
+    options = dict(loss_type="grpo", epsilon=CLIP, beta=BETA, use_bias_correction_kl=False)
     found = clipped(trainer(GRPOTrainer, model, **options))
     rows = len(batch.action)
     ids, mask = ints(batch.action), ints(batch.mask)
@@ -53,8 +55,8 @@ def _grpo(model: Given, batch: Any, eps: float, beta: float) -> Callable[[], tor
     return lambda: found._compute_loss(model, inputs)
 
 
-def _dpo(model: Given, batch: Any, beta: float) -> Callable[[], torch.Tensor]:
-    found = trainer(DPOTrainer, model, beta=beta)
+def _dpo(model: Given, batch: Any) -> Callable[[], torch.Tensor]:
+    found = trainer(DPOTrainer, model, beta=DPO_BETA)
     found.loss_types, found.loss_weights, found.precompute_ref_logps = ["sigmoid"], [1.0], True
     rows = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
     ids, mask = ints(rows(batch.action)), ints(rows(batch.mask))
@@ -70,21 +72,22 @@ def _dpo(model: Given, batch: Any, beta: float) -> Callable[[], torch.Tensor]:
     return lambda: found._compute_loss(model, inputs, return_outputs=False)
 
 
-def variants(
-    loss: str, logits: np.ndarray, batch: Any, eps: float, beta: float, dpo_beta: float
-) -> dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]]:
-    """`run()` that gives the loss and its gradient, for TRL's own log-softmax and for torch's cross-entropy."""
-    leaf = torch.tensor(logits.reshape(-1, *logits.shape[-2:])).requires_grad_()
+LOG_SOFTMAXES = {"trl": selective_log_softmax, "cross_entropy": cross_entropy}
 
-    def run_with(log_softmax: Callable[..., torch.Tensor]) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-        model = Given(leaf, log_softmax)
-        compute = _dpo(model, batch, dpo_beta) if loss == "dpo" else _grpo(model, batch, eps, beta)
 
-        def run() -> tuple[np.ndarray, np.ndarray]:
-            value = compute()
-            (gradient,) = torch.autograd.grad(value, leaf)
-            return value.detach().numpy(), gradient.numpy()
+def build(*, loss: str, rows: int, length: int, vocabulary: int, calls: int, log_softmax: str) -> Built:
+    """`log_softmax`: TRL's own, or torch's fastest in its place."""
+    given = SimpleNamespace(**example(loss, rows, length, vocabulary))
+    leaf = torch.tensor(given.logits.reshape(-1, length, vocabulary)).requires_grad_()
+    model = Given(leaf, LOG_SOFTMAXES[log_softmax])
+    compute = {GRPO: _grpo, DPO: _dpo}[loss](model, given)
 
-        return run
+    def run() -> tuple[torch.Tensor, torch.Tensor]:
+        value = compute()
+        return value.detach(), torch.autograd.grad(value, leaf)[0]
 
-    return {"trl": run_with(selective_log_softmax), "torch": run_with(cross_entropy)}
+    def chunk() -> None:
+        for _ in range(calls):
+            run()
+
+    return Built(chunk, calls * rows * length, calls, "", answer(*(x.numpy() for x in run())))
