@@ -1,4 +1,4 @@
-"""What keeps an update sound: norms that no gradient overflows, a clip that survives any, tests of finiteness."""
+"""What keeps an update sound: bounds, norms that nothing overflows, a clip that survives any, tests of finiteness."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ import optax
 from polopt_jax.masking import accumulate
 from polopt_jax.ranges import Nonnegative, check_range
 from polopt_jax.types import Array, Params
+
+
+def clamped(x: Array, limit: float) -> Array:
+    """x where |x| <= limit; beyond it ±limit, with a gradient of exactly 0. NaN stays NaN.
+
+    `jnp.clip` shares the gradient between equals, which is five more operations on every element: with it loss and
+    gradient of a Gaussian's log-density took 1.5 times as long on a CPU.
+
+    >>> clamped(jnp.array([1.0, -30.0]), 20.0).tolist(), jax.grad(clamped)(30.0, 20.0).item()
+    ([1.0, -20.0], 0.0)
+    """
+    return jnp.where(jnp.abs(x) <= limit, x, jax.lax.stop_gradient(jnp.clip(x, -limit, limit)))
 
 
 def tree_vdot(a: Params, b: Params) -> Array:

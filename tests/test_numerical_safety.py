@@ -13,8 +13,9 @@ import optax
 import pytest
 
 import polopt_jax as po
+from polopt_jax import guards
 from polopt_jax.solvers import CGStatus
-from polopt_jax.surrogates import LOG_RATIO_LIMIT, log_ratio
+from polopt_jax.surrogates import LOG_RATIO_LIMIT, clipped_surrogate, log_ratio
 
 BIG = [0.0, 1e-8, 20.0, 88.0, 89.0, 1e3, 1e30]
 LOG_RATIOS = np.array(sorted({s * x for x in BIG for s in (1, -1)}), np.float32)
@@ -680,3 +681,27 @@ def test_updates_that_are_not_finite_or_overflow_are_seen_though_loss_and_gradie
     after, _, metrics = jax.jit(step.update)(params, step.init(params), None, None)
     assert metrics["skipped"] == 1
     np.testing.assert_array_equal(after, params)
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_clamped_is_itself_within_and_constant_beyond():
+    x = jnp.array([-INF, -3.0, -2.0, -0.5, 0.0, 2.0, 2.5, INF, jnp.nan])
+    value, slope = jax.jvp(lambda x: guards.clamped(x, 2.0), (x,), (jnp.ones_like(x),))
+    np.testing.assert_array_equal(value, [-2, -2, -2, -0.5, 0, 2, 2, 2, np.nan])
+    np.testing.assert_array_equal(slope[:-1], [0, 0, 1, 1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(jax.grad(lambda x: guards.clamped(x, 2.0)[:-1].sum())(x)[:-1], slope[:-1])
+
+
+@pytest.mark.parametrize("clip_eps", [0.2, (0.1, 0.3), jnp.float32(0.2)])
+def test_the_clip_is_the_smaller_of_both_products(clip_eps):
+    """As it is written in the paper, in float64; and its slope is A ρ where the unclipped product is the smaller."""
+    low, high = clip_eps if isinstance(clip_eps, tuple) else (float(clip_eps),) * 2
+    ratio, advantage = (x.ravel() for x in np.meshgrid(np.linspace(0.063, 2.037, 40), [-2.0, -1e-3, 0.0, 0.5, 1e30]))
+    whole, clipped = ratio * advantage, np.clip(ratio, 1 - low, 1 + high) * advantage
+    log = jnp.log(jnp.asarray(ratio, jnp.float32))
+    surrogate = lambda x: clipped_surrogate(x, jnp.asarray(advantage, jnp.float32), clip_eps=clip_eps)  # noqa: E731
+    np.testing.assert_allclose(surrogate(log), np.minimum(whole, clipped), rtol=2e-6)
+    slope = jax.jvp(surrogate, (log,), (jnp.ones_like(log),))[1]
+    np.testing.assert_allclose(slope, np.where(whole <= clipped, whole, 0), rtol=2e-6)

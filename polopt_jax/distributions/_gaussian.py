@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polopt_jax.distributions._categorical import _check_same_shape
+from polopt_jax.guards import clamped
 from polopt_jax.masking import accumulate, check_shape
 from polopt_jax.types import Array, record
 
@@ -39,7 +40,7 @@ class DiagGaussian:
 
     def _moments(self) -> tuple[Array, Array]:
         _check_same_shape("log_std", self.log_std, "mean", self.mean)
-        return accumulate(self.mean), jnp.clip(accumulate(self.log_std), -MAX_LOG_STD, MAX_LOG_STD)
+        return accumulate(self.mean), clamped(accumulate(self.log_std), MAX_LOG_STD)
 
     def log_prob(self, action: Array) -> Array:
         """log-density `[...]` of real actions `[..., A]`. Raises `ValueError` on another shape."""

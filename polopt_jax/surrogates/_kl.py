@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.guards import clamped
 from polopt_jax.masking import accumulate
 from polopt_jax.surrogates._ratio import expm1_with_tangent
 from polopt_jax.types import Array
@@ -50,7 +51,7 @@ def k3(log_ratio: Array) -> Array:
     >>> k3(jnp.array([0.0, 30.0])).tolist()
     [0.0, 29.0]
     """
-    log_ratio = jnp.clip(accumulate(log_ratio), -IMPOSSIBLE, IMPOSSIBLE)
+    log_ratio = clamped(accumulate(log_ratio), IMPOSSIBLE)
     return expm1_with_tangent(-log_ratio) + log_ratio
 
 

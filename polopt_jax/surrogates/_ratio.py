@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.guards import clamped
 from polopt_jax.ranges import Interval
 from polopt_jax.types import Array, ArrayLike
 
@@ -24,10 +25,7 @@ def log_ratio(log_prob: Array, old_log_prob: Array) -> Array:
     Exact, value and gradient, for every difference of at most 20. exp(20) = 4.9e8 keeps every product that the
     objectives form finite in float32.
     """
-    difference = log_prob - old_log_prob
-    inside = jnp.abs(difference) <= LOG_RATIO_LIMIT
-    beyond = jnp.where(jnp.isnan(difference), jnp.nan, LOG_RATIO_LIMIT * jnp.sign(difference))
-    return jnp.where(inside, jnp.where(inside, difference, 0), jax.lax.stop_gradient(beyond))
+    return clamped(log_prob - old_log_prob, LOG_RATIO_LIMIT)
 
 
 def expm1_with_tangent(x: Array) -> Array:
@@ -36,8 +34,9 @@ def expm1_with_tangent(x: Array) -> Array:
     >>> float(expm1_with_tangent(jnp.array(0.0))), bool(expm1_with_tangent(jnp.array(1e4)) > 9979 * math.exp(20))
     (0.0, True)
     """
-    beyond = math.exp(LOG_RATIO_LIMIT) * jnp.maximum(x - LOG_RATIO_LIMIT, 0)
-    return jnp.expm1(jnp.minimum(x, LOG_RATIO_LIMIT)) + beyond
+    inside = x <= LOG_RATIO_LIMIT
+    tangent = math.exp(LOG_RATIO_LIMIT) * (x - LOG_RATIO_LIMIT) + math.expm1(LOG_RATIO_LIMIT)
+    return jnp.where(inside, jnp.expm1(jnp.where(inside, x, 0)), tangent)
 
 
 def clip_bounds(clip_eps: ClipRange) -> tuple[ArrayLike, ArrayLike]:
@@ -52,8 +51,10 @@ def clipped_surrogate(log_ratio: Array, advantage: Array, *, clip_eps: ClipRange
     >>> clipped_surrogate(jnp.log(jnp.array([2.0, 2.0])), jnp.array([1.0, -1.0]), clip_eps=0.2).tolist()
     [1.2000000476837158, -2.0]
     """
-    ratio = jnp.exp(log_ratio)
-    return jnp.minimum(ratio * advantage, jnp.clip(ratio, *clip_bounds(clip_eps)) * advantage)
+    ratio, gain = jnp.exp(log_ratio), advantage > 0
+    low, high = clip_bounds(clip_eps)
+    beyond = jnp.where(gain, ratio > high, ratio < low)
+    return jnp.where(beyond, jnp.where(gain, high, low).astype(ratio.dtype), ratio) * advantage
 
 
 def dual_clipped_surrogate(log_ratio: Array, advantage: Array, *, clip_eps: ClipRange, cap: ArrayLike) -> Array:
