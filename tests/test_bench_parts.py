@@ -165,7 +165,7 @@ def test_losses_of_given_logits_stand_beside_trl_where_it_is(monkeypatch):
     assert rows["the logits"].ratio == pytest.approx(1.024 / (4e-6 * 8 * 512 * 32768), rel=1e-3)
     assert {p.name: p.python for p in asked if p.python == "python"}.keys() == {"TRL", language.TORCH}
     assert [p.options["calls"] for p in asked] == [1] * 5
-    assert {p.options["calls"] for p in language.programs(Wanted(), "grpo", 1024)} == {4}
+    assert {p.options["calls"] for p in language.programs(Wanted(), "grpo", 1024)} == {16}
     raced(monkeypatch, language, {name: (1.0, {**told, "value": 1.0 + (name == "TRL")}) for name in times})
     with pytest.raises(RuntimeError, match="GRPO of given logits, TRL: another answer"):
         language.given(Wanted(), "grpo", 32768)

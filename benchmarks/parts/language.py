@@ -16,7 +16,7 @@ from polopt_jax.types import record
 
 ROWS, LENGTH, WIDTH = 8, 512, 512
 VOCABULARIES = (1024, 8192, 32768)
-SMALL = 1 << 24
+SMALL = 1 << 26
 """Logits up to which one call is too short to be timed, so that several are timed together."""
 OURS, NAIVE, HAND, TORCH = "ours", "log-softmax and gather", "by hand", "torch's cross-entropy, TRL's loss"
 GOALS = {NAIVE: Goal(AT_MOST, 0.43)}
