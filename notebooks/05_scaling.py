@@ -185,13 +185,15 @@ def shown(rows, width=46):
         print(f"{row['what']:<{width}} {size:<20} over {row['beside']:<24} {row['ratio']:6.2f}{spread}")
 
 
-training = rows_of("training")
-shown(training)
+training = [row for row in rows_of("training") if row["what"].startswith("PPO")]
+shown([row for row in training if row["unit"] != "s"])
 
 # %% [markdown]
 # On the pendulum the physics are next to nothing, so that what is left of the environment's own rate is what learning
-# costs; on ant the physics are most of it, and libraries differ little. At 64 environments ours is behind both peers,
-# as it was in the first picture: half of the time there is overhead.
+# costs; on ant and the cheetah the physics are most of it, and libraries differ little. "The limit" is the environment
+# and then the network's products in matrices so large that they go as fast as the machine multiplies: with few
+# environments ours is far from it, as in the first picture, where half of the time is overhead, and with thousands
+# three quarters of the way there.
 #
 # ## A natural gradient, in gradients
 #

@@ -29,12 +29,12 @@ def test_every_name_on_the_page_is_there():
 
 
 def test_its_figures_are_those_of_the_file():
-    found = json.loads((ROOT / "benchmarks/results/cpu-2/simulators-CartPole-v1.json").read_text())["figures"]
+    file = json.loads((ROOT / "benchmarks/results/cpu-2/bench/simulators.json").read_text())
+    measured = {(row["size"], row["beside"]): row for case in file["cases"] for row in case["rows"]}
     rows = re.findall(r"^\| (8|64) \| (\d+)k \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PAGE, flags=re.MULTILINE)
     assert len(rows) == 2
     for num_envs, rate, one, both, alone in rows:
-        programs = found["simulators"][num_envs]
-        assert round(programs["ours"]["decisions_per_second_median"] / 1000) == int(rate)
-        for said, name in ((one, "stable-baselines3, 1 threads"), (both, "stable-baselines3, all threads")):
-            assert float(said) == pytest.approx(programs[name]["ours_over_it"]["median"], rel=0.03)
-        assert float(alone) == pytest.approx(programs["stepping"]["ours_over_it"]["median"], abs=0.005)
+        besides = ("Stable-Baselines3, one thread", "Stable-Baselines3, all threads", "the simulators alone")
+        its = [measured[int(num_envs), beside] for beside in besides]
+        assert round(its[0]["ours"] / 1000) == int(rate)
+        assert [f"{row['ratio']:.{digits}f}" for row, digits in zip(its, (1, 1, 2), strict=True)] == [one, both, alone]
