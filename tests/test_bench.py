@@ -197,25 +197,85 @@ def test_it_is_found_from_any_directory(tmp_path):
         timeout=120,
     )
     assert run.returncode == 2
-    assert "training, learning, objectives" in run.stderr
+    assert "training, learning, baselines" in run.stderr
 
 
-def test_what_is_published_is_kept_by_device_and_reported(small, tmp_path, monkeypatch, capsys):
+def test_cases_of_a_part_by_name(small, tmp_path, capsys):
+    assert main(["bench", "learning", "first:two", "--out", str(tmp_path / "run")]) == 0
+    assert small == ["two", "ant"]
+    found = json.loads((tmp_path / "run" / "bench.json").read_text())["parts"]
+    assert [(part, case["case"]) for part, cases in found.items() for case in cases] == [
+        ("first", "two"),
+        ("learning", "ant"),
+    ]
+    assert main(["bench", "first:two", "first", "--resume", "--out", str(tmp_path / "run")]) == 0
+    assert small == ["two", "ant", "one"]  # the part itself is all of it
+    assert main(["bench", "first:tow"]) == 2
+    assert "unknown case of first 'tow'; did you mean 'two'? Known: one, two" in capsys.readouterr().err
+
+
+@pytest.fixture
+def published(monkeypatch, tmp_path):
+    """Where results go; `of(*words)` publishes, and gives the file of the first part."""
     monkeypatch.setattr(page, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(page, "REPORT", tmp_path / "report.md")
-    assert main(["bench", "first", "--publish", "--out", str(tmp_path / "run")]) == 0
-    (path,) = (tmp_path / "results").glob("*/bench/*.json")
-    kept = json.loads(path.read_text())
-    assert path.stem == kept["benchmark"] == "first"
-    assert kept["command"] == "polopt bench first --publish"
-    assert len(kept["cases"]) == 2
-    report = (tmp_path / "report.md").read_text()
+
+    def of(*words):
+        assert main(["bench", *words, "--publish", "--out", str(tmp_path / words[0].replace(":", "-"))]) == 0
+        (path,) = (tmp_path / "results").glob("*/bench/first.json")
+        return json.loads(path.read_text())
+
+    return of
+
+
+def test_what_is_published_is_kept_by_device_and_reported(small, published, capsys):
+    kept = published("first")
+    assert kept["benchmark"] == "first"
+    assert [case["case"] for case in kept["cases"]] == ["one", "two"]
+    assert all("jax" in case["made"]["versions"] for case in kept["cases"])
+    report = page.REPORT.read_text()
     assert f"## {kept['device']}: first" in report
     assert (
         report.count("| a thing | 64 rows | 1 ms | a peer | 2 ms | 0.50 (0.40 to 0.60, n = 9) | at most 0.5: met |")
         == 2
     )
     assert report.count("- a peer: it differs") == 1
+    assert report.count(", Python ") == 1
+    assert "\n- one, two: " not in report
+
+
+def test_a_case_that_is_published_takes_the_place_of_its_own_and_a_whole_part_of_all(small, published, monkeypatch):
+    kept = published("first")
+    monkeypatch.setattr(page.platform, "python_version", lambda: "9.9")
+    again = published("first:two")
+    assert [case["made"]["python"] == "9.9" for case in again["cases"]] == [False, True]
+    assert again["cases"][0] == kept["cases"][0]
+    assert "\n- one: " in page.REPORT.read_text()
+    assert "\n- two: " in page.REPORT.read_text()
+    page.publish({"first": []})
+    assert json.loads(next(page.RESULTS.rglob("first.json")).read_text())["cases"] == []
+
+
+def test_the_page_has_a_group_for_what_was_measured_once():
+    rows = [
+        ROW,
+        ROW._replace(beside="another"),
+        ROW._replace(size=1024),
+        ROW._replace(ours=2.0),
+        ROW._replace(size=None),
+    ]
+    groups = page.grouped(rows)
+    assert [(group.title, len(group.rows)) for group in groups] == [
+        ("a thing, 64 rows: 1 ms", 2),
+        ("a thing, 1,024 rows: 1 ms", 1),
+        ("a thing, 64 rows: 2 ms", 1),
+        ("a thing: 1 ms", 1),
+    ]
+    cells = [
+        [column.cell(row) for column in page.ON_PAGE] for row in (ROW, ROW._replace(low=None, goal=None, ratio=None))
+    ]
+    assert cells[0] == ["a peer", "2 ms", "0.50", "0.40 to 0.60", "9", "at most 0.5: met"]
+    assert cells[1] == ["a peer", "2 ms", "-", "-", "-", "-"]
 
 
 def test_the_report_that_is_kept_is_that_of_the_files():
@@ -234,7 +294,7 @@ def test_what_was_measured_at_two_sizes_is_drawn_a_curve_for_each_peer():
     (panel,) = page.over_sizes(rows)
     (curve,) = panel.curves
     assert (panel.title, panel.x_label, curve.label) == ("a thing", "rows", "over a peer")
-    assert curve.x.tolist() == [64, 128]
+    assert (curve.x.tolist(), panel.x_names) == ([0, 1], ["64", "128"])
     assert (curve.middle.tolist(), curve.low.tolist(), curve.high.tolist()) == ([0.5, 0.7], [0.4, 0.7], [0.6, 0.6])
     others = [ROW._replace(what="else", beside="another"), ROW._replace(what="else", beside="another", size=128)]
     assert [[c.style for c in panel.curves] for panel in page.over_sizes(rows + others)] == [[0], [1]]

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 from benchmarks import entrants
 from benchmarks.entrants import NUM_STEPS, ours
+from benchmarks.entrants import __main__ as entrants_main
 from benchmarks.entrants.built import returns
 from benchmarks.entrants.race import Program, Timed, race
 from benchmarks.parts import Goal, Peers, Wanted, training
@@ -40,6 +42,7 @@ def test_programs_of_other_processes_do_what_they_are_told_in_turns():
         assert one.told["first_update_seconds"] > one.told["build_seconds"] > 0
         assert one.told["first_seconds"] > 0
         assert one.told["peak_mb"] > 50
+        assert one.told["device_peak_mb"] is None
         assert one.each == [seconds / one.told["decisions"] for seconds in one.seconds]
     assert "values not clipped" in found["ours"].told["differs"]
     assert np.shape(found["ours"].told["return_sum"]) == (1, 1)
@@ -75,6 +78,29 @@ def test_everybody_works_on_as_many_environments(monkeypatch):
     assert {p.options["updates"] for p in quick} == {2}
 
 
+def test_an_accelerator_has_sizes_of_its_own_and_longer_chunks(monkeypatch):
+    names = [case.name for case in training.cases(wanted())]
+    assert names[0] == "ppo-inverted_pendulum-64"
+    assert names[-5:] == ["ppo-inverted_pendulum-64-8-seeds", *(f"{x}-inverted_pendulum-1024" for x in training.OTHERS)]
+    updates = training.programs(wanted(), "ant", 256, "ppo")[0].options["updates"]
+    monkeypatch.setattr(training.jax, "default_backend", lambda: "gpu")
+    names = [case.name for case in training.cases(wanted())]
+    assert names[:3] == ["ppo-ant-2048", "ppo-ant-16384", "ppo-ant-65536"]
+    assert names[-5:] == ["ppo-ant-2048-8-seeds", *(f"{x}-ant-16384" for x in training.OTHERS)]
+    assert training.programs(wanted(), "ant", 256, "ppo")[0].options["updates"] == round(50 * 20_000 / 256 / NUM_STEPS)
+    assert updates == 5
+    assert [case.name for case in training.cases(Wanted(quick=True))] == ["ppo-ant-8"]
+
+
+def test_the_memory_of_an_accelerator_is_counted_where_there_is_one(monkeypatch):
+    assert entrants_main._device_peak_mb() is None
+    devices = [SimpleNamespace(memory_stats=lambda n=n: n and {"peak_bytes_in_use": n}) for n in (None, 2e6, 3e6)]
+    monkeypatch.setattr(entrants_main.sys.modules["jax"], "local_devices", lambda: devices)
+    assert entrants_main._device_peak_mb() == 3
+    monkeypatch.delitem(entrants_main.sys.modules, "jax")
+    assert entrants_main._device_peak_mb() is None
+
+
 def test_ppo_alone_stands_beside_peers_whose_algorithm_it_is(monkeypatch):
     monkeypatch.setattr(Peers, "python", lambda self, name: "python")
     found = training.programs(wanted(), "inverted_pendulum", 16, "trpo")
@@ -100,12 +126,12 @@ def test_ours_is_set_beside_each_of_the_others():
     assert (share.ratio, share.ours, share.theirs, share.rounds) == (0.5, 50, 100, 3)
     assert share.goal == Goal("at least", 0.6)
     assert not share.goal.met(share.ratio)
-    assert by["rollouts, inverted_pendulum", "the environment alone"].ratio == 0.5
+    assert by["rollouts of PPO, inverted_pendulum", "the environment alone"].ratio == 0.5
     limit = by[
         "PPO, inverted_pendulum", "the limit"
     ]  # a second for the environment, a half, one or a half for products
     assert (limit.ratio, limit.low, limit.goal) == (0.75, 0.375, None)
-    assert "0.67 of it alone at 1024" in limit.note
+    assert limit.theirs == pytest.approx(100 / 1.5)
     peer = by["PPO, inverted_pendulum", "PureJaxRL"]
     assert (peer.ratio, peer.size, peer.unit) == (2, 1024, "decisions/s")
     assert peer.goal.met(peer.ratio)

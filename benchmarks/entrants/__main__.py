@@ -30,13 +30,22 @@ def main() -> None:
     for _ in sys.stdin:
         seconds, said = _timed(built.chunk)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({**said, "seconds": seconds, "peak_mb": round(peak)}), file=answers)
+        peaks = {"peak_mb": round(peak), "device_peak_mb": _device_peak_mb()}
+        print(json.dumps({**said, "seconds": seconds, **peaks}), file=answers)
 
 
 def _timed(chunk: Callable[[], Any]) -> tuple[float, Mapping[str, Any]]:
     began = time.perf_counter()
     said = chunk()
     return time.perf_counter() - began, said or {}
+
+
+def _device_peak_mb() -> int | None:
+    """Of an accelerator's memory, by JAX's own count; None of CPUs, and of what does not use JAX."""
+    devices = sys.modules["jax"].local_devices() if "jax" in sys.modules else []
+    counts = [device.memory_stats() for device in devices]
+    found = [count["peak_bytes_in_use"] for count in counts if count]
+    return round(max(found) / 1e6) if found else None
 
 
 if __name__ == "__main__":

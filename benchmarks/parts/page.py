@@ -6,7 +6,7 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,26 @@ COLUMNS = (
 )
 
 
+ON_PAGE = (
+    Column(("", "beside"), lambda row: row.beside or report.NONE),
+    Column(("", "theirs"), lambda row: amount(row.theirs, row.unit)),
+    Column(("ours /", "theirs"), lambda row: report.NONE if row.ratio is None else f"{row.ratio:.2f}"),
+    Column(("", "quartiles"), lambda row: report.NONE if row.low is None else f"{row.low:.2f} to {row.high:.2f}"),
+    Column(("", "rounds"), lambda row: report.NONE if row.low is None else f"{row.rounds}"),
+    Column(("", "goal"), goal),
+)
+"""What the rows of one group have that is not in its title."""
+
+
+def grouped(rows: Sequence[Row]) -> list[Group]:
+    """A group for each thing that was measured at one size, with our figure."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        size = f", {row.size:,} {row.size_of}" if row.size else ""
+        found.setdefault(f"{row.what}{size}: {amount(row.ours, row.unit)}", []).append(row)
+    return [Group(title, its) for title, its in found.items()]
+
+
 def columns(*, quick: bool) -> Sequence[Column]:
     """The columns; goals are of sizes that a quick run has not."""
     return COLUMNS[:-1] if quick else COLUMNS
@@ -93,15 +113,17 @@ def over_sizes(rows: Sequence[Row]) -> Iterator[Panel]:
     places = {beside: place for place, beside in enumerate(dict.fromkeys(row.beside for row in rows))}
     for what in dict.fromkeys(row.what for row in rows):
         own = [row for row in rows if row.what == what and row.ratio is not None and row.size]
+        sizes = sorted({row.size for row in own if row.size})
         curves = []
         for beside in dict.fromkeys(row.beside for row in own):
             its = sorted((row for row in own if row.beside == beside), key=lambda row: row.size or 0)
             if len(its) > 1:
-                columns = [(row.size, row.ratio, row.low or row.ratio, row.high or row.ratio) for row in its]
-                curves.append(Curve(f"over {beside}", places[beside], *map(np.asarray, zip(*columns, strict=True))))
+                ratios = [(row.ratio, row.low or row.ratio, row.high or row.ratio) for row in its]
+                at = np.asarray([sizes.index(row.size) for row in its])
+                curves.append(Curve(f"over {beside}", places[beside], at, *map(np.asarray, zip(*ratios, strict=True))))
         if curves:
             title = what if len(places) > 1 else f"{what}, {curves[0].label}"
-            yield Panel(title, own[0].size_of, curves)
+            yield Panel(title, own[0].size_of, curves, x_names=[f"{size:,}" for size in sizes])
 
 
 def learned(cases: Sequence[Mapping[str, Any]]) -> Iterator[Panel]:
@@ -137,7 +159,11 @@ def render(result: Result, what: dict[str, str], *, quick: bool) -> str:
     sections = []
     for name, cases in result.items():
         rows = rows_of(cases)
-        pieces = [report.listing(columns(quick=quick), [Group(parts.PARTS[name].about, rows)])]
+        shown = ON_PAGE[:-1] if quick else ON_PAGE
+        pieces = [
+            report.prose("What stands beside ours", [parts.PARTS[name].about]),
+            report.table(shown, grouped(rows)),
+        ]
         drawn = [strip for strip in strips({name: cases}) if strip.panels]
         captions = "Ratios of ours over theirs against the size; the band has the quartiles of the rounds."
         if name == "learning":
@@ -162,30 +188,29 @@ def differences(rows: Sequence[Row]) -> list[str]:
 # What the repository keeps
 
 
-def publish(result: Result) -> list[Path]:
-    """Writes a result file for each part, and the report over all that are kept; returns their paths."""
+def publish(result: Result, *, only_some: Collection[str] = ()) -> list[Path]:
+    """Writes a result file for each part, and the report over all that are kept; returns their paths.
+
+    Of the parts of which `only_some` cases were measured, the others stay.
+    """
     directory = RESULTS / device_name() / "bench"
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for name, cases in result.items():
         path = directory / f"{name}.json"
-        path.write_text(json.dumps(record(name, cases), indent=1) + "\n")
+        before = json.loads(path.read_text())["cases"] if name in only_some and path.exists() else []
+        path.write_text(json.dumps(record(name, cases, before), indent=1) + "\n")
         written.append(path)
     REPORT.write_text(markdown(kept()))
     return [*written, REPORT]
 
 
-def record(name: str, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A part with what it was measured on."""
-    return {
-        "benchmark": name,
-        "command": f"polopt bench {name} --publish",
-        "date": date.today().isoformat(),
-        "device": device_name(),
-        "python": platform.python_version(),
-        "versions": versions(*PACKAGES, "brax"),
-        "cases": list(cases),
-    }
+def record(name: str, cases: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """A part, each case with what it was measured on; new cases in the place of those of their name."""
+    made = {"date": date.today().isoformat(), "python": platform.python_version()}
+    made["versions"] = {package: it for package, it in versions(*PACKAGES, "brax").items() if it}
+    both = {case["case"]: case for case in before} | {case["case"]: {**case, "made": made} for case in cases}
+    return {"benchmark": name, "device": device_name(), "cases": list(both.values())}
 
 
 def kept() -> dict[str, dict[str, Any]]:
@@ -206,10 +231,21 @@ def markdown(files: Mapping[str, Mapping[str, Any]]) -> str:
         "`polopt bench --publish` in a checkout makes this file, and the results it is made of.",
     ]
     for title, file in files.items():
-        installed = ", ".join(f"{name} {version}" for name, version in file["versions"].items() if version)
         rows = rows_of(file["cases"])
-        lines += ["", f"## {title}", "", f"{file['date']}, Python {file['python']}, {installed}.", ""]
+        lines += ["", f"## {title}", "", *made_of(file["cases"]), ""]
         lines += ["| " + " | ".join(report.full_name(column) for column in COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
         lines += ["| " + " | ".join(column.cell(row) for column in COLUMNS) + " |" for row in rows]
         lines += ["", *(f"- {line}" for line in differences(rows))] if differences(rows) else []
     return "\n".join(lines) + "\n"
+
+
+def made_of(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """When and with what; which cases, where not all are of one day and one environment."""
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        made = case["made"]
+        packages = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+        found.setdefault(f"{made['date']}, Python {made['python']}, {packages}.", []).append(case["case"])
+    if len(found) == 1:
+        return list(found)
+    return [f"- {', '.join(names)}: {line}" for line, names in found.items()]

@@ -70,8 +70,8 @@ class Bench:
     --resume goes on with the rest. Times are only worth something on a machine that does nothing else.
     """
 
-    parts: Annotated[tyro.conf.Positional[tuple[str, ...]], shown("[PART ...]", "all")] = ()
-    """Which parts."""
+    parts: Annotated[tyro.conf.Positional[tuple[str, ...]], shown("[PART[:CASE] ...]", "all")] = ()
+    """Which parts, or which cases of them; an unknown case is answered by those that there are."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """The smallest size of everything, three rounds: that it runs, not how fast."""
     peers_python: Annotated[tuple[Path, ...], shown("FILE ...", "this one")] = ()
@@ -79,7 +79,9 @@ class Bench:
     purejaxrl: Annotated[Path | None, shown("DIR", "none")] = None
     """The folder purejaxrl in a copy of its repository, which is no package."""
     publish: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
-    """Also write benchmarks/results/<device>/, one file for each part, and benchmarks/report.md."""
+    """Also write benchmarks/results/<device>/, one file for each part, and benchmarks/report.md.
+
+    Of a part of which cases are named, the others stay as they are."""
     out: Annotated[Path | None, shown("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty, unless --resume is given."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False

@@ -53,8 +53,9 @@ def clipped_surrogate(log_ratio: Array, advantage: Array, *, clip_eps: ClipRange
     """
     ratio, gain = jnp.exp(log_ratio), advantage > 0
     low, high = clip_bounds(clip_eps)
-    beyond = jnp.where(gain, ratio > high, ratio < low)
-    return jnp.where(beyond, jnp.where(gain, high, low).astype(ratio.dtype), ratio) * advantage
+    # A NaN stays one, of the ratio as of a bound.
+    kept = jnp.isnan(ratio) | jnp.where(gain, ratio <= high, ratio >= low)
+    return jnp.where(kept, ratio, jnp.where(gain, high, low).astype(ratio.dtype)) * advantage
 
 
 def dual_clipped_surrogate(log_ratio: Array, advantage: Array, *, clip_eps: ClipRange, cap: ArrayLike) -> Array:
