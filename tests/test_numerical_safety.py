@@ -695,9 +695,9 @@ def test_what_is_clamped_is_itself_within_and_constant_beyond():
 
 
 def test_a_nan_of_the_ratio_or_of_a_bound_is_not_clipped_away():
-    for log_ratio, clip_eps in ((jnp.nan, 0.2), (0.0, jnp.float32(jnp.nan)), (3.0, (jnp.nan, jnp.nan))):
+    for log, clip_eps in ((jnp.nan, 0.2), (0.0, jnp.float32(jnp.nan)), (3.0, (jnp.nan, jnp.nan))):
         for advantage in (1.0, -1.0):
-            assert np.isnan(clipped_surrogate(jnp.float32(log_ratio), jnp.float32(advantage), clip_eps=clip_eps))
+            assert np.isnan(clipped_surrogate(jnp.float32(log), jnp.float32(advantage), clip_eps=clip_eps))
 
 
 @pytest.mark.parametrize("clip_eps", [0.2, (0.1, 0.3), jnp.float32(0.2)])
