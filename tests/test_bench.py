@@ -203,6 +203,7 @@ def test_it_is_found_from_any_directory(tmp_path):
 def test_cases_of_a_part_by_name(small, tmp_path, capsys):
     assert main(["bench", "learning", "first:two", "--out", str(tmp_path / "run")]) == 0
     assert small == ["two", "ant"]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["parts"] == ["first:two", "learning"]
     found = json.loads((tmp_path / "run" / "bench.json").read_text())["parts"]
     assert [(part, case["case"]) for part, cases in found.items() for case in cases] == [
         ("first", "two"),

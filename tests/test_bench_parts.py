@@ -7,6 +7,7 @@ from scipy import stats
 
 from benchmarks import entrants
 from benchmarks.entrants import estimator, given_logits, term, token_loss
+from benchmarks.entrants.built import several
 from benchmarks.entrants.race import Timed
 from benchmarks.parts import (
     Goal,
@@ -118,6 +119,13 @@ def test_rlax_runs_in_its_own_python_and_so_do_we_beside_it(monkeypatch):
         objectives.in_rlax(ONCE, 8, 3)
 
 
+def test_what_is_timed_several_times_is_called_so_often_and_waited_for(monkeypatch):
+    called, waited = [], []
+    monkeypatch.setattr(jax, "block_until_ready", waited.append)
+    several(lambda x: called.append(x) or len(called), "given", calls=3)
+    assert (called, waited) == (["given"] * 3, [3])
+
+
 def test_programs_of_terms_and_estimators_count_what_they_do():
     for built in (
         term.build(name="dpo", form="ours", rows=8, calls=3),
@@ -224,6 +232,7 @@ def test_curves_are_means_of_the_episodes_that_ended():
     np.testing.assert_allclose(learning.curves(said), [[np.nan, 2, 1, 1, 1, 5]])
     np.testing.assert_allclose(learning.in_the_end(said), [8 / 4])
     np.testing.assert_allclose(learning.in_the_end(said, 4), [6 / 4])
+    np.testing.assert_allclose(learning.on_the_way(said), [10 / 5])
 
 
 def learnt(returns, seconds, differs="that"):
@@ -236,7 +245,11 @@ def test_what_was_learnt_stands_beside_each_of_the_others():
     last = np.linspace(0, 1, learning.SLICES)[-learning.LAST :].mean()
     said = {"ours": learnt(6.0, 10.0, "this"), "PureJaxRL": learnt(3.0, 20.0), "brax": learnt(2.0, None)}
     rows = learning.rows_of("ant", 100, {**said, learning.TRPO: learnt(12.0, 40.0)})
-    end, soon, brax, trpo = [row for row in rows if row.unit == "return"]
+    way = [row for row in rows if row.what == "mean return on the way, ant"]
+    assert [(row.beside, row.ratio) for row in way] == [
+        (name, pytest.approx(ratio)) for name, ratio in (("PureJaxRL", 2), ("brax", 3), (learning.TRPO, 0.5))
+    ]
+    end, soon, brax, trpo = [row for row in rows if row.unit == "return" and row not in way]
     assert (end.ours, end.theirs, end.ratio, end.rounds) == pytest.approx((6 * last, 3 * last, 2, 4))
     assert (end.size, end.size_of, end.goal) == (100, "decisions", Goal("at least", 1.0))
     assert end.note == "ours: this; theirs: that"

@@ -108,10 +108,13 @@ def alone(tmp_path_factory):
     return directory, saved(directory)
 
 
-def test_two_processes_do_the_run_of_one_and_the_first_keeps_it(tmp_path, alone):
-    (_, out, told), (_, silent, other) = run_two(*SHORT, "--json", directory=tmp_path / "run")
+@pytest.mark.parametrize("each", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_two_processes_do_the_run_of_one_and_the_first_keeps_it(tmp_path, alone, each):
+    """Also where each brings two devices, as machines with several accelerators do."""
+    words = [*SHORT, "--json", "--devices", str(each)]
+    (_, out, told), (_, silent, other) = run_two(*words, directory=tmp_path / "run")
     assert json.loads(out)["results"][0]["status"] == "finished"
-    assert "on 2 devices" in told
+    assert f"on {2 * each} devices" in told
     assert "polopt" not in other
     assert silent == ""
     assert updates(tmp_path / "run") == updates(alone[0])

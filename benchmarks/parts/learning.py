@@ -60,6 +60,11 @@ def in_the_end(said: dict[str, Any], end: int | None = None) -> np.ndarray:
     return np.where(finished > 0, sums / np.maximum(finished, 1), np.nan)
 
 
+def on_the_way(said: dict[str, Any]) -> np.ndarray:
+    """Of each seed, the mean over the slices in which an episode ended: how soon, and how well it is kept."""
+    return np.nanmean(curves(said), axis=1)
+
+
 def programs(wanted: Wanted, env: str, updates: int, num_envs: int, seeds: int) -> list[Program]:
     """Our PPO, those of others, and our TRPO."""
     shared = {"env": env, "backend": BACKEND, "updates": updates, "num_envs": num_envs, "seeds": seeds}
@@ -98,6 +103,8 @@ def rows_of(env: str, decisions: int, said: dict[str, dict[str, Any]]) -> list[R
         goal = None if name == TRPO else Goal(AT_LEAST, 1.0)
         row = over(f"return in the end, {env}", name, in_the_end(ours), in_the_end(its))
         found.append(row._replace(size=decisions, size_of="decisions", goal=goal, note=note))
+        row = over(f"mean return on the way, {env}", name, on_the_way(ours), on_the_way(its))
+        found.append(row._replace(size=decisions, size_of="decisions"))
         seconds = [one["first_seconds"] for one in (ours, its)]
         if None not in seconds and env in STATED:
             reached = [seconds_to(STATED[env], one) for one in (ours, its)]
@@ -110,9 +117,12 @@ def rows_of(env: str, decisions: int, said: dict[str, dict[str, Any]]) -> list[R
 
 
 def seconds_to(wanted: float, said: dict[str, Any]) -> float | None:
-    """Of the run, until the interquartile mean of a slice's returns is there; None if it never is."""
+    """Of the run, until the interquartile mean of a slice's returns is there; None if it never is.
+
+    Where some seed ended no episode in a slice, its mean is NaN, which is nowhere.
+    """
     returns = curves(said)
-    there = [i for i in range(returns.shape[1]) if np.isfinite(returns[:, i]).all() and iqm(returns[:, i]) >= wanted]
+    there = [i for i in range(returns.shape[1]) if iqm(returns[:, i]) >= wanted]
     return (there[0] + 1) / returns.shape[1] * said["first_seconds"] if there else None
 
 
