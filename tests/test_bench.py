@@ -301,3 +301,23 @@ def test_what_was_measured_at_two_sizes_is_drawn_a_curve_for_each_peer():
     assert [[c.style for c in panel.curves] for panel in page.over_sizes(rows + others)] == [[0], [1]]
     (alone,) = page.over_sizes(rows[:2])
     assert alone.title == "a thing, over a peer"
+
+
+def test_figures_of_training_in_the_readme_are_those_of_the_file():
+    """In the order of its first line: three sizes of the pendulum, two of ant, one of the cheetah."""
+    readme = (page.RESULTS.parents[1] / "README.md").read_text()
+    file = json.loads((page.RESULTS / "cpu-2" / "bench" / "training.json").read_text())
+    sizes = [("inverted_pendulum", 64), ("inverted_pendulum", 1024), ("inverted_pendulum", 8192)]
+    sizes += [("ant", 256), ("ant", 1024), ("halfcheetah", 256)]
+    ratios = {(r["what"], r["size"], r["beside"]): r["ratio"] for case in file["cases"] for r in case["rows"]}
+    lines = {
+        "PPO over stepping Brax alone": ("the environment alone", ""),
+        "PPO over PureJaxRL's": ("PureJaxRL", ""),
+        "PPO over rejax's": ("rejax", ""),
+        "PPO over brax's own": ("brax's trainer", ""),
+        "to the end of the first update": ("PureJaxRL", ": to the first update"),
+    }
+    for begins, (beside, of) in lines.items():
+        (line,) = [line for line in readme.splitlines() if line.startswith(f"| {begins}")]
+        said = line.split("|")[2].replace(";", ",").split(",")
+        assert [x.strip() for x in said] == [f"{ratios[f'PPO, {env}{of}', n, beside]:.2f}" for env, n in sizes], begins

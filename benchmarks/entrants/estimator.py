@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 import polopt_jax as po
+from benchmarks.entrants import GAMMA, LAMBDA
 from benchmarks.entrants.built import Built, several
 
-GAMMA, LAMBDA = 0.99, 0.95
 OURS, HAND, ASSOCIATIVE, RLAX = "ours", "by hand", "an associative scan", "rlax"
 
 Arrays = Mapping[str, jax.Array]

@@ -26,4 +26,4 @@ def build(*, env: str, algorithm: str, updates: int, threads: int) -> Built:
     def chunk() -> None:
         model.learn(decisions, reset_num_timesteps=False)
 
-    return Built(chunk, decisions, updates, f"its defaults, {env} in one process, torch on {threads} thread")
+    return Built(chunk, decisions, updates, f"its defaults, {env} in one process, threads of torch: {threads}")

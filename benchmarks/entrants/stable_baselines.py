@@ -50,6 +50,6 @@ def build(*, env: str, num_envs: int, num_steps: int, updates: int, normalized: 
         model.learn(decisions, reset_num_timesteps=False)
 
     differs = (
-        f"decisions are shuffled, advantages standardised per minibatch; torch has {torch.get_num_threads()} threads"
+        f"decisions are shuffled, advantages standardised per minibatch; threads of torch: {torch.get_num_threads()}"
     )
     return Built(chunk, decisions, updates, differs if normalized else f"{differs}; nothing is normalised")

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 import polopt_jax as po
+from benchmarks.entrants import CLIP
 from benchmarks.entrants.built import Built, several
 
-ACTIONS, CLIP, BETA = 8, 0.2, 0.1
+ACTIONS, BETA = 8, 0.1
 STEPS = 16
 Loss = Callable[[Any, po.Batch], jax.Array]
 OURS, HAND, RLAX = "ours", "by hand", "rlax"

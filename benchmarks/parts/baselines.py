@@ -20,7 +20,7 @@ AS_MANY = SIMULATORS * STEPS // NUM_STEPS
 OURS, ALIKE, DEFAULTS = "ours", "as much work", "defaults"
 GOALS = {ALIKE: Goal(AT_LEAST, 6.0), DEFAULTS: Goal(AT_LEAST, 40.0)}
 NUM_ENVS = 64
-"""Of the command, by default."""
+"""Of the command by default, with as many steps of each as everybody; hyperparameters are the recipe's."""
 THREADS = 1
 """Of torch: two are no faster on networks of this size."""
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import polopt_jax as po
+from benchmarks.entrants.given_logits import gathered
 from benchmarks.entrants.race import Program, Timed, race
 from benchmarks.entrants.token_loss import DPO, GRPO, same
 from benchmarks.parts._part import PEERS, TRL, Case, Part, Wanted, told
@@ -54,7 +55,7 @@ def given(wanted: Wanted, loss: str, vocabulary: int) -> dict[str, Any]:
 def given_rows(loss: str, times: dict[str, Timed], options: Any) -> list[Row]:
     """What came of a race. Raises RuntimeError if two of it computed different things."""
     ours = times[OURS]
-    what, shared = f"{loss.upper()} of given logits", {"size": options["vocabulary"], "size_of": "tokens"}
+    what, shared = f"{loss.upper()} of given logits", {"size": options["vocabulary"], "size_of": "in the vocabulary"}
     found = []
     for name, timed in times.items():
         if not same(ours.told, timed.told):
@@ -82,8 +83,7 @@ class Plain:
         return self.logits.shape[:-1]
 
     def log_prob(self, action: jax.Array) -> jax.Array:
-        chosen = jnp.take_along_axis(self.logits, action[..., None], axis=-1)[..., 0]
-        return chosen - jax.nn.logsumexp(self.logits, axis=-1)
+        return gathered(self.logits, action)
 
     def where(self, mask: jax.Array) -> Any:
         return self
@@ -139,7 +139,7 @@ def through_head(wanted: Wanted, vocabulary: int) -> dict[str, Any]:
     if max(values.values()) - min(values.values()) > 1e-4:
         raise RuntimeError(f"they disagree, so the times would be of different things: {values}")
     seconds = interleaved({name: (lambda f=f: f(*arguments)) for name, f in compiled.items()}, repeats=wanted.rounds(7))
-    shared, logits = {"size": vocabulary, "size_of": "tokens"}, 4e-6 * rows * length * vocabulary
+    shared, logits = {"size": vocabulary, "size_of": "in the vocabulary"}, 4e-6 * rows * length * vocabulary
     memory = HEAD_MEMORY if vocabulary == VOCABULARIES[-1] else None
     found = []
     for name, f in compiled.items():
