@@ -22,6 +22,8 @@ from polopt_jax.envs import ActionSpace, Box, Discrete
 from polopt_jax.fields import with_fields
 from polopt_jax.types import Array, Model, Outputs, Params
 
+INITIAL_LOG_STD = -1.0
+"""Of the first policy, where nothing is said."""
 HIDDEN_SCALE, POLICY_SCALE, VALUE_SCALE = math.sqrt(2.0), 0.01, 1.0
 
 
@@ -101,7 +103,7 @@ def mlp_actor_critic(
     hidden: Sequence[int] = (64, 64),
     activation: Callable[[Array], Array] = nn.tanh,
     gaussian: Callable[..., Any] = DiagGaussian,
-    initial_log_std: float = 0.0,
+    initial_log_std: float = INITIAL_LOG_STD,
 ) -> Network:
     """Two separate MLPs, one for the policy and one for the value.
 
@@ -136,7 +138,7 @@ def shared_actor_critic(
     hidden: Sequence[int] = (64, 64),
     activation: Callable[[Array], Array] = nn.tanh,
     gaussian: Callable[..., Any] = DiagGaussian,
-    initial_log_std: float = 0.0,
+    initial_log_std: float = INITIAL_LOG_STD,
 ) -> Network:
     """One MLP with a policy head and a value head; all else as in `mlp_actor_critic`.
 

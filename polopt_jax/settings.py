@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from polopt_jax.envs import Environment, brax_env, import_env, playground_env
 from polopt_jax.language import ByteTokenizer, TokenNetwork, rotary_positions, tempered_network, transformer
-from polopt_jax.networks import Network, mlp_actor_critic
+from polopt_jax.networks import INITIAL_LOG_STD, Network, mlp_actor_critic
 from polopt_jax.simulators import Simulator, simulator
 from polopt_jax.types import Array
 from polopt_jax.worlds import SkipTheTest, skip_the_test
@@ -81,9 +81,18 @@ def simulated(env: str) -> Simulator:
 
 
 def control(
-    env: str, *, backend: str | None, episode_length: int | None, hidden: Sequence[int], activation: str
+    env: str,
+    *,
+    backend: str | None,
+    episode_length: int | None,
+    hidden: Sequence[int],
+    activation: str,
+    initial_log_std: float | None = None,
 ) -> Control:
-    """The environment or the simulator of a name, and the MLPs. What has no backend or episode length ignores it."""
+    """The environment or the simulator of a name, and the MLPs. What has no backend or episode length ignores it.
+
+    `initial_log_std` is None where nothing begins: of parameters that are there, and of choices.
+    """
     made: Environment | Simulator
     if is_simulated(env):
         made = simulated(env)
@@ -94,7 +103,11 @@ def control(
     else:
         made = brax_env(env, backend=backend or "spring", episode_length=episode_length or 1000)
     network = mlp_actor_critic(
-        made.obs_shape, made.action_space, hidden=tuple(hidden), activation=ACTIVATIONS[activation]
+        made.obs_shape,
+        made.action_space,
+        hidden=tuple(hidden),
+        activation=ACTIVATIONS[activation],
+        initial_log_std=INITIAL_LOG_STD if initial_log_std is None else initial_log_std,
     )
     return Control(made, network)
 

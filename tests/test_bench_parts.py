@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import entrants
-from benchmarks.entrants import estimator, given_logits, term, token_loss
+from benchmarks.entrants import estimator, given_logits, ours, term, token_loss
 from benchmarks.entrants.built import several
 from benchmarks.entrants.race import Timed
 from benchmarks.parts import (
@@ -296,12 +296,38 @@ def test_everybody_learns_from_as_many_decisions(monkeypatch):
         ("PureJaxRL", "purejaxrl"),
         ("brax's trainer", "brax_trainer"),
         (learning.TRPO, "ours"),
+        (learning.NARROWER, "ours"),
     ]
-    alike = [{k: x for k, x in p.options.items() if k not in ("source", "algorithm")} for p in found]
-    assert alike == [alike[0]] * 4
+    own = ("source", "algorithm", "initial_log_std")
+    alike = [{k: x for k, x in p.options.items() if k not in own} for p in found]
+    assert alike == [alike[0]] * 5
     assert (alike[0]["updates"], alike[0]["num_envs"], alike[0]["seeds"]) == (50, 16, 3)
     assert found[1].options["source"] == "folder"
     assert found[3].options["algorithm"] == "trpo"
+    assert found[4].options["initial_log_std"] == -1
+    assert not [p for p in found[:4] if "initial_log_std" in p.options]
+
+
+def test_what_a_narrower_first_policy_is_worth_stands_beside_ours_and_each_of_the_others():
+    said = {"ours": learnt(6.0, 10.0), "PureJaxRL": learnt(3.0, 20.0), learning.TRPO: learnt(12.0, 40.0)}
+    said[learning.NARROWER] = learnt(9.0, 10.0)
+    rows = learning.rows_of("ant", 100, said)
+    end = [row for row in rows if row.what.startswith("return in the end")]
+    of = "return in the end, ant, narrower at first"
+    assert [(row.what == of, row.beside, row.ratio, row.goal) for row in end] == [
+        (False, "PureJaxRL", pytest.approx(2), Goal("at least", 1.0)),
+        (False, learning.TRPO, pytest.approx(0.5), None),
+        (True, "ours", pytest.approx(1.5), None),
+        (True, "PureJaxRL", pytest.approx(3), Goal("at least", 1.0)),
+        (True, learning.TRPO, pytest.approx(0.75), None),
+    ]
+    assert {row.beside for row in rows if "after as long" in row.what} == {"PureJaxRL"}
+
+
+def test_the_first_policy_is_as_wide_as_it_is_said_to_be():
+    wide, narrow = (ours.task_of("inverted_pendulum", "spring", 4, **said) for said in ({}, {"initial_log_std": -1.0}))
+    for task, log_std in ((wide, 0.0), (narrow, -1.0)):
+        np.testing.assert_array_equal(task.init_params(jax.random.key(0))["log_std"], [log_std])
 
 
 def test_agents_side_by_side_are_compiled_and_counted(monkeypatch):

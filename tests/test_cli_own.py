@@ -20,7 +20,7 @@ from polopt_jax.settings import ACTIVATIONS
 
 OWN = '''
 import jax.numpy as jnp
-from polopt_jax.envs import Box, EnvStep, TimeLimit
+from polopt_jax.envs import Box, Discrete, EnvStep, TimeLimit
 
 class Line:
     """Five steps, each rewarded by the action."""
@@ -49,6 +49,15 @@ def inner():
 
 def failing():
     return inner()
+
+class Choice(Line):
+    action_space = Discrete(2)
+
+    def step(self, state, action, key):
+        return super().step(state, action[None] * 1.0, key)
+
+def choice():
+    return Choice()
 
 number = 3
 '''
@@ -114,6 +123,31 @@ def test_the_activation_is_the_one_that_was_named(own, tmp_path):
     assert set(ACTIVATIONS) == {"tanh", "relu", "silu", "gelu", "elu"}
 
 
+def test_the_first_policy_is_as_wide_as_was_said(own, tmp_path):
+    small = (
+        f"train reinforce --env {own}:Line --num-envs 4 --rollout-steps 5 --steps 20 --learning-rate 1e-4 --hidden 3"
+    )
+    for said, is_ in (("", -1.0), ("--initial-log-std 0", 0.0), ("--initial-log-std=-2.5", -2.5)):
+        out = f"run{is_}"
+        assert main([*small.split(), *said.split(), "--out", out]) == 0
+        assert json.loads((tmp_path / out / "config.json").read_text())["initial_log_std"] == is_
+        np.testing.assert_allclose(po.load(out).params["log_std"], [is_], atol=1e-3)
+    choices = [*small.replace(":Line", ":choice").split(), "--out", "choices"]
+    assert main(choices) == 0
+    assert json.loads((tmp_path / "choices" / "config.json").read_text())["initial_log_std"] is None
+    assert main(["train", "--config", "choices/config.json", "--out", "again"]) == 0, "its config is a file of options"
+
+
+def test_a_run_of_an_earlier_version_had_no_initial_log_std(own, tmp_path):
+    small = f"train reinforce --env {own}:Line --num-envs 4 --rollout-steps 5 --steps 20 --hidden 3 --out run"
+    assert main(small.split()) == 0
+    config = runs.read_config(tmp_path / "run")
+    del config["initial_log_std"]
+    runs.write_json(tmp_path / "run" / "config.json", config)
+    assert main(["train", "--resume", "--out", "run", "--steps", "40"]) == 0
+    assert runs.read_config(tmp_path / "run")["steps"] == 40
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -174,6 +208,11 @@ def test_import_env_is_for_python_too(own):
         ("ppo --env ant --hidden 8,0", "--hidden must be from 1 to 65,536; it is 0"),
         ("ppo --env ant --hidden 8,x", "'8,x' is not whole numbers with commas between"),
         ("ppo --env ant --activation rleu", "unknown activation 'rleu'; did you mean 'relu'?"),
+        ("ppo --env skip_the_test --initial-log-std 0", "--initial-log-std does not apply to the token world"),
+        ("ppo --env {own}:choice --initial-log-std 0", "--initial-log-std is of real actions, and those of"),
+        ("ppo --env ant --initial-log-std 20.5", "--initial-log-std must be from -20 to 20; it is 20.5"),
+        ("ppo --env ant --initial-log-std nan", "--initial-log-std must be from -20 to 20; it is nan"),
+        ("ppo --env ant --initial-log-std wide", "'wide' is not a number"),
         ("ppo --env ant --schedule lineer", "unknown schedule 'lineer'; did you mean 'linear'?"),
         ("trpo --env ant --schedule linear", "--schedule is what becomes of --learning-rate, and trpo has none"),
         ("ppo --env ant --eval-every 0", "--eval-every must be from 1"),
@@ -232,8 +271,9 @@ def test_a_run_whose_rate_ends_cannot_become_longer(tmp_path, monkeypatch, capsy
 def test_a_runs_config_is_a_file_of_options(tmp_path):
     """Everything that is not its default, there and back."""
     line = "npg --env hopper --backend generalized --steps 70000 --num-envs 32 --rollout-steps 8 --episode-length 77 " \
-           "--hidden 7,5 --activation silu --schedule cosine --eval-every 9000 --eval-episodes 3 --seed 4 " \
-           "--num-seeds 2 --learning-rate 0.123456789 --gamma 0.5 --lambda 0.25 --cg-iters 3"  # fmt: skip
+           "--hidden 7,5 --activation silu --initial-log-std -0.25 --schedule cosine --eval-every 9000 --seed 4 " \
+           "--eval-episodes 3 --num-seeds 2 --learning-rate 0.123456789 --gamma 0.5 " \
+           "--lambda 0.25 --cg-iters 3"  # fmt: skip
     made = plan(line)
     path = tmp_path / "config.json"
     path.write_text(runs.to_json(made.config()))

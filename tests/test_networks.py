@@ -95,6 +95,8 @@ def test_initial_kernels_are_orthogonal_with_the_stated_scales():
         np.testing.assert_allclose(kernel.T @ kernel, scale**2 * np.eye(kernel.shape[1]), atol=2e-6 * scale**2)
         assert_all_zero(params[name]["bias"])
     np.testing.assert_array_equal(params["log_std"], np.full(3, -0.5, np.float32))
+    for build in (mlp_actor_critic, shared_actor_critic):
+        np.testing.assert_array_equal(build((6,), Box(2)).init(jax.random.key(0))["log_std"], [-1.0, -1.0])
     assert set(params) == {*scales, "log_std"}
 
 

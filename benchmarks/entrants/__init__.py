@@ -9,6 +9,8 @@ NUM_STEPS: Final = 16
 NUM_EPOCHS: Final = 4
 NUM_MINIBATCHES: Final = 8
 HIDDEN: Final = (64, 64)
+INITIAL_LOG_STD: Final = 0.0
+"""Of the first policy, where that is a parameter. This library's own default is narrower."""
 LEARNING_RATE: Final = 3e-4
 CLIP: Final = 0.2
 GAMMA: Final = 0.99

@@ -9,6 +9,7 @@ from benchmarks.entrants import (
     EPISODE_LENGTH,
     GAMMA,
     HIDDEN,
+    INITIAL_LOG_STD,
     LAMBDA,
     LEARNING_RATE,
     MAX_GRAD_NORM,
@@ -30,12 +31,12 @@ DIFFERS = (
 )
 
 
-def task_of(env: str, backend: str, num_envs: int) -> Task:
+def task_of(env: str, backend: str, num_envs: int, *, initial_log_std: float = INITIAL_LOG_STD) -> Task:
     """The control task that every entrant learns."""
     found = brax_env(env, backend=backend, episode_length=EPISODE_LENGTH)
     if not isinstance(found.action_space, Box):
         raise TypeError("brax environments have real actions")
-    network = mlp_actor_critic(found.obs_shape, found.action_space, hidden=HIDDEN)
+    network = mlp_actor_critic(found.obs_shape, found.action_space, hidden=HIDDEN, initial_log_std=initial_log_std)
     return control_task(found, network, num_envs=num_envs, num_steps=NUM_STEPS)
 
 
@@ -57,9 +58,17 @@ def recipe_of(task: Task, algorithm: str) -> Algorithm:
 
 
 def build(
-    *, env: str, backend: str, num_envs: int, updates: int, algorithm: str = "ppo", seeds: int = 1, slices: int = 0
+    *,
+    env: str,
+    backend: str,
+    num_envs: int,
+    updates: int,
+    algorithm: str = "ppo",
+    initial_log_std: float = INITIAL_LOG_STD,
+    seeds: int = 1,
+    slices: int = 0,
 ) -> Built:
-    task = task_of(env, backend, num_envs)
+    task = task_of(env, backend, num_envs, initial_log_std=initial_log_std)
     run = driver.prepare(recipe_of(task, algorithm), driver.seed_keys(0, seeds), chunk_updates=updates)
     held = {"state": run.state}
 

@@ -14,10 +14,13 @@ from benchmarks.entrants import NUM_STEPS
 from benchmarks.entrants.race import Program, race
 from benchmarks.parts._part import BRAX, PURE_JAX_RL, Case, Part, Wanted, told
 from benchmarks.parts.rows import AT_LEAST, AT_MOST, Goal, Row
+from polopt_jax.networks import INITIAL_LOG_STD
 
 BACKEND = "spring"
 BESIDE = (PURE_JAX_RL, BRAX)
 TRPO = "our TRPO"
+NARROWER = "ours, narrower at first"
+"""With this library's own first policy, where everybody else's has a deviation of 1."""
 SLICES, LAST = 40, 4
 """Points of a curve, and how many of them at the end are what was learnt in the end."""
 DRAWS = 2000
@@ -66,11 +69,13 @@ def on_the_way(said: dict[str, Any]) -> np.ndarray:
 
 
 def programs(wanted: Wanted, env: str, updates: int, num_envs: int, seeds: int) -> list[Program]:
-    """Our PPO, those of others, and our TRPO."""
+    """Our PPO, those of others, our TRPO, and our PPO from the first policy that it has by default."""
     shared = {"env": env, "backend": BACKEND, "updates": updates, "num_envs": num_envs, "seeds": seeds}
     shared = {**shared, "slices": SLICES}
     beside = [wanted.peers.program(name, name, shared) for name in BESIDE if wanted.peers.has(name)]
-    return [Program("ours", "ours", shared), *beside, Program(TRPO, "ours", {**shared, "algorithm": "trpo"})]
+    trpo = Program(TRPO, "ours", {**shared, "algorithm": "trpo"})
+    narrower = Program(NARROWER, "ours", {**shared, "initial_log_std": INITIAL_LOG_STD})
+    return [Program("ours", "ours", shared), *beside, trpo, narrower]
 
 
 def measure(wanted: Wanted, env: str, steps: int, num_envs: int, seeds: int) -> dict[str, Any]:
@@ -93,26 +98,33 @@ def measure(wanted: Wanted, env: str, steps: int, num_envs: int, seeds: int) -> 
 
 
 def rows_of(env: str, decisions: int, said: dict[str, dict[str, Any]]) -> list[Row]:
-    """Ours over each of the others: in the end, and when the faster of the two was through."""
-    ours = said["ours"]
+    """Ours over each of the others, and the same of ours when it is narrower at first."""
     found = []
-    for name, its in said.items():
-        if name == "ours":
-            continue
-        note = f"ours: {ours['differs']}; theirs: {its['differs']}"
-        goal = None if name == TRPO else Goal(AT_LEAST, 1.0)
-        row = over(f"return in the end, {env}", name, in_the_end(ours), in_the_end(its))
-        found.append(row._replace(size=decisions, size_of="decisions", goal=goal, note=note))
-        row = over(f"mean return on the way, {env}", name, on_the_way(ours), on_the_way(its))
-        found.append(row._replace(size=decisions, size_of="decisions"))
-        seconds = [one["first_seconds"] for one in (ours, its)]
-        if None not in seconds and env in STATED:
-            reached = [seconds_to(STATED[env], one) for one in (ours, its)]
-            found.append(to_return(f"to a return of {STATED[env]:g}, {env}", name, *reached))
-        if None not in seconds and name != TRPO:
-            ends = [max(LAST, int(SLICES * min(seconds) / its_own)) for its_own in seconds]
-            row = over(f"return after as long, {env}", name, *map(in_the_end, (ours, its), ends))
-            found.append(row._replace(size=round(min(seconds)), size_of="seconds"))
+    for mine, how in (("ours", env), (NARROWER, f"{env}, narrower at first")):
+        others = [name for name in said if name not in (mine, NARROWER)]
+        found += [row for name in others if mine in said for row in ours_over(name, how, env, decisions, said, mine)]
+    return found
+
+
+def ours_over(name: str, how: str, env: str, decisions: int, said: dict[str, dict[str, Any]], mine: str) -> list[Row]:
+    """Ours over another: in the end, on the way, to a stated return, and when the faster of the two was through."""
+    ours, its = said[mine], said[name]
+    seconds = [one["first_seconds"] for one in (ours, its)]
+    is_peer = name not in (TRPO, "ours")
+    goal = Goal(AT_LEAST, 1.0) if is_peer else None
+    note = f"ours: {ours['differs']}; theirs: {its['differs']}"
+    row = over(f"return in the end, {how}", name, in_the_end(ours), in_the_end(its))
+    found = [row._replace(size=decisions, size_of="decisions", goal=goal, note=note)]
+    row = over(f"mean return on the way, {how}", name, on_the_way(ours), on_the_way(its))
+    found.append(row._replace(size=decisions, size_of="decisions"))
+    if None not in seconds and env in STATED:
+        reached = [seconds_to(STATED[env], one) for one in (ours, its)]
+        row = to_return(f"to a return of {STATED[env]:g}, {how}", name, *reached)
+        found.append(row._replace(goal=Goal(AT_MOST, 1.0) if is_peer else None))
+    if None not in seconds and is_peer:
+        ends = [max(LAST, int(SLICES * min(seconds) / its_own)) for its_own in seconds]
+        row = over(f"return after as long, {how}", name, *map(in_the_end, (ours, its), ends))
+        found.append(row._replace(size=round(min(seconds)), size_of="seconds"))
     return found
 
 
@@ -128,9 +140,7 @@ def seconds_to(wanted: float, said: dict[str, Any]) -> float | None:
 
 def to_return(what: str, name: str, ours: float | None, theirs: float | None) -> Row:
     """Seconds of both, of all seeds; no ratio where one never comes there."""
-    goal = None if name == TRPO else Goal(AT_MOST, 1.0)
-    ratio = None if ours is None or theirs is None else ours / theirs
-    return Row(what, name, "s", ours, theirs, ratio, goal=goal)
+    return Row(what, name, "s", ours, theirs, None if ours is None or theirs is None else ours / theirs)
 
 
 def over(what: str, name: str, ours: np.ndarray, theirs: np.ndarray) -> Row:

@@ -112,6 +112,7 @@ def control_of(plan: Plan) -> settings.Control:
         episode_length=plan.episode_length,
         hidden=plan.hidden or settings.HIDDEN,
         activation=plan.activation or next(iter(settings.ACTIVATIONS)),
+        initial_log_std=plan.initial_log_std,
     )
 
 

@@ -11,6 +11,7 @@ from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._recipes import takes_groups
 from polopt_jax.cli._words import UsageError, choose
 from polopt_jax.envs import (
+    Box,
     Environment,
     brax_backends,
     brax_names,
@@ -111,6 +112,15 @@ def _made(name: str) -> Environment | Simulator:
         return simulated(name) if is_simulated(name) else import_env(name)
     except (TypeError, ValueError) as error:
         raise UsageError(f"--env {name}: {error}") from error
+
+
+def has_real_actions(env: str) -> bool:
+    """Whether the actions of an environment, one that was checked, are real numbers rather than choices."""
+    if env == TOKEN_ENV:
+        return False
+    if is_own(env) or is_simulated(env):
+        return isinstance(_made(env).action_space, Box)
+    return True
 
 
 def check_algorithm(name: str) -> str:

@@ -16,7 +16,7 @@ class Kind(NamedTuple):
     """Whose version decides the numbers, too."""
 
 
-_MLPS = ("rollout_steps", "hidden", "activation")
+_MLPS = ("rollout_steps", "hidden", "activation", "initial_log_std")
 TOKEN = Kind("the token world", ("group_size",))
 OWN = Kind("an environment of one's own", _MLPS)
 BRAX = Kind("a Brax environment", (*_MLPS, "episode_length", "backend"), "brax")

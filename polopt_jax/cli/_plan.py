@@ -15,6 +15,7 @@ from polopt_jax.cli._kinds import APPLIED, VECTORS, Kind, kind_of
 from polopt_jax.cli._options import Compare, Train
 from polopt_jax.cli._versions import PACKAGES, versions
 from polopt_jax.cli._words import UsageError, choose, flag
+from polopt_jax.networks import INITIAL_LOG_STD
 from polopt_jax.tasks import GroupTask, Task
 
 DEFAULT_STEPS = {"inverted_pendulum": 400_000, _envs.TOKEN_ENV: 200_000}
@@ -31,6 +32,7 @@ SIZES = {
     "eval_every": (1, 10**12),
     "eval_episodes": (1, 2**16),
     "hidden": (1, 2**16),
+    "initial_log_std": (-20, 20),
 }
 """From what to what each may be."""
 GROUP_SIZE = 8
@@ -62,6 +64,8 @@ class Plan:
     hidden: tuple[int, ...] | None
     """None of the token world, as `activation`."""
     activation: str | None
+    initial_log_std: float | None
+    """None where actions are choices."""
     rate: str
     """What becomes of the learning rate, of `RATES`."""
     eval_every: int | None
@@ -177,13 +181,14 @@ def _plan(algorithm: str, env: str, options: Train | Compare, overrides: Mapping
         env=env,
         backend=_backend(options.backend, env) if "backend" in kind.options else None,
         episode_length=(options.episode_length or EPISODE_LENGTH) if "episode_length" in kind.options else None,
-        vectorization=_vectorization(_option(options, "vectorization")) if "vectorization" in kind.options else None,
+        vectorization=_named(options, "vectorization", VECTORS) if "vectorization" in kind.options else None,
         num_envs=num_envs,
         rollout_steps=rollout_steps,
         group_size=(_option(options, "group_size") or GROUP_SIZE) if is_token else None,
         hidden=None if is_token else _option(options, "hidden") or settings.HIDDEN,
-        activation=None if is_token else _activation(_option(options, "activation")),
-        rate=_rate(algorithm, _option(options, "schedule")),
+        activation=None if is_token else _named(options, "activation", settings.ACTIVATIONS),
+        initial_log_std=_initial_log_std(_option(options, "initial_log_std"), env),
+        rate=_rate(algorithm, options),
         eval_every=evaluated,
         eval_episodes=evaluated and (_option(options, "eval_episodes") or EVAL_EPISODES),
         log_to=check_loggers(_option(options, "log_to") or ()),
@@ -202,21 +207,23 @@ def _option(options: Train | Compare, name: str) -> Any:
     return getattr(options, name, None)
 
 
-def _activation(name: str | None) -> str:
-    known = tuple(settings.ACTIVATIONS)
-    return known[0] if name is None else choose("activation", name, known)
+def _named(options: Train | Compare, name: str, known: Mapping[str, Any]) -> str:
+    """Which of the known was said, by its name; the first where nothing was."""
+    said = _option(options, name)
+    return next(iter(known)) if said is None else choose(name, said, tuple(known))
 
 
-def _vectorization(name: str | None) -> str:
-    known = tuple(VECTORS)
-    return known[0] if name is None else choose("vectorization", name, known)
+def _initial_log_std(wanted: float | None, env: str) -> float | None:
+    real = _envs.has_real_actions(env)
+    if wanted is not None and not real:
+        raise UsageError(f"--initial-log-std is of real actions, and those of {env} are choices")
+    return INITIAL_LOG_STD if real and wanted is None else wanted
 
 
-def _rate(algorithm: str, name: str | None) -> str:
-    rate = next(iter(RATES)) if name is None else choose("schedule", name, tuple(RATES))
-    if name is not None and "learning_rate" not in _recipes.parameters(algorithm):
+def _rate(algorithm: str, options: Train | Compare) -> str:
+    if _option(options, "schedule") is not None and "learning_rate" not in _recipes.parameters(algorithm):
         raise UsageError(f"--schedule is what becomes of --learning-rate, and {algorithm} has none")
-    return rate
+    return _named(options, "schedule", RATES)
 
 
 def check_loggers(names: tuple[str, ...]) -> tuple[str, ...]:

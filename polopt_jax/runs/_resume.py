@@ -28,8 +28,8 @@ from polopt_jax.runs._schedule import Schedule
 
 GROWING = frozenset({"steps", "updates", "chunk_updates", "log_to", "vectorization"})
 """What of a config may differ when a run goes on; `chunk_updates` stays what it was."""
-LATER = frozenset({"vectorization"})
-"""What a config of an earlier version has not."""
+LATER = frozenset({"vectorization", "initial_log_std"})
+"""What a config of an earlier version has not, and what a run that has begun can do without."""
 WARNED = frozenset({"versions"})
 """What of a config is told if it differs, but does not hinder."""
 FIRST = frozenset({"algorithm", "env"})
@@ -67,7 +67,8 @@ def continued(
     for name in wanted.keys() - stored.keys() - WARNED - LATER:
         raise RunError(f"{directory / CONFIG} is damaged: it has no {name}")
     differences = list(_differences(stored, wanted))
-    different = [text for name, text in differences if name not in GROWING | WARNED]
+    unsaid = LATER - stored.keys()
+    different = [text for name, text in differences if name not in GROWING | WARNED | unsaid]
     if different:
         first = [text for name, text in differences if name in FIRST]
         raise RunError(f"{directory} was started with other options: {'; '.join(first or different)}")
