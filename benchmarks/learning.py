@@ -1,7 +1,8 @@
-"""Reward reached at stated steps, several seeds vmapped in one run, with the command's own presets.
+"""Reward reached at stated steps, several seeds vmapped in one run, with the command's own presets, from first policies
+of one or several widths.
 
 python -m benchmarks.learning --env inverted_pendulum --algorithms reinforce actor_critic npg trpo ppo
-python -m benchmarks.learning --env reacher --algorithms ppo trpo --steps 2000000
+python -m benchmarks.learning --env reacher --algorithms ppo trpo --steps 2000000 --initial-log-std 0 -0.5 -1
 """
 
 import argparse
@@ -14,15 +15,15 @@ from polopt_jax import algorithms, driver
 from polopt_jax.cli._envs import algorithms as algorithms_of
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.envs import brax_env
-from polopt_jax.networks import mlp_actor_critic
+from polopt_jax.networks import INITIAL_LOG_STD, mlp_actor_critic
 from polopt_jax.tasks import control_task
 
 
-def learn(name: str, env_name: str, steps: int, num_seeds: int) -> dict[str, Any]:
+def learn(name: str, env_name: str, steps: int, num_seeds: int, initial_log_std: float) -> dict[str, Any]:
     """Trains one algorithm; mean return of the episodes that finished in each quarter and in the last tenth."""
     preset = PRESETS[name].control
     env = brax_env(env_name)
-    network = mlp_actor_critic(env.obs_shape, env.action_space)
+    network = mlp_actor_critic(env.obs_shape, env.action_space, initial_log_std=initial_log_std)
     task = control_task(env, network, num_envs=preset.num_rows, num_steps=preset.num_steps)
     algorithm = getattr(algorithms, name)(task, **preset.hyperparameters)
     chunk = max(1, round(steps / task.decisions / 20))
@@ -63,9 +64,14 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="+", default=list(algorithms_of("ant")))
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--seeds", type=int, default=5)
-    arguments = parser.parse_args()
-    figures = {name: learn(name, arguments.env, arguments.steps, arguments.seeds) for name in arguments.algorithms}
-    save(f"learning-{arguments.env}-{arguments.steps}", {"env": arguments.env, "seeds": arguments.seeds, **figures})
+    parser.add_argument("--initial-log-std", nargs="+", type=float, default=[INITIAL_LOG_STD])
+    asked = parser.parse_args()
+    figures: dict[str, Any] = {"env": asked.env, "seeds": asked.seeds}
+    for name in asked.algorithms:
+        figures[name] = {}
+        for log_std in asked.initial_log_std:
+            figures[name][f"initial_log_std {log_std:g}"] = learn(name, asked.env, asked.steps, asked.seeds, log_std)
+            save(f"learning-{asked.env}-{asked.steps}", figures)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ class Train:
     activation: Annotated[str | None, NAME, shown("NAME", "tanh")] = None
     """What follows each hidden layer: tanh, relu, silu, gelu or elu."""
     initial_log_std: Annotated[float | None, NUMBER, shown("FLOAT", "-1")] = None
-    """Logarithm of the first policy's deviation, of real actions: 0 is half as wide as they may be."""
+    """Log of the first policy's standard deviation, where actions are real: 0 is half the width of their box."""
     schedule: Annotated[str | None, NAME, shown("NAME", "constant")] = None
     """What becomes of the learning rate until the last update: constant, or linear or cosine down to 0."""
     eval_every: Annotated[int | None, WHOLE, shown("N", "never")] = None
