@@ -123,7 +123,7 @@ from polopt_jax.solvers import (
     scale_to_radius,
     trpo,
 )
-from polopt_jax.steps import Step, epochs, make_step, monitored, raveled, sequential
+from polopt_jax.steps import Step, epochs, make_step, monitored, raveled, sequential, side_by_side
 from polopt_jax.surrogates import (
     expected_value,
     improved_weights,
@@ -258,6 +258,7 @@ __all__ = [
     "sequence_mean",
     "sequence_sum",
     "sequential",
+    "side_by_side",
     "simple_policy_optimization",
     "simpo",
     "slic",

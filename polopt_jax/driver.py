@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.fields import with_fields
 from polopt_jax.sharding import by_rows, sharded_collect
+from polopt_jax.steps import side_by_side
 from polopt_jax.training import TrainState, train
 from polopt_jax.types import Array, Metrics
 
@@ -134,6 +135,7 @@ def prepare(
         return _prepare_hosted(algorithm, keys, chunk_updates=chunk_updates, state=state)
     began = time.perf_counter()
     num_seeds, options = keys.shape[0], compiler_options()
+    step = algorithm.step if num_seeds == 1 else side_by_side(algorithm.step)
     over_init = over_seeds(algorithm.init, num_seeds)
     collect, where, whole = algorithm.collect, None, None
     if mesh is not None:
@@ -141,7 +143,7 @@ def prepare(
         where = by_rows(mesh, jax.eval_shape(over_init, keys), leading=1)
 
     def chunk(state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-        state, metrics = train(collect, algorithm.step, state, updates=chunk_updates)
+        state, metrics = train(collect, step, state, updates=chunk_updates)
         if algorithm.measure is not None:
             measured = algorithm.measure(state.params, jax.random.fold_in(state.key, MEASUREMENT))
             metrics |= {name: x[None] for name, x in measured.items()}

@@ -38,6 +38,16 @@ class Raveled:
         parts = {name: iter(_split(x, self._shapes(name))) for name, x in self.vectors.items()}
         return jax.tree.unflatten(self.treedef, [next(parts[name]) for name, _ in self.leaves])
 
+    def like(self, tree: Any) -> Raveled:
+        """Another tree of the same structure, laid out in the same order."""
+        arrays = jax.tree.leaves(tree)
+        names = [name for name, _ in self.leaves]
+        vectors = {
+            name: jnp.concatenate([x.ravel() for x, its in zip(arrays, names, strict=True) if its == name])
+            for name in dict.fromkeys(names)
+        }
+        return Raveled(vectors=vectors, treedef=self.treedef, leaves=self.leaves)
+
     def _shapes(self, dtype: str) -> list[tuple[int, ...]]:
         return [shape for name, shape in self.leaves if name == dtype]
 
@@ -46,14 +56,32 @@ def ravel(tree: Params) -> Raveled:
     """Any tree of arrays in one vector of each dtype; its `tree()` is the way back, bit for bit."""
     arrays, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, tree))
     leaves = tuple((x.dtype.name, x.shape) for x in arrays)
-    names = dict.fromkeys(name for name, _ in leaves)
-    vectors = {name: jnp.concatenate([x.ravel() for x in arrays if x.dtype.name == name]) for name in names}
-    return Raveled(vectors=vectors, treedef=treedef, leaves=leaves)
+    return Raveled(vectors={}, treedef=treedef, leaves=leaves).like(arrays)
 
 
 def unraveled(tree: Any) -> Any:
     """The tree behind a `Raveled`, and anything else as it is."""
     return tree.tree() if isinstance(tree, Raveled) else tree
+
+
+def all_unraveled(tree: Any) -> Any:
+    """A tree in which every `Raveled` is the tree behind it.
+
+    >>> all_unraveled((jnp.zeros(()), ravel({"bias": jnp.ones(2)})))[1]["bias"].tolist()
+    [1.0, 1.0]
+    """
+    return jax.tree.map(unraveled, tree, is_leaf=lambda x: isinstance(x, Raveled))
+
+
+def raveled_like(example: Any, tree: Any) -> Any:
+    """The way back: a tree whose parts are laid end to end where `example` has a `Raveled`.
+
+    >>> example = (jnp.zeros(()), ravel({"bias": jnp.ones(2)}))
+    >>> raveled_like(example, (jnp.ones(()), {"bias": jnp.ones(2)}))[1].vectors["float32"].tolist()
+    [1.0, 1.0]
+    """
+    lay_out = lambda x, part: x.like(part) if isinstance(x, Raveled) else part  # noqa: E731
+    return jax.tree.map(lay_out, example, tree, is_leaf=lambda x: isinstance(x, Raveled))
 
 
 def _split(vector: Array, shapes: list[tuple[int, ...]]) -> list[Array]:

@@ -57,6 +57,7 @@ OTHER_KINDS = {
         "per_episode",
         "raveled",
         "sequential",
+        "side_by_side",
         "start",
         "start_from",
         "to_batch",

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import polopt_jax as po
-from polopt_jax import algorithms, envs, networks, tasks
-from polopt_jax.raveling import Raveled, ravel, unraveled
+from polopt_jax import algorithms, driver, envs, networks, tasks
+from polopt_jax.raveling import Raveled, all_unraveled, ravel, raveled_like, unraveled
 
 TREE = {
     "kernel": jnp.arange(6.0).reshape(2, 3),
@@ -33,6 +33,7 @@ def test_there_and_back_bit_for_bit_in_one_vector_of_each_dtype():
     assert_same(raveled.tree(), TREE)
     assert_same(unraveled(raveled), TREE)
     assert_same(unraveled(TREE), TREE)
+    assert_same(raveled_like((raveled, 1.0), all_unraveled((raveled, 2.0)))[0], raveled)
     assert_same(ravel({}).tree(), {})
     assert_same(ravel(2.0).tree(), jnp.array(2.0))
 
@@ -111,14 +112,59 @@ def task():
     return tasks.control_task(env, networks.mlp_actor_critic(env.obs_shape, env.action_space), num_envs=8, num_steps=4)
 
 
-def optimizer_leaves(recipe):
-    state = jax.eval_shape(recipe.init, jax.random.key(0)).opt_state
-    return [x for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Raveled)) if isinstance(x, Raveled)]
+def has_one_vector(algorithm):
+    """Whether an update lays all parameters, or those of its one phase, end to end."""
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    batch = jax.eval_shape(lambda s: algorithm.collect(s.params, s.collect_state, s.key)[1], state)
+    text = str(jax.make_jaxpr(algorithm.step.update)(state.params, state.opt_state, batch, state.key))
+    return f"f32[{sum(x.size for x in jax.tree.leaves(state.params))}]" in text
 
 
 def test_recipes_lay_out_parameters_where_the_optimizer_is_theirs_and_nowhere_else():
-    """Two moments of Adam on one vector; another optimizer may see leaves, so it is given them."""
+    """Another optimizer may see leaves, so it is given them; so are agents side by side, whose vectors are rows."""
     own = optax.adam(1e-3)
     for recipe, theirs in ((algorithms.ppo, "optimizer"), (algorithms.trpo, "value_optimizer")):
-        assert len(optimizer_leaves(recipe(task()))) == 2
-        assert len(optimizer_leaves(recipe(task(), **{theirs: own}))) == 0
+        its = recipe(task())
+        assert has_one_vector(its)
+        assert not has_one_vector(its._replace(step=po.side_by_side(its.step)))
+        assert not has_one_vector(recipe(task(), **{theirs: own}))
+
+
+@pytest.mark.parametrize("recipe", [algorithms.ppo, algorithms.trpo])
+def test_agents_side_by_side_do_as_one_alone_and_go_on_from_its_state(recipe):
+    its = recipe(task())
+    state = jax.jit(its.init)(jax.random.key(0))
+    _, batch, _ = jax.jit(its.collect)(state.params, state.collect_state, state.key)
+    given = (state.params, state.opt_state, batch, jax.random.key(1))
+    alone = jax.jit(its.step.update)(*given)
+    two = jax.tree.map(lambda x: jnp.stack([x, x]), given)
+    beside = jax.jit(jax.vmap(po.side_by_side(its.step).update))(*two)
+    assert jax.tree.structure(alone[1]) == jax.tree.structure(beside[1]) == jax.tree.structure(state.opt_state)
+    for x, y in zip(jax.tree.leaves(alone), jax.tree.leaves(beside), strict=True):
+        np.testing.assert_allclose(np.stack([x, x]), y, rtol=2e-3, atol=2e-5)
+    assert not np.array_equal(alone[0]["actor_0"]["kernel"], state.params["actor_0"]["kernel"])
+
+
+def test_a_step_that_is_the_same_side_by_side_is_itself():
+    _, step = a_step(optax.sgd(0.1), lambda step: step)
+    assert po.side_by_side(step) is step
+
+
+def test_moments_of_another_dtype_are_laid_out_with_their_leaves():
+    network, step = a_step(optax.adam(1e-2, mu_dtype=jnp.bfloat16), po.raveled)
+    _, plain = a_step(optax.adam(1e-2, mu_dtype=jnp.bfloat16), lambda step: step)
+    params = network.init(jax.random.key(1))
+    ends = [jax.jit(one.update)(params, one.init(params), a_batch(), jax.random.key(0)) for one in (step, plain)]
+    assert ends[0][1][0].mu["policy"]["kernel"].dtype == jnp.bfloat16
+    for x, y in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_allclose(np.asarray(x, float), np.asarray(y, float), rtol=1e-2, atol=1e-3)
+
+
+def test_the_driver_trains_several_seeds_leaf_by_leaf_and_one_on_the_vector(monkeypatch):
+    """An update that says which it was."""
+    its = algorithms.ppo(task())
+    say = lambda number: lambda p, o, b, k: (p, o, {"which": jnp.float32(number)})  # noqa: E731
+    told = its._replace(step=its.step._replace(update=say(1), beside=say(2)))
+    for seeds in (1, 2):
+        run = driver.prepare(told, driver.seed_keys(0, seeds), chunk_updates=1)
+        np.testing.assert_array_equal(run.advance(run.state)[1]["which"], np.full((seeds, 1), seeds))

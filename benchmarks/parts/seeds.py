@@ -10,7 +10,7 @@ from benchmarks.entrants.ours import task_of
 from benchmarks.parts._part import Case, Part, Wanted, told
 from benchmarks.parts.rows import AT_LEAST, Goal, Row, of_times
 from benchmarks.record import interleaved
-from polopt_jax import algorithms, driver, training
+from polopt_jax import algorithms, driver, steps, training
 
 ENV, BACKEND, NUM_ENVS, UPDATES = "inverted_pendulum", "spring", 16, 20
 SEEDS = (8, 32, 128, 256)
@@ -22,7 +22,8 @@ def program(seeds: int, *, by_rate: bool = False) -> Any:
 
     def chunk(key: jax.Array, rate: jax.Array) -> jax.Array:
         algorithm = algorithms.ppo(task, learning_rate=rate)
-        _, metrics = training.train(algorithm.collect, algorithm.step, algorithm.init(key), updates=UPDATES)
+        step = algorithm.step if seeds == 1 else steps.side_by_side(algorithm.step)
+        _, metrics = training.train(algorithm.collect, step, algorithm.init(key), updates=UPDATES)
         return metrics["loss"]
 
     keys = driver.seed_keys(0, seeds)
