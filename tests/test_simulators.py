@@ -295,7 +295,7 @@ def test_every_recipe_takes_simulators(recipe):
 def test_what_is_best_is_learnt():
     """The best action is 0.5 for a sign of 1, and -0.5 for -1: 6 and 4 of [3, 7]. A uniform one earns some -2.3."""
     sim = simulators.simulator(known.Aiming)
-    network = networks.mlp_actor_critic(sim.obs_shape, sim.action_space, hidden=(8,))
+    network = networks.mlp_actor_critic(sim.obs_shape, sim.action_space, hidden=(8,), initial_log_std=0.0)
     recipe = functools.partial(algorithms.ppo, learning_rate=2e-2, num_minibatches=2, entropy_weight=0.0)
     with simulators.fleet(sim, num_envs=16) as fleet:
         hosted = simulators.from_simulators(
