@@ -28,7 +28,7 @@ class Presets(NamedTuple):
 
 PRESETS = {
     "reinforce": Presets(
-        Preset(64, 32, {}),
+        Preset(64, 32, {"learning_rate": 5e-4}),
         Preset(256, 24, {"gamma": 1.0}),
     ),
     "actor_critic": Presets(
@@ -53,5 +53,6 @@ PRESETS = {
 """By algorithm, in the order of their history: these are the ones that the command knows.
 
 PPO at 1e-3 is ahead for 0.6M steps on inverted_pendulum, but by 2M its five seeds have fallen to 220: the KL of an
-update grows as the policy narrows. At 5e-4 they stay up. A token world rewards the last token alone, so it is learnt
+update grows as the policy narrows. At 5e-4 they stay up. So does REINFORCE there, whose five seeds come to 526 by 2M at
+5e-4, to 401 at 1e-3 and to 136 at the recipe's 3e-3. A token world rewards the last token alone, so it is learnt
 without a discount."""
