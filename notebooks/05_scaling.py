@@ -159,9 +159,9 @@ for name, seconds in cost.items():
 
 # %% [markdown]
 # What is bought, in mean return of the last tenth with the same settings otherwise (64 environments, 256 of ant, 16
-# steps; advantages standardised within each minibatch where decisions are dealt out, over the batch where rows are
-# shuffled): `inverted_double_pendulum` after 1.5M steps 9073 where rows come to 8226 (8 seeds), `hopper` after 2M 539
-# where they come to 472 (8 seeds), `ant` after 1.5M 172 where they come to 138 (6 seeds).
+# steps, a first policy of deviation 1; advantages standardised within each minibatch where decisions are dealt out,
+# over the batch where rows are shuffled): `inverted_double_pendulum` after 1.5M steps 9073 where rows come to 8226 (8
+# seeds), `hopper` after 2M 539 where they come to 472 (8 seeds), `ant` after 1.5M 172 where they come to 138 (6 seeds).
 #
 # ## What the suite measured
 #

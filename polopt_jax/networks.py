@@ -114,8 +114,8 @@ def mlp_actor_critic(
 
     An `initial_log_std` of 0 is a deviation of 1, half as wide as the box, so that many of the first actions are
     clipped; other libraries begin there, this one at -1. On Brax's cheetah PPO and TRPO then come to 3,640 and 3,677 in
-    1M steps (with 0 to 2,256 and 2,585), and PPO on its ant to 4,525 and 5,223 in 1.6M (520); but TRPO on its hopper
-    to 406 (588). The README has the table. Andrychowicz et al. (below) advise a narrow start, and to tune it.
+    1M steps (with 0 to 2,256 and 2,585), on its ant to 4,668 and 3,928 (586 and 48); but TRPO on its hopper to 406
+    (588). The README has the table. Andrychowicz et al. (below) advise a narrow start, and to tune it.
 
     Kernels start orthogonal with zero biases: √2 in the trunks, 0.01 in the policy head (the first policy is nearly
     the same in every state), 1 in the value head (Andrychowicz et al., 2021, arXiv:2006.05990; Huang et al., 2022,

@@ -146,12 +146,13 @@ def test_ours_learns_with_the_settings_of_everybody(monkeypatch):
     given = {}
     monkeypatch.setattr(ours.algorithms, "ppo", lambda task, **own: given.update(own))
     ours.recipe_of(None, "ppo")
-    elsewhere = {"NUM_STEPS", "HIDDEN", "EPISODE_LENGTH"}  # of the task
+    elsewhere = {"NUM_STEPS", "HIDDEN", "INITIAL_LOG_STD", "EPISODE_LENGTH"}  # of the task
     settings = {name: x for name, x in vars(entrants).items() if name.isupper() and name not in elsewhere}
     named = {"CLIP": "clip_eps", "LAMBDA": "lambda_"}
     assert given == {named.get(name, name.lower()): x for name, x in settings.items()}
     task = ours.task_of("inverted_pendulum", "spring", 8)
     assert task.decisions == 8 * entrants.NUM_STEPS
+    np.testing.assert_array_equal(task.init_params(jax.random.key(0))["log_std"], [entrants.INITIAL_LOG_STD])
 
 
 def test_braxs_trainer_is_held_between_epochs_and_its_episodes_are_counted(monkeypatch):

@@ -49,10 +49,10 @@ def ppo(
     Advantages are standardised within each minibatch, as in the common code (over the batch, where rows have
     outcomes, whose price `priced` takes off advantages), and what minibatches are made of is the task's choice
     (`Task.shuffle`). In control that is single decisions, dealt out so that each has as many of every environment.
-    With 64 (ant: 256) environments of 16 steps and the other defaults, mean return of the last tenth, rows shuffled
-    and standardised over the batch first: inverted_double_pendulum after 1.5M steps, 8 seeds, 8226 and 9073; hopper
-    after 2M, 8 seeds, 472 and 539; ant after 1.5M, 6 seeds, 138 and 172. Neither change alone is enough: on hopper
-    dealing came to 471 and standardising to 448.
+    With 64 (ant: 256) environments of 16 steps, a first policy of deviation 1 and the other defaults, mean return of
+    the last tenth, rows shuffled and standardised over the batch first: inverted_double_pendulum after 1.5M steps, 8
+    seeds, 8226 and 9073; hopper after 2M, 8 seeds, 472 and 539; ant after 1.5M, 6 seeds, 138 and 172. Neither change
+    alone is enough: on hopper dealing came to 471 and standardising to 448.
 
     Differs from that code: values are not clipped. Source: Schulman et al. 2017.
     """
