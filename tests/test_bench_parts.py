@@ -330,6 +330,20 @@ def test_the_first_policy_is_as_wide_as_it_is_said_to_be():
         np.testing.assert_array_equal(task.init_params(jax.random.key(0))["log_std"], [log_std])
 
 
+def test_an_entrant_learns_from_the_width_that_it_was_told(monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def task_of(env, backend, num_envs, *, initial_log_std):
+        raise Asked(initial_log_std)
+
+    monkeypatch.setattr(ours, "task_of", task_of)
+    for more, log_std in (({}, 0.0), ({"initial_log_std": -2.0}, -2.0)):
+        with pytest.raises(Asked) as asked:
+            ours.build(env="ant", backend="spring", num_envs=4, updates=1, **more)
+        assert asked.value.args == (log_std,)
+
+
 def test_agents_side_by_side_are_compiled_and_counted(monkeypatch):
     monkeypatch.setattr(seeds, "UPDATES", 1)
     monkeypatch.setattr(seeds, "program", lambda n, by_rate=False: lambda: np.zeros(n))

@@ -41,6 +41,18 @@ def test_a_wider_first_policy_is_further_from_its_aim(monkeypatch, log_std):
     assert found["reward_last_tenth_mean"] == pytest.approx(np.mean(found["reward_last_tenth_per_seed"]), abs=0.06)
 
 
+def test_every_algorithm_is_run_with_every_width_and_saved_as_it_comes(monkeypatch):
+    saved = {}
+    monkeypatch.setattr(learning, "learn", lambda *asked: asked)
+    monkeypatch.setattr(learning, "save", lambda name, figures: saved.update({name: dict(figures)}))
+    words = "learning --env ant --steps 7 --seeds 2 --algorithms ppo npg --initial-log-std 0 -0.5"
+    monkeypatch.setattr("sys.argv", words.split())
+    learning.main()
+    widths = {"initial_log_std 0": 0.0, "initial_log_std -0.5": -0.5}
+    run = {name: {said: (name, "ant", 7, 2, log_std) for said, log_std in widths.items()} for name in ("ppo", "npg")}
+    assert saved == {"learning-ant-7": {"env": "ant", "seeds": 2, **run}}
+
+
 COLUMNS = ("reinforce", "actor_critic", "npg", "trpo", "ppo")
 
 
