@@ -40,7 +40,8 @@ class Step(NamedTuple):
     attempt: Update | None = None
     """`update` without its look at what came of it, where there is one: `epochs` repeats this, and looks once."""
     beside: Update | None = None
-    """`update` as agents under a `vmap` should take it, where that is another (`side_by_side`)."""
+    """`update` as agents under a `vmap` should take it, where that is another (`side_by_side`). A step made of another
+    is `Step(step.init, own_update)`, which leaves both of these out: `_replace` would leave them as they were."""
 
 
 def reported(opt_state: Any) -> Metrics:

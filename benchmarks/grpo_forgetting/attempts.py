@@ -133,7 +133,7 @@ def watched(algorithm: Algorithm, problem: SampledProblem) -> Algorithm:
         params, opt_state, metrics = algorithm.step.update(params, opt_state, batch, key)
         return params, opt_state, {**metrics, **{f"seen/{name}": x for name, x in seen.items()}}
 
-    return algorithm._replace(step=algorithm.step._replace(update=update))
+    return algorithm._replace(step=po.Step(algorithm.step.init, update))
 
 
 def learnt(problem: SampledProblem, recipe: Recipe, key: Array, *, updates: int) -> tuple[Standing, Seen]:

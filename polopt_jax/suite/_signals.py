@@ -19,6 +19,7 @@ from polopt_jax import frontiers, outcomes
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.driver import compiler_options
 from polopt_jax.frontiers import SampledProblem
+from polopt_jax.steps import Step
 from polopt_jax.suite._cases import CASES, Case
 from polopt_jax.suite._methods import METHODS, middle
 from polopt_jax.types import Array, Batch, Metrics, Params
@@ -47,7 +48,7 @@ def watched(algorithm: Algorithm, problem: SampledProblem) -> Algorithm:
         looked = {"g": outcomes.g_statistic(seen, marginal).statistic, "hits": (seen > 0).sum()}
         return after, opt_state, {**metrics, **{f"watch/{name}": x for name, x in {**statistics, **looked}.items()}}
 
-    return algorithm._replace(step=algorithm.step._replace(update=update))
+    return algorithm._replace(step=Step(algorithm.step.init, update))
 
 
 def watch(case: Case, *, worlds: int, updates: int) -> dict[str, np.ndarray]:
