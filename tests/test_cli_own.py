@@ -123,29 +123,29 @@ def test_the_activation_is_the_one_that_was_named(own, tmp_path):
     assert set(ACTIVATIONS) == {"tanh", "relu", "silu", "gelu", "elu"}
 
 
-def test_the_first_policy_is_as_wide_as_was_said(own, tmp_path):
+def test_the_first_policy_is_as_wide_as_was_said_and_a_run_of_before_that_was_an_option_goes_on(own, tmp_path):
     small = (
         f"train reinforce --env {own}:Line --num-envs 4 --rollout-steps 5 --steps 20 --learning-rate 1e-4 --hidden 3"
     )
-    for said, is_ in (("", -1.0), ("--initial-log-std 0", 0.0), ("--initial-log-std=-2.5", -2.5)):
-        out = f"run{is_}"
-        assert main([*small.split(), *said.split(), "--out", out]) == 0
-        assert json.loads((tmp_path / out / "config.json").read_text())["initial_log_std"] == is_
-        np.testing.assert_allclose(po.load(out).params["log_std"], [is_], atol=1e-3)
-    choices = [*small.replace(":Line", ":choice").split(), "--out", "choices"]
-    assert main(choices) == 0
-    assert json.loads((tmp_path / "choices" / "config.json").read_text())["initial_log_std"] is None
-    assert main(["train", "--config", "choices/config.json", "--out", "again"]) == 0, "its config is a file of options"
-
-
-def test_a_run_of_an_earlier_version_had_no_initial_log_std(own, tmp_path):
-    small = f"train reinforce --env {own}:Line --num-envs 4 --rollout-steps 5 --steps 20 --hidden 3 --out run"
-    assert main(small.split()) == 0
+    assert main([*small.split(), "--initial-log-std", "-2.5", "--out", "run"]) == 0
+    np.testing.assert_allclose(po.load("run").params["log_std"], [-2.5], atol=1e-3)
     config = runs.read_config(tmp_path / "run")
-    del config["initial_log_std"]
+    assert config.pop("initial_log_std") == -2.5
     runs.write_json(tmp_path / "run" / "config.json", config)
     assert main(["train", "--resume", "--out", "run", "--steps", "40"]) == 0
     assert runs.read_config(tmp_path / "run")["steps"] == 40
+    np.testing.assert_allclose(po.load("run").params["log_std"], [-2.5], atol=1e-3)
+
+
+def test_where_nothing_is_said_real_actions_have_a_width_and_choices_none(own, tmp_path):
+    assert plan(f"ppo --env {own}:Line").config()["initial_log_std"] == -1
+    assert plan("trpo --env ant").config()["initial_log_std"] == -1
+    assert plan("ppo --env skip_the_test").config()["initial_log_std"] is None
+    made = plan(f"ppo --env {own}:choice")
+    assert made.config()["initial_log_std"] is None
+    (tmp_path / "config.json").write_text(runs.to_json(made.config()))
+    algorithm, words = _main._with_config(["--config", str(tmp_path / "config.json")])
+    assert plan(" ".join([algorithm, *words])) == made
 
 
 @pytest.mark.parametrize(
