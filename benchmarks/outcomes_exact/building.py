@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from benchmarks.outcomes_exact.occupancies import chi, discriminated, near_occupancy, relative_entropy
 from polopt_jax import frontiers
 from polopt_jax.frontiers import ExactProblem, Held, Matched, Method, Objective
-from polopt_jax.worlds import burning_building, burning_building_logits, tabulate, visits
+from polopt_jax.worlds import burning_building, burning_building_logits, tabulate
 
 SUCCESSES = (0.5, 0.8, 0.9)
 
@@ -115,36 +116,6 @@ def anchored(problem: ExactProblem, logits: jax.Array, beta: jax.Array) -> Objec
     return frontiers.near_policy(problem, frontiers.reward(problem), reference, beta=beta)
 
 
-def occupancy(problem: ExactProblem, logits: jax.Array) -> jax.Array:
-    """The share of the decisions that are this action in this state, `[S, A]`."""
-    policy = jnp.exp(frontiers.log_policy(problem, logits))
-    law = visits(problem.world, policy).sum(0)[:, None] * policy
-    return law / law.sum()
-
-
-def near_occupancy(
-    distance: Callable[[jax.Array, jax.Array], jax.Array],
-) -> Callable[[ExactProblem, jax.Array, jax.Array], Objective]:
-    """A penalty on the occupancy of states and actions."""
-
-    def objective(problem: ExactProblem, logits: jax.Array, weight: jax.Array) -> Objective:
-        before = occupancy(problem, logits)
-        return lambda x: frontiers.reward(problem)(x) - weight * distance(occupancy(problem, x), before)
-
-    return objective
-
-
-def chi(new: jax.Array, old: jax.Array) -> jax.Array:
-    """√χ²(new ‖ old); the root is rounded at 0, where it has no derivative."""
-    return jnp.sqrt(jnp.where(old > 0, (new - old) ** 2 / jnp.where(old > 0, old, 1), 0).sum() + 1e-8)
-
-
-def relative_entropy(new: jax.Array, old: jax.Array) -> jax.Array:
-    """KL(new ‖ old)."""
-    there = (new > 0) & (old > 0)
-    return jnp.where(there, new * jnp.log(jnp.where(there, new, 1) / jnp.where(there, old, 1)), 0).sum()
-
-
 def ascent(problem: ExactProblem, logits: jax.Array, step_size: jax.Array) -> Method:
     """Policy gradient."""
     return frontiers.gradient_ascent(frontiers.reward(problem), step_size=step_size)
@@ -161,6 +132,7 @@ def trpo(problem: ExactProblem, logits: jax.Array, radius: jax.Array) -> Method:
 
 
 WEIGHTS = (1.0, 10.0, 100.0, 1000.0)
+CHI_WEIGHTS = (0.01, 0.03, 0.1, 0.3)
 ENTRIES = (
     Entry("policy gradient", "step size", (0.2, 2.0, 20.0), 1000, ascent),
     Entry(
@@ -189,7 +161,12 @@ ENTRIES = (
     Entry("penalty", "weight", (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), 200, ascended(penalised)),
     Entry("policy kl penalty", "beta", (0.005, 0.02, 0.08, 0.15), 200, ascended(anchored)),
     Entry("occupancy kl", "weight", (0.03, 0.1, 0.3, 1.0), 200, ascended(near_occupancy(relative_entropy))),
-    Entry("occupancy chi", "weight", (0.01, 0.03, 0.1, 0.3), 200, ascended(near_occupancy(chi))),
+    Entry("occupancy chi", "weight", CHI_WEIGHTS, 200, ascended(near_occupancy(chi))),
+    Entry("occupancy chi, exact ratio as a reward", "weight", CHI_WEIGHTS, 200, discriminated(None)),
+    *(
+        Entry(f"occupancy chi, discriminator of {n} steps", "weight", CHI_WEIGHTS, 200, discriminated(n))
+        for n in (1000, 30, 1)
+    ),
 )
 
 
