@@ -61,3 +61,16 @@ def test_what_is_taken_off_keeps_the_occupancy_nearer_and_a_better_ratio_keeps_i
     exact, often = (of(steps, 1.0)[0] for steps in (None, 1000))
     assert exact < 0.5 * free
     assert often < 0.8 * free
+
+
+def test_the_discriminator_goes_on_from_where_it_was_after_every_update(moved):
+    problem, logits, _, old, _ = moved
+    method = occupancies.discriminated(1)(problem, logits, jnp.float64(0.1))
+    first, known = method.step(logits, method.init(logits))
+    np.testing.assert_array_equal(known, 0)  # at first there is nothing to tell apart
+    second, known = method.step(first, known)
+    _, later = method.step(second, known)
+    np.testing.assert_allclose(
+        later, occupancies.learnt_ratio(known, occupancies.occupancy(problem, second), old, steps=1), atol=1e-12
+    )
+    assert float(jnp.abs(known).max()) > 1e-4

@@ -164,7 +164,7 @@ ENTRIES = (
     Entry("occupancy chi", "weight", CHI_WEIGHTS, 200, ascended(near_occupancy(chi))),
     Entry("occupancy chi, exact ratio as a reward", "weight", CHI_WEIGHTS, 200, discriminated(None)),
     *(
-        Entry(f"occupancy chi, discriminator of {n} steps", "weight", CHI_WEIGHTS, 200, discriminated(n))
+        Entry(f"occupancy chi, discriminator of {n} step{'s' * (n > 1)}", "weight", CHI_WEIGHTS, 200, discriminated(n))
         for n in (1000, 30, 1)
     ),
 )
