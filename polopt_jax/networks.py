@@ -112,10 +112,11 @@ def mlp_actor_critic(
     `[..., size]`, where log_std is a parameter `[size]` of its own, the same in every state, that starts at
     `initial_log_std`.
 
-    An `initial_log_std` of 0 is a deviation of 1, half as wide as the box, so that many of the first actions are
-    clipped; other libraries begin there, this one at -1. On Brax's cheetah PPO and TRPO then come to 3,640 and 3,677 in
-    1M steps (with 0 to 2,256 and 2,585), on its ant to 4,668 and 3,928 (586 and 48); but TRPO on its hopper to 406
-    (588). The README has the table. Andrychowicz et al. (below) advise a narrow start, and to tune it.
+    An `initial_log_std` of 0 is a deviation of 1, half as wide as the box, so that a third of the first actions are
+    clipped; Stable-Baselines3 and PureJaxRL begin there, this library at -1. On Brax's cheetah PPO and TRPO then come
+    to 3,640 and 3,677 in 1M steps (with 0 to 2,256 and 2,585), on its ant to 4,668 and 3,928 (586 and 48); but TRPO on
+    its hopper to 406 (588). The README has the table. Andrychowicz et al. (below) advise a narrow start, and to tune
+    it.
 
     Kernels start orthogonal with zero biases: √2 in the trunks, 0.01 in the policy head (the first policy is nearly
     the same in every state), 1 in the value head (Andrychowicz et al., 2021, arXiv:2006.05990; Huang et al., 2022,

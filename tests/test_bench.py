@@ -1,6 +1,7 @@
 """`polopt bench`: what its rows say, what it refuses, what it keeps. No test is of a time."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -321,3 +322,21 @@ def test_figures_of_training_in_the_readme_are_those_of_the_file():
         (line,) = [line for line in readme.splitlines() if line.startswith(f"| {begins}")]
         said = line.split("|")[2].replace(";", ",").split(",")
         assert [x.strip() for x in said] == [f"{ratios[f'PPO, {env}{of}', n, beside]:.2f}" for env, n in sizes], begins
+
+
+def test_figures_of_learning_in_the_readme_are_those_of_the_file():
+    """On the way and in the end, in the order of the line's environments; then ours from its own first policy."""
+    readme = (page.RESULTS.parents[1] / "README.md").read_text().splitlines()
+    file = json.loads((page.RESULTS / "cpu-2" / "bench" / "learning.json").read_text())
+    ratios = {(r["what"], r["beside"]): r["ratio"] for case in file["cases"] for r in case["rows"] if "ratio" in r}
+    envs = ("inverted_pendulum", "inverted_double_pendulum", "hopper", "ant", "halfcheetah")
+    kinds = ("mean return on the way", "return in the end")
+    wide = [f"{ratios[f'{kind}, {env}', 'PureJaxRL']:.2f}" for kind in kinds for env in envs]
+    narrower = [
+        f"{ratios[f'{kind}, halfcheetah, narrower at first', peer]:.2f}"
+        for peer in ("PureJaxRL", "brax's trainer")
+        for kind in kinds
+    ]
+    for begins, wanted in (("what PPO learns over PureJaxRL's", wide), ("the same on `halfcheetah`", narrower)):
+        (line,) = [line for line in readme if line.startswith(f"| {begins}")]
+        assert re.findall(r"\d\.\d\d", line.split("|")[2]) == wanted, begins

@@ -133,7 +133,8 @@ def test_the_first_policy_is_as_wide_as_was_said_and_a_run_of_before_that_was_an
     assert config.pop("initial_log_std") == -2.5
     runs.write_json(tmp_path / "run" / "config.json", config)
     assert main(["train", "--resume", "--out", "run", "--steps", "40"]) == 0
-    assert runs.read_config(tmp_path / "run")["steps"] == 40
+    config = runs.read_config(tmp_path / "run")
+    assert (config["steps"], config["initial_log_std"]) == (40, 0.0), "what it was, before it was an option"
     np.testing.assert_allclose(po.load("run").params["log_std"], [-2.5], atol=1e-3)
 
 
@@ -146,6 +147,15 @@ def test_where_nothing_is_said_real_actions_have_a_width_and_choices_none(own, t
     (tmp_path / "config.json").write_text(runs.to_json(made.config()))
     algorithm, words = _main._with_config(["--config", str(tmp_path / "config.json")])
     assert plan(" ".join([algorithm, *words])) == made
+
+
+@pytest.mark.parametrize(("env", "was"), [("ant", 0.0), ("{own}:Line", 0.0), ("{own}:choice", None)])
+def test_the_config_of_a_run_of_before_the_width_was_an_option_means_the_width_of_then(own, tmp_path, env, was):
+    config = plan(f"ppo --env {env.format(own=own)}").config()
+    del config["initial_log_std"]
+    (tmp_path / "config.json").write_text(runs.to_json(config))
+    algorithm, words = _main._with_config(["--config", str(tmp_path / "config.json")])
+    assert plan(" ".join([algorithm, *words])).initial_log_std == was
 
 
 @pytest.mark.parametrize(

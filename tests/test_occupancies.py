@@ -21,7 +21,7 @@ def moved(x64):
 
 def test_the_exact_ratio_as_a_reward_has_the_gradient_of_the_root_of_chi(moved):
     problem, _, other, old, new = moved
-    taken_off = occupancies.ratio_reward(occupancies.exact_ratio(jnp.zeros_like(old), new, old), new)
+    taken_off = occupancies.ratio_reward(occupancies.log_ratio(new, old), new)
     found = jax.grad(lambda x: (occupancies.occupancy(problem, x) * taken_off).sum())(other)
     wanted = jax.grad(lambda x: occupancies.chi(occupancies.occupancy(problem, x), old))(other)
     assert float(jnp.abs(wanted).max()) > 1e-2
@@ -30,15 +30,15 @@ def test_the_exact_ratio_as_a_reward_has_the_gradient_of_the_root_of_chi(moved):
 
 def test_a_discriminator_learns_the_ratio_where_somebody_goes_and_nothing_elsewhere(moved):
     *_, old, new = moved
-    once = occupancies.learnt_ratio(jnp.zeros_like(old), new, old, steps=1)
+    once = occupancies.learning(1)(jnp.zeros_like(old), new, old)
     np.testing.assert_allclose(once, 10.0 * (new - old) / 2, atol=1e-12)
-    often = occupancies.learnt_ratio(jnp.zeros_like(old), new, old, steps=20_000)
+    often = occupancies.learning(20_000)(jnp.zeros_like(old), new, old)
     seen = np.asarray(new + old) > 0.01
     assert seen.sum() > 3
     np.testing.assert_allclose(np.asarray(often)[seen], np.log(np.asarray(new / old))[seen], atol=1e-6)
     np.testing.assert_array_equal(np.asarray(often)[np.asarray(new + old) == 0], 0)
-    on = occupancies.learnt_ratio(once, new, old, steps=1)
-    np.testing.assert_allclose(on, occupancies.learnt_ratio(jnp.zeros_like(old), new, old, steps=2), atol=1e-12)
+    on = occupancies.learning(1)(once, new, old)
+    np.testing.assert_allclose(on, occupancies.learning(2)(jnp.zeros_like(old), new, old), atol=1e-12)
 
 
 def chi_after(problem, logits, method, updates=15):
@@ -53,24 +53,24 @@ def chi_after(problem, logits, method, updates=15):
 
 def test_what_is_taken_off_keeps_the_occupancy_nearer_and_a_better_ratio_keeps_it_better(moved):
     problem, logits, *_ = moved
-    of = lambda steps, weight: chi_after(problem, logits, occupancies.discriminated(steps)(problem, logits, weight))  # noqa: E731
-    free, success = of(None, 0.0)
+    of = lambda ratio, weight: chi_after(problem, logits, occupancies.discriminated(ratio)(problem, logits, weight))  # noqa: E731
+    free, success = of(occupancies.exact, 0.0)
     plain, _ = chi_after(problem, logits, building.trpo(problem, logits, jnp.float64(0.02)))
     assert free == pytest.approx(plain, rel=1e-6)
     assert success > 0.5
-    exact, often = (of(steps, 1.0)[0] for steps in (None, 1000))
+    exact, often = (of(ratio, 1.0)[0] for ratio in (occupancies.exact, occupancies.learning(1000)))
     assert exact < 0.5 * free
     assert often < 0.8 * free
 
 
 def test_the_discriminator_goes_on_from_where_it_was_after_every_update(moved):
     problem, logits, _, old, _ = moved
-    method = occupancies.discriminated(1)(problem, logits, jnp.float64(0.1))
+    method = occupancies.discriminated(occupancies.learning(1))(problem, logits, jnp.float64(0.1))
     first, known = method.step(logits, method.init(logits))
     np.testing.assert_array_equal(known, 0)  # at first there is nothing to tell apart
     second, known = method.step(first, known)
     _, later = method.step(second, known)
     np.testing.assert_allclose(
-        later, occupancies.learnt_ratio(known, occupancies.occupancy(problem, second), old, steps=1), atol=1e-12
+        later, occupancies.learning(1)(known, occupancies.occupancy(problem, second), old), atol=1e-12
     )
     assert float(jnp.abs(known).max()) > 1e-4

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.outcomes_exact.occupancies import chi, discriminated, near_occupancy, relative_entropy
+from benchmarks.outcomes_exact.occupancies import chi, discriminated, exact, learning, near_occupancy, relative_entropy
 from polopt_jax import frontiers
 from polopt_jax.frontiers import ExactProblem, Held, Matched, Method, Objective
 from polopt_jax.worlds import burning_building, burning_building_logits, tabulate
@@ -162,9 +162,15 @@ ENTRIES = (
     Entry("policy kl penalty", "beta", (0.005, 0.02, 0.08, 0.15), 200, ascended(anchored)),
     Entry("occupancy kl", "weight", (0.03, 0.1, 0.3, 1.0), 200, ascended(near_occupancy(relative_entropy))),
     Entry("occupancy chi", "weight", CHI_WEIGHTS, 200, ascended(near_occupancy(chi))),
-    Entry("occupancy chi, exact ratio as a reward", "weight", CHI_WEIGHTS, 200, discriminated(None)),
+    Entry("occupancy chi, exact ratio as a reward", "weight", CHI_WEIGHTS, 200, discriminated(exact)),
     *(
-        Entry(f"occupancy chi, discriminator of {n} step{'s' * (n > 1)}", "weight", CHI_WEIGHTS, 200, discriminated(n))
+        Entry(
+            f"occupancy chi, discriminator of {n} step{'s' * (n > 1)}",
+            "weight",
+            CHI_WEIGHTS,
+            200,
+            discriminated(learning(n)),
+        )
         for n in (1000, 30, 1)
     ),
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from polopt_jax import runs
+from polopt_jax.cli._envs import has_real_actions
 from polopt_jax.cli._words import UsageError, flag
 
 DERIVED = frozenset({"algorithm", "hyperparameters", "chunk_updates", "updates", "versions", "world", "data_sha256"})
@@ -32,6 +33,10 @@ def options_of(config: Mapping[str, Any], path: Path) -> tuple[str | None, list[
         raise runs.RunError(f"{path} is damaged: its algorithm must be a name, and its hyperparameters an object")
     derived = DERIVED if config.get("world") is None else DERIVED | {"rollout_steps"}  # which a token world decides
     said = {**{name: value for name, value in config.items() if name not in derived}, **own}
+    if (
+        "versions" in config and config.get("hidden") and "initial_log_std" not in config
+    ):  # of before that was an option
+        said["initial_log_std"] = 0.0 if has_real_actions(str(config.get("env"))) else None
     return algorithm, [word for name, value in said.items() for word in _words(name, value)]
 
 

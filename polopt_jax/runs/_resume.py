@@ -29,7 +29,7 @@ from polopt_jax.runs._schedule import Schedule
 GROWING = frozenset({"steps", "updates", "chunk_updates", "log_to", "vectorization"})
 """What of a config may differ when a run goes on; `chunk_updates` stays what it was."""
 LATER = frozenset({"vectorization", "initial_log_std"})
-"""What a config of an earlier version has not, and what a run that has begun can do without."""
+"""What a config of an earlier version has not; what it was then is for the command to say."""
 WARNED = frozenset({"versions"})
 """What of a config is told if it differs, but does not hinder."""
 FIRST = frozenset({"algorithm", "env"})
