@@ -675,8 +675,9 @@ SHARED = {
     "fisher_every": "4 on token worlds: the products with the Fisher matrix at a quarter of the price",
 }
 PINNED = {
-    # One Adam step for a whole batch: the recipes' own rate, ten times the rate of PPO's paper, which takes 32.
-    "reinforce": ((64, 32, {"learning_rate": 3e-3}), (256, 24, {"learning_rate": 3e-3, "gamma": 1.0})),
+    # One Adam step for a whole batch: the recipes' own rate, ten times the rate of PPO's paper, which takes 32; on
+    # inverted_pendulum REINFORCE loses at it what it learnt (2M steps: 136 at 3e-3, 401 at 1e-3, 526 at 5e-4).
+    "reinforce": ((64, 32, {"learning_rate": 5e-4}), (256, 24, {"learning_rate": 3e-3, "gamma": 1.0})),
     "actor_critic": ((64, 16, {"learning_rate": 3e-3}), (256, 24, {"learning_rate": 3e-3, "gamma": 1.0})),
     # With these natural-gradient steps NPG learns as fast as TRPO does in the README's table.
     "npg": (
