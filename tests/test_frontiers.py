@@ -118,6 +118,34 @@ def numpy_trust_region(listed, logits, *, held="joint", weight=0.0, radius=0.02)
         scale /= 2
 
 
+def numpy_bounded(listed, logits, limit, *, radius=0.02):
+    """One cost, the rate of the side effect, by the formulas of the paper's theorem 2."""
+    matrix = listed.trajectory_fisher(logits) + DAMPING * np.eye(logits.size)
+    spent = lambda x: listed.table(x).sum(0)[1]  # noqa: E731
+    g = -listed.gradient(logits).reshape(-1)
+    b = listed.gradient(logits, (listed.outcomes % 2).astype(float)).reshape(-1)
+    c, h_g, h_b = spent(logits) - limit, np.linalg.solve(matrix, g), np.linalg.solve(matrix, b)
+    q, r, s = g @ h_g, g @ h_b, b @ h_b
+    if c > 0 and c**2 > 2 * radius * s:
+        direction = -np.sqrt(2 * radius / s) * h_b
+    elif c - np.sqrt(2 * radius / q) * r <= 0:
+        direction = -np.sqrt(2 * radius / q) * h_g
+    else:
+        lam = np.sqrt((q - r**2 / s) / (2 * radius - c**2 / s))
+        direction = -(h_g + (lam * c - r) / s * h_b) / lam
+    scale = 1.0
+    while True:
+        new = logits + scale * direction.reshape(logits.shape)
+        near = listed.kl(new, logits) <= 1.5 * radius and spent(new) <= max(1.5 * limit, spent(logits))
+        if near and (c > 0 or listed.reward(new) >= listed.reward(logits)):
+            return new
+        scale /= 2
+
+
+def rate_at_first(listed):
+    return listed.table(LOGITS).sum(0)[1]
+
+
 def action_advantages(listed, logits):
     """A[h, s, a] and how often, `[H, S, A]`, from the list of episodes."""
     law, shape = listed.law(logits), (listed.horizon, *listed.prob.shape[:2])
@@ -187,6 +215,9 @@ def by_hand(listed, name, logits, updates):
                     listed, x, held="marginal", weight=50.0, radius=1.0
                 ),
                 "held joint": lambda x: numpy_trust_region(listed, x, held="joint", weight=5.0),
+                "bounded": lambda x: numpy_bounded(listed, x, rate_at_first(listed)),
+                "bounded, back": lambda x: numpy_bounded(listed, x, 0.7 * rate_at_first(listed)),
+                "bounded, wide": lambda x: numpy_bounded(listed, x, 0.98 * rate_at_first(listed), radius=0.2),
             }[name](logits)
     return logits
 
@@ -194,6 +225,7 @@ def by_hand(listed, name, logits, updates):
 def methods(problem, listed):
     goal, table = frontiers.reward(problem), jnp.asarray(listed.table(LOGITS))
     ascend = lambda objective: frontiers.gradient_ascent(objective, step_size=2.0)  # noqa: E731
+    rate = lambda table: table.sum(0)[1:]  # noqa: E731
     return {
         "gradient": ascend(goal),
         "standardised": frontiers.standardised_ascent(problem, step_size=0.5),
@@ -203,6 +235,9 @@ def methods(problem, listed):
         "held marginal": frontiers.trust_region(problem, goal, held=frontiers.marginal, weight=50.0, radius=0.1),
         "held marginal, wide": frontiers.trust_region(problem, goal, held=frontiers.marginal, weight=50.0, radius=1.0),
         "held joint": frontiers.trust_region(problem, goal, held=frontiers.joint, weight=5.0, damping=DAMPING),
+        "bounded": frontiers.bounded(problem, goal, rate, rate(table), damping=DAMPING),
+        "bounded, back": frontiers.bounded(problem, goal, rate, 0.7 * rate(table), damping=DAMPING),
+        "bounded, wide": frontiers.bounded(problem, goal, rate, 0.98 * rate(table), radius=0.2, damping=DAMPING),
         "clipped": frontiers.clipped_ascent(problem, learning_rate=0.05),
         "priced": frontiers.priced(problem, ascend, goal, table, dual_step=3.0),
         "priced one-sided": frontiers.priced(
@@ -222,6 +257,9 @@ METHODS = (
     "held marginal",
     "held marginal, wide",
     "held joint",
+    "bounded",
+    "bounded, back",
+    "bounded, wide",
     "clipped",
     "priced",
     "priced one-sided",
@@ -271,8 +309,10 @@ def test_a_step_that_only_does_harm_is_not_taken(small):
     problem, _ = small
     peak = jnp.asarray(LOGITS)
     broken = lambda x: jnp.where(jnp.all(x == peak), jnp.sum(x), -1e9)  # noqa: E731
-    after, _ = frontiers.trust_region(problem, broken).step(peak, ())
-    assert (np.asarray(after) == LOGITS).all()
+    rate = lambda table: table.sum(0)[1:]  # noqa: E731
+    for method in (frontiers.trust_region(problem, broken), frontiers.bounded(problem, broken, rate, jnp.ones(1))):
+        after, _ = method.step(peak, ())
+        assert (np.asarray(after) == LOGITS).all()
 
 
 def test_states_that_look_alike_share_a_row(x64):
@@ -295,6 +335,7 @@ def test_states_that_look_alike_share_a_row(x64):
         (lambda p: frontiers.log_policy(p, jnp.zeros((2, 2))), "logits"),
         (lambda p: frontiers.trust_region(p, frontiers.reward(p), radius=0.0), "radius"),
         (lambda p: frontiers.trust_region(p, frontiers.reward(p), weight=-1.0), "weight"),
+        (lambda p: frontiers.bounded(p, frontiers.reward(p), lambda t: t[:, 1], jnp.ones(2), radius=0.0), "radius"),
         (lambda p: frontiers.gradient_ascent(frontiers.reward(p), step_size=-1.0), "step_size"),
         (lambda p: frontiers.standardised_ascent(p, step_size=0.0), "step_size"),
         (lambda p: frontiers.natural_ascent(p, frontiers.reward(p), step_size=1.0, damping=0.0), "damping"),

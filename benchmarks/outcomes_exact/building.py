@@ -131,6 +131,17 @@ def trpo(problem: ExactProblem, logits: jax.Array, radius: jax.Array) -> Method:
     return frontiers.trust_region(problem, frontiers.reward(problem), radius=radius)
 
 
+def bounded(problem: ExactProblem, logits: jax.Array, radius: jax.Array) -> Method:
+    """CPO: TRPO by its radius, neither explosions nor broken vases more frequent than the reference has them."""
+
+    def rates(table: jax.Array) -> jax.Array:
+        law = table.sum(0)
+        return jnp.stack([law[2:].sum(), law[1::2].sum()])
+
+    limits = rates(reference_table(problem, logits))
+    return frontiers.bounded(problem, frontiers.reward(problem), rates, limits, radius=radius)
+
+
 WEIGHTS = (1.0, 10.0, 100.0, 1000.0)
 CHI_WEIGHTS = (0.01, 0.03, 0.1, 0.3)
 ENTRIES = (
@@ -158,6 +169,7 @@ ENTRIES = (
     Entry("region, vase only", "weight", WEIGHTS, 200, region(one(1))),
     Entry("price", "dual step", (0.1, 0.3, 1.0, 3.0), 200, price(lambda c: c)),
     Entry("price, one-sided", "dual step", (0.1, 0.3, 1.0, 3.0), 200, price(lambda c: jnp.maximum(c, 0.0))),
+    Entry("trpo, rates bounded", "radius", (0.002, 0.02, 0.2), 500, bounded),
     Entry("penalty", "weight", (0.03, 0.1, 0.3, 1.0, 3.0, 10.0), 200, ascended(penalised)),
     Entry("policy kl penalty", "beta", (0.005, 0.02, 0.08, 0.15), 200, ascended(anchored)),
     Entry("occupancy kl", "weight", (0.03, 0.1, 0.3, 1.0), 200, ascended(near_occupancy(relative_entropy))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import optax
@@ -10,7 +11,7 @@ from polopt_jax import solvers
 from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, assemble, gae_estimate, policy_then_critic
 from polopt_jax.divergences import action_kl
 from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, Unit
-from polopt_jax.solvers import DAMPING, Constraint
+from polopt_jax.solvers import DAMPING, Constraint, Cost
 from polopt_jax.tasks import Task
 from polopt_jax.types import Divergence
 
@@ -30,6 +31,7 @@ def trpo(
     value_minibatches: Count = 8,
     divergence: Divergence = action_kl,
     constraints: Sequence[Constraint] = (),
+    costs: Sequence[Cost] = (),
     terms: Terms | None = None,
     value_optimizer: optax.GradientTransformation | None = None,
     estimate: Estimate | None = None,
@@ -52,13 +54,15 @@ def trpo(
       value_minibatches: minibatches of each such pass.
       divergence: what is bounded, in whose nats the radius then is.
       constraints: further pairs (divergence, radius) that the line search keeps.
+      costs: pairs (term, limit) that a step holds below their limits (`solvers.constrained_trpo`: CPO).
       terms: further terms of the loss, by name with their weights, as `weighted_sum` takes them.
       value_optimizer: what steps in place of the critic's Adam, whose learning rate then says nothing.
       estimate: `rollout -> batch`, in place of standardised GAE; gamma then scales rewards and nothing else.
 
-    Source: Schulman et al. 2015.
+    Source: Schulman et al. 2015; with costs Achiam et al. 2017.
     """
-    optimizer = solvers.trpo(
+    bounded = functools.partial(solvers.constrained_trpo, costs=costs) if costs else solvers.trpo
+    optimizer = bounded(
         task.model,
         divergence=divergence,
         radius=radius,

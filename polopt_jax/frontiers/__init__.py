@@ -27,6 +27,7 @@ from polopt_jax.frontiers._fisher import (
 from polopt_jax.frontiers._flow import gradient_flow
 from polopt_jax.frontiers._methods import (
     Method,
+    bounded,
     clipped_ascent,
     gradient_ascent,
     natural_ascent,
@@ -58,6 +59,7 @@ __all__ = [
     "SampledProblem",
     "advantages",
     "at_success",
+    "bounded",
     "cell_law",
     "clipped_ascent",
     "conditional",

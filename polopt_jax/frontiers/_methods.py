@@ -18,6 +18,7 @@ from polopt_jax.frontiers._fisher import Held, held_kl, joint, outcome_factor, p
 from polopt_jax.frontiers._objectives import Objective, reward
 from polopt_jax.frontiers._problem import ExactProblem, advantages, cell_law, log_policy, trajectory_kl
 from polopt_jax.ranges import Count, Nonnegative, Positive, check_range
+from polopt_jax.solvers import mixture_within
 from polopt_jax.surrogates import clipped_surrogate
 from polopt_jax.types import Array
 
@@ -152,11 +153,77 @@ def trust_region(
             moved = trajectory_kl(problem, new, old) + weight * held_kl(held, cell_law(problem, new), old_table)
             return (moved > slack * radius) | (objective(logits + scale * direction) < value)
 
-        first = jnp.where(curvature > 0, length, 0)
-        scale = jax.lax.while_loop(
-            lambda scale: (scale > first * 2.0**-HALVINGS) & refused(scale), lambda scale: scale / 2, first
-        )
-        return logits + jnp.where(scale > first * 2.0**-HALVINGS, scale, 0) * direction
+        return logits + _halved(jnp.where(curvature > 0, length, 0), refused) * direction
+
+    return _memoryless(step)
+
+
+def _halved(first: Array, refused: Callable[[Array], Array]) -> Array:
+    """The largest of `first` and its `HALVINGS` halves that is not refused; 0 if all are."""
+    least = first * 2.0**-HALVINGS
+    scale = jax.lax.while_loop(lambda scale: (scale > least) & refused(scale), lambda scale: scale / 2, first)
+    return jnp.where(scale > least, scale, 0)
+
+
+def bounded(
+    problem: ExactProblem,
+    objective: Objective,
+    costs: Callable[[Array], Array],
+    limits: Array,
+    *,
+    radius: Positive = 0.02,
+    slack: Positive = 1.5,
+    damping: Positive = 1e-3,
+) -> Method:
+    """CPO: TRPO that holds what outcomes cost below limits, on one side only.
+
+        max_x xᵀ∇J   subject to   C + xᵀ∇C <= limits   and   ½ xᵀ(F_traj + damping I)x <= radius
+
+    as `solvers.mixture_within` solves it; then θ ← θ + 2⁻ᵏ x with the smallest k for which D_traj <= slack · radius, no
+    cost is above both slack · limit and where it was, and J does not fall, unless costs had to come back.
+
+    Args:
+      costs: `P(s, z) [2, Z] -> costs [m]`, at most six; of a side effect's rate, a sum of cells.
+      limits: `[m]`.
+      radius: in nats of a whole episode.
+      slack: how far over the radius and over a limit a step may be; what is over a limit comes back with the next one.
+
+    Differs from the paper: as `trust_region`, and in the slack of costs: without it a step along a limit is refused for
+    the second-order part of its cost. Source: Achiam et al. 2017.
+
+    >>> from polopt_jax import frontiers
+    >>> from polopt_jax.worlds import outcome_table, tabulate
+    >>> problem = frontiers.exact_problem(tabulate(outcome_table()), side_effects=("side_effect",))
+    >>> rate = lambda table: table.sum(0)[1:]                                # of the side effect, .5 at first
+    >>> method = frontiers.bounded(problem, frontiers.reward(problem), rate, jnp.array([0.5]))
+    >>> logits = jnp.array([[0.0, 1.0, 0.0, 0.0]])                           # .63 now
+    >>> after, _ = method.step(logits, ())
+    >>> round(float(rate(frontiers.cell_law(problem, frontiers.log_policy(problem, after)))[0]), 2)
+    0.55
+    """
+    check_range("bounded", Positive, radius=radius, slack=slack, damping=damping)
+
+    def spent(logits: Array) -> Array:
+        return costs(cell_law(problem, log_policy(problem, logits)))
+
+    def step(logits: Array) -> Array:
+        value, gradient = jax.value_and_grad(objective)(logits)
+        before, of_costs = spent(logits), jax.jacrev(spent)(logits)
+        gradients = jnp.concatenate([-gradient[None], of_costs])
+        nothing = jnp.zeros((1, logits.size), logits.dtype)
+        solve = lambda v: precondition(problem, logits, v, nothing, weight=0.0, damping=damping)  # noqa: E731
+        solved = jax.vmap(solve)(gradients)
+        mixture, _ = mixture_within(jnp.einsum("iga,jga->ij", gradients, solved), before - limits, radius)
+        direction = -jnp.tensordot(mixture, solved, 1)
+        old = log_policy(problem, logits)
+
+        def refused(scale: Array) -> Array:
+            new = logits + scale * direction
+            too_far = trajectory_kl(problem, log_policy(problem, new), old) > slack * radius
+            too_dear = (spent(new) > jnp.maximum(slack * limits, before)).any()
+            return too_far | too_dear | ((objective(new) < value) & (before <= limits).all())
+
+        return logits + _halved(jnp.ones(()), refused) * direction
 
     return _memoryless(step)
 

@@ -25,6 +25,7 @@ from polopt_jax.outcomes._forecast import Forecast, forecast, wilson
 from polopt_jax.outcomes._forks import ForkProfile, fork_profile
 from polopt_jax.outcomes._intervals import Estimate
 from polopt_jax.outcomes._laws import chi_square, jensen_shannon, kl, log_law, total_variation
+from polopt_jax.outcomes._mean import outcome_mean
 from polopt_jax.outcomes._mmd import mmd_estimate, outcome_mmd, sample_mmd
 from polopt_jax.outcomes._monitors import GStatistic, cusum, g_statistic, observed_rate, token_statistics, true_rate
 from polopt_jax.outcomes._penalty import outcome_penalty
@@ -64,6 +65,7 @@ __all__ = [
     "outcome_estimate",
     "outcome_js",
     "outcome_kl",
+    "outcome_mean",
     "outcome_mmd",
     "outcome_penalty",
     "outcome_price",

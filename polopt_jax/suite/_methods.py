@@ -76,6 +76,18 @@ def _joint(num: int) -> po.Divergence:
     return outcomes.outcome_kl(2 * num, of=lambda outcome: num * outcome["success"] + outcome["side_effect"])
 
 
+def _bounded(problem: SampledProblem, radius: ArrayLike) -> Algorithm:
+    """CPO: TRPO by its radius, no side effect more frequent than the reference has it."""
+    law = problem.reference.sum(0)
+    digits = [2**n for n in range(law.size.bit_length() - 1)]  # a side effect each of the cell's number
+
+    def has(digit: int) -> Callable[[dict[str, Array]], Array]:
+        return lambda outcome: outcome["side_effect"] // digit % 2
+
+    costs = [(outcomes.outcome_mean(of=has(n)), law.reshape(-1, 2, n)[:, 1].sum()) for n in digits]
+    return _trpo(problem, radius, costs=costs)
+
+
 def _price(allowed: Callable[[Array], Array]) -> Callable[[SampledProblem, ArrayLike], Algorithm]:
     """The price over PPO by its gain: integral `gain`, proportional ten times as much."""
 
@@ -144,6 +156,7 @@ METHODS: Mapping[str, Row] = {
             _region(lambda z: outcomes.conditional_outcome_kl(z, 2, of=_side_effect, given=_success)),
             True,
         ),
+        Row("bounded", "radius", (0.003, 0.01, 0.03), _bounded, True),
         Row("penalty", "weight", (0.3, 1.0, 3.0), _penalty, True),
         Row("price", "gain", (0.03, 0.1, 0.3), _price(lambda charge: charge), True),
         Row("price-one-sided", "gain", (0.03, 0.1, 0.3), _price(lambda charge: jnp.maximum(charge, 0)), True),
