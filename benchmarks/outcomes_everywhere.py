@@ -19,6 +19,8 @@ SHORT = {
     "island-navigation": "island",
     "whisky-and-gold": "whisky",
     "absent-supervisor": "supervisor",
+    "tomato-watering": "tomatoes",
+    "camera-dropbox": "dropbox",
 }
 """Names of columns where that of the world is long and its first part says nothing."""
 
@@ -68,9 +70,13 @@ def middle(method: str, world: dict[str, Any]) -> Reading:
 
 
 def matrix(results: dict[str, Any], cell: Callable[[dict[str, Any], Reading], str], top: list[list[str]]) -> str:
-    """Methods by worlds, below the rows without training."""
+    """Methods by worlds, below the rows without training; a dash where a method was not run."""
     worlds = results["worlds"]
-    rows = [[method, *(cell(world, middle(method, world)) for world in worlds.values())] for method in suite.METHODS]
+
+    def shown(method: str, world: dict[str, Any]) -> str:
+        return cell(world, middle(method, world)) if method in world["methods"] else "-"
+
+    rows = [[method, *(shown(method, world) for world in worlds.values())] for method in suite.METHODS]
     return table(("", *map(short, worlds)), [*top, *rows])
 
 

@@ -133,22 +133,39 @@ def with_facts(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def beside(before: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The worlds of a run beside those that are kept, in the order of the benchmark; a world run again is replaced.
+    """The worlds of a run beside those that are kept, in the order of the benchmark; what was run again is replaced.
 
-    Signals and estimators stay where the new run has none. Raises ValueError where something but the worlds was chosen
-    otherwise (methods, seeds, `--quick`): such rows cannot stand in one table.
+    Signals and estimators stay where the new run has none. Raises ValueError where something but worlds and methods was
+    chosen otherwise (seeds, `--quick`): such rows cannot stand in one table.
     """
-    chosen = [{name: x for name, x in results["config"].items() if name != "worlds"} for results in (before, new)]
+    free = ("worlds", "methods")
+    chosen = [{name: x for name, x in results["config"].items() if name not in free} for results in (before, new)]
     if chosen[0] != chosen[1]:
         raise ValueError(f"what is kept was run with {chosen[0]}, this with {chosen[1]}")
-    both = {**before["worlds"], **new["worlds"]}
-    worlds = {name: both[name] for name in suite.CASES if name in both}
+    names = [name for name in suite.CASES if name in before["worlds"].keys() | new["worlds"].keys()]
+    worlds = {name: joined(before["worlds"].get(name), new["worlds"].get(name)) for name in names}
+    both = {method for results in (before, new) for method in results["config"]["methods"]}
     return {
-        "config": {**new["config"], "worlds": list(worlds)},
+        "config": {
+            **new["config"],
+            "worlds": list(worlds),
+            "methods": [name for name in suite.METHODS if name in both],
+        },
         "worlds": worlds,
         "signals": new["signals"] or before["signals"],
         "estimators": new["estimators"] or before["estimators"],
     }
+
+
+def joined(before: dict[str, Any] | None, new: dict[str, Any] | None) -> dict[str, Any]:
+    """A world with the methods of a run beside those that are kept; its facts say of the former when they were run."""
+    if before is None or new is None:
+        return before or new or {}
+    if before["methods"].keys() <= new["methods"].keys():
+        return new
+    both = {**before["methods"], **new["methods"]}
+    facts = {**before["run"], **dict.fromkeys(new["methods"], new["run"]["Date"])}
+    return {**before, "run": facts, "methods": {name: both[name] for name in suite.METHODS if name in both}}
 
 
 def main() -> None:

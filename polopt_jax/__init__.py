@@ -115,6 +115,7 @@ from polopt_jax.rollout import start, start_from, unroll
 from polopt_jax.solvers import (
     backtrack,
     conjugate_gradient,
+    constrained_trpo,
     every,
     fisher_operator,
     natural_gradient,
@@ -177,6 +178,7 @@ __all__ = [
     "conjugate_gradient",
     "conservative_dpo",
     "constant_length",
+    "constrained_trpo",
     "corrected_kl_to_reference",
     "couples_rows",
     "cpo",

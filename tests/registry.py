@@ -44,7 +44,7 @@ OTHER_KINDS = {
     *("evaluate_policy", "greedy", "load", "play_episode"),
     # solvers
     *("backtrack", "clip_by_global_norm", "conjugate_gradient", "every", "fisher_operator", "natural_gradient"),
-    *("npg", "quadratic_form", "scale_to_radius", "trpo"),
+    *("npg", "quadratic_form", "scale_to_radius", "trpo", "constrained_trpo"),
     # from an environment to a batch, and the loop
     *(
         "episodes",
@@ -523,6 +523,7 @@ CASES: dict[str, Case] = {
         hyper={"rate": (0.3, 0.1)},
         **OUTCOMES,
     ),
+    "outcome_mean": term("outcome_mean", build=lambda: outcomes.outcome_mean(of=score_cell), **OUTCOMES),
     "token_mean": reduction("token_mean", lambda: po.token_mean),
     "sequence_mean": reduction("sequence_mean", lambda: po.sequence_mean),
     "sequence_sum": reduction("sequence_sum", lambda: po.sequence_sum),

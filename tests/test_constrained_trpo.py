@@ -11,9 +11,9 @@ import pytest
 from scipy.optimize import minimize
 
 import polopt_jax as po
-from polopt_jax import algorithms, driver, frontiers, outcomes, solvers, tasks
+from polopt_jax import algorithms, frontiers, outcomes, solvers
 from polopt_jax.solvers import constrained_trpo, mixture_within
-from polopt_jax.worlds import outcome_table, tabulate
+from polopt_jax.worlds import OUTCOME_TABLES, outcome_table, outcome_table_logits, tabulate
 
 RADIUS = 0.02
 
@@ -278,3 +278,46 @@ def test_a_nan_leaves_the_parameters_bit_identical():
         after, state = stepped(params, bad, np.array([0.5, 2.0]))
         jax.tree.map(np.testing.assert_array_equal, after, params)
         assert not bool(state.search.accepted)
+
+
+def test_the_costs_are_named_and_counted():
+    with pytest.raises(ValueError, match=r"costs must hold 1 to 6 .* it has 0"):
+        constrained_trpo(model, costs=[])
+    with pytest.raises(ValueError, match="it has 7"):
+        constrained_trpo(model, costs=[(broken, 0.5)] * 7)
+    with pytest.raises(ValueError, match="radius"):
+        constrained_trpo(model, costs=[(broken, 0.5)], radius=-1.0)
+    params, batch = case(0)
+    optimizer = constrained_trpo(model, costs=[(broken, 0.5)])
+    with pytest.raises(ValueError, match="constrained_trpo needs objective"):
+        optimizer.update(params, optimizer.init(params), params, batch=batch)
+    bare = replace(batch, outcome=None)
+    with pytest.raises(ValueError, match="batch.outcome"):
+        optimizer.update(params, optimizer.init(params), params, batch=bare, objective=surrogate)
+
+
+def test_a_recipe_keeps_a_side_effect_at_its_limit():
+    """One decision, exact laws of what comes out: success is learnt by the way that TRPO leaves."""
+    world = tabulate(outcome_table())
+    logits = outcome_table_logits(OUTCOME_TABLES["means"])[None]
+    problem = frontiers.table_problem(world, logits, side_effects=("side_effect",), group_size=512)
+    limit = float(problem.reference.sum(0)[1])
+    hurt = outcomes.outcome_mean(of=lambda outcome: outcome["side_effect"])
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def ends(costs, keys):
+        learner = algorithms.trpo(problem.group.task, radius=0.02, gamma=1.0, value_minibatches=1, costs=costs)
+        run = lambda key: frontiers.sampled_path(problem, learner, key, updates=40, every=20)  # noqa: E731
+        points, metrics = jax.vmap(run)(keys)
+        return points.law[:, -1], metrics
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    usual, _ = ends((), keys)
+    held, metrics = ends(((hurt, limit),), keys)
+    assert limit < 0.02
+    assert (usual[:, 1].sum(-1) > 0.95).all()
+    assert (held[:, 1].sum(-1) > 0.95).all()
+    assert (usual[:, :, 1].sum(-1) > 5 * limit).all()
+    assert (held[:, :, 1].sum(-1) < 1.6 * limit).all()
+    assert 0.1 < metrics["policy/costs_above"].mean() < 0.9, "a batch says now more, now less than the limit"
+    assert metrics["policy/costs_reachable"].mean() > 0.5

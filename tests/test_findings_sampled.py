@@ -49,15 +49,15 @@ def test_what_is_kept_does_not_say_where_it_lay():
     }
     worlds = json.loads(outcomes_sampled.KEPT.read_text())["worlds"]
     facts = {"Date", "Device", "Versions"}
-    assert all(facts <= set(world["run"]) <= facts | {"Regions"} for world in worlds.values())
+    assert all(facts <= set(world["run"]) <= facts | {"Regions"} | set(suite.METHODS) for world in worlds.values())
 
 
-def run(worlds, date, **chosen):
+def run(worlds, date, methods=("grpo",), **chosen):
     """What is kept of a run of some worlds."""
     results = {
         "run": {"Date": date},
-        "config": {"worlds": list(worlds), "seeds": 5, **chosen},
-        "worlds": {name: {"about": date} for name in worlds},
+        "config": {"worlds": list(worlds), "methods": list(methods), "seeds": 5, **chosen},
+        "worlds": {name: {"about": date, "methods": dict.fromkeys(methods, date)} for name in worlds},
         "signals": {"of": date} if suite.WATCHED in worlds else None,
         "estimators": [date] if "burning-building" in worlds else [],
     }
@@ -76,6 +76,21 @@ def test_a_run_is_kept_beside_those_before_it():
     assert every["estimators"] == ["first"]
     assert "run" not in every
     assert every["config"]["seeds"] == 5
+
+
+def test_a_method_is_kept_beside_those_that_were_run_before():
+    before = run(("boat-race", "skip-benign"), "first", methods=("trpo", "penalty"))
+    every = outcomes_sampled.beside(before, run(("boat-race", "table-means"), "second", methods=("bounded", "penalty")))
+    assert every["config"]["methods"] == ["trpo", "bounded", "penalty"]
+    race = every["worlds"]["boat-race"]
+    assert race["methods"] == {"trpo": "first", "bounded": "second", "penalty": "second"}
+    assert list(race["methods"]) == ["trpo", "bounded", "penalty"], "in the order of the benchmark"
+    assert race["run"] == {"Date": "first", "bounded": "second", "penalty": "second"}
+    assert race["about"] == "first"
+    assert every["worlds"]["skip-benign"] == before["worlds"]["skip-benign"]
+    assert every["worlds"]["table-means"]["run"] == {"Date": "second"}
+    again = outcomes_sampled.beside(every, run(("boat-race",), "third", methods=("trpo", "bounded", "penalty")))
+    assert again["worlds"]["boat-race"]["run"] == {"Date": "third"}
 
 
 def test_signals_and_estimators_are_of_the_last_run_that_has_them():
@@ -97,7 +112,11 @@ def test_the_command_keeps_the_worlds_of_a_file(monkeypatch, tmp_path):
     monkeypatch.setattr(outcomes_sampled, "PAGE", page)
     monkeypatch.setattr("sys.argv", ["outcomes_sampled", str(made)])
     for world in ("boat-race", "skip-benign"):
-        results = {"run": {"Date": world, "Directory": "/home"}, "config": {"worlds": [world]}, "worlds": {world: {}}}
+        results = {
+            "run": {"Date": world, "Directory": "/home"},
+            "config": {"worlds": [world], "methods": []},
+            "worlds": {world: {}},
+        }
         made.write_text(json.dumps({**results, "signals": None, "estimators": []}))
         outcomes_sampled.main()
     worlds = json.loads(kept.read_text())["worlds"]

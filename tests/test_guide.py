@@ -61,13 +61,22 @@ def check_bound(names):
     assert moved.trajectory_kl > 0
 
 
+def check_limit(names):
+    law = np.asarray(names["within"].point.law).sum(0)
+    limits = [float(limit) for _, limit in names["limits"]]
+    assert bool(names["within"].reached)
+    assert law[2:].sum() < 2 * limits[0]
+    assert law[1::2].sum() < 1.2 * limits[1]
+    assert names["metrics"]["policy/costs_above"].shape == (20,)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # little is run and much is compiled: two minutes on a busy machine without a cache
 def test_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 15
+    assert len(blocks) == 16
     for i, block in enumerate(blocks):
         code = block.replace("key(1), 300", "key(1), 80")
         exec(compile(code, f"guide block {i}", "exec"), names)
@@ -77,6 +86,7 @@ def test_the_guide_runs(tmp_path, monkeypatch, capsys):
     check_report(names)
     check_forks(names)
     check_price(names)
+    check_limit(names)
     assert names["batch"].mask.any(-1).all()
     assert set(np.unique(names["batch"].mask.sum(-1))) <= set(range(1, 51))
     assert float(names["loss"]) > 0

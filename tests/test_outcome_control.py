@@ -223,6 +223,38 @@ def test_the_penalty_is_the_divergence_to_a_table():
         outcomes.outcome_penalty(jnp.ones((5, 3)) / 3, of=of)(world.model(new, batch.obs), batch)
 
 
+def test_the_mean_of_a_feature_by_enumeration():
+    """E_θ[f] from rows of another policy, and its gradient E[(f - E f) ∇ log P(row)]; of booleans it is a rate."""
+    params, of = world.table(1), lambda o: o["side_effect"]  # noqa: E731
+    values = world.OUTCOME["side_effect"].astype(float)
+    law = world.law(params)
+    with jax.enable_x64(True):
+        batch = world.batch(dtype=jnp.float64)
+        mean = outcomes.outcome_mean(of=of)
+        found, metrics = mean(world.model(jnp.asarray(params), batch.obs), batch)
+        gradient = jax.grad(lambda p: mean(world.model(p, batch.obs), batch)[0])(jnp.asarray(params))
+        rate, _ = outcomes.outcome_mean(of=lambda o: of(o) == 2)(world.model(jnp.asarray(params), batch.obs), batch)
+        rows_log_prob = lambda p: world.model(p, batch.obs).policy.log_prob(batch.action).sum(-1)  # noqa: E731
+        scores = np.asarray(jax.jacrev(rows_log_prob)(jnp.asarray(params)))
+    expected = (law * values).sum(-1)
+    np.testing.assert_allclose(found, expected.mean(), rtol=1e-10)
+    np.testing.assert_allclose(rate, (law * (values == 2)).sum(-1).mean(), rtol=1e-10)
+    np.testing.assert_allclose(metrics["ess"], (1 / (law**2).sum(-1)).mean(), rtol=1e-6)
+    by_hand = np.einsum("ng,ng...->...", law * (values - expected[:, None]), scores) / world.N
+    np.testing.assert_allclose(gradient, by_hand, atol=1e-12)
+
+
+def test_the_mean_is_of_rows_that_have_decisions():
+    mask = np.ones((2, 3, 2), bool)
+    mask[0, 2] = False
+    mask[1] = False
+    batch = replace(rows([[1.0, 2.0, np.nan], [7.0, 7.0, 7.0]], mask), log_prob=jnp.zeros((2, 3, 2)))
+    policy = po.Categorical(logits=jnp.zeros((2, 3, 2, 1)))
+    assert float(outcomes.outcome_mean()(po.Outputs(policy=policy), batch)[0]) == 1.5
+    with pytest.raises(ValueError, match="must have shape"):
+        outcomes.outcome_mean(of=lambda x: x[..., None])(po.Outputs(policy=policy), batch)
+
+
 def test_the_gradient_of_the_penalty_is_a_price():
     """∇ KL(P_θ ‖ ref) = E[ log(P_θ(z)/ref(z)) ∇ log P_θ(row) ], by enumeration."""
     params = world.table(1)

@@ -132,14 +132,9 @@ def trpo(problem: ExactProblem, logits: jax.Array, radius: jax.Array) -> Method:
 
 
 def bounded(problem: ExactProblem, logits: jax.Array, radius: jax.Array) -> Method:
-    """CPO: TRPO by its radius, neither explosions nor broken vases more frequent than the reference has them."""
-
-    def rates(table: jax.Array) -> jax.Array:
-        law = table.sum(0)
-        return jnp.stack([law[2:].sum(), law[1::2].sum()])
-
-    limits = rates(reference_table(problem, logits))
-    return frontiers.bounded(problem, frontiers.reward(problem), rates, limits, radius=radius)
+    """CPO: TRPO by its radius, no side effect more frequent than the reference has it."""
+    limits = frontiers.rates(reference_table(problem, logits))
+    return frontiers.bounded(problem, frontiers.reward(problem), frontiers.rates, limits, radius=radius)
 
 
 WEIGHTS = (1.0, 10.0, 100.0, 1000.0)

@@ -7,7 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.outcomes_exact.building import Entry, ascended, ascent, natural, penalised, price, region, trpo
+from benchmarks.outcomes_exact.building import (
+    Entry,
+    ascended,
+    ascent,
+    bounded,
+    natural,
+    penalised,
+    price,
+    region,
+    trpo,
+)
 from polopt_jax import frontiers, outcomes
 from polopt_jax.frontiers import ExactProblem
 from polopt_jax.worlds import OUTCOME_TABLES, TableWorld, outcome_table, outcome_table_logits, tabulate
@@ -33,6 +43,7 @@ ENTRIES = (
     Entry("region, joint", "weight", (1000.0,), 2000, region(frontiers.joint)),
     Entry("price", "dual step", (0.3,), 2000, price(lambda c: c)),
     Entry("price, one-sided", "dual step", (0.3,), 2000, price(lambda c: jnp.maximum(c, 0.0))),
+    Entry("trpo, rates bounded", "radius", (0.02,), 2000, bounded),
     Entry("penalty", "weight", (1.0,), 2000, ascended(penalised)),
 )
 

@@ -40,11 +40,13 @@ from polopt_jax.frontiers._paths import Matched, Point, at_success, path, standi
 from polopt_jax.frontiers._problem import (
     ExactProblem,
     advantages,
+    bits,
     cell_law,
     decisions,
     exact_problem,
     log_policy,
     mean_reward,
+    rates,
     trajectory_kl,
 )
 from polopt_jax.frontiers._sampled import SampledProblem, network_problem, sampled_path, table_problem, token_problem
@@ -59,6 +61,7 @@ __all__ = [
     "SampledProblem",
     "advantages",
     "at_success",
+    "bits",
     "bounded",
     "cell_law",
     "clipped_ascent",
@@ -80,6 +83,7 @@ __all__ = [
     "path",
     "precondition",
     "priced",
+    "rates",
     "reward",
     "sampled_path",
     "soft_optimum",

@@ -102,6 +102,25 @@ def cell_law(problem: ExactProblem, policy: Array) -> Array:
     return outcome_law(problem.world, jnp.exp(policy), problem.cell, num_cells).reshape(2, -1)
 
 
+def rates(table: Array) -> Array:
+    """P of each side effect by itself, `[m]` in the order of their names, of a table `[2, Z]` or a law `[Z]` of z.
+
+    >>> rates(jnp.array([[0.5, 0.25, 0.0, 0.0], [0.0, 0.0, 0.125, 0.125]])).tolist()      # two: 01, 10, 11
+    [0.25, 0.375]
+    """
+    law = table.reshape(-1, table.shape[-1]).sum(0)
+    return jnp.stack([law.reshape(-1, 2, bit)[:, 1].sum() for bit in bits(law.size)])
+
+
+def bits(num_side_effects: int) -> list[int]:
+    """Of Z cells, what each side effect adds to a cell's number, in the order of their names: the first is the highest.
+
+    >>> bits(4)
+    [2, 1]
+    """
+    return [2**n for n in reversed(range(num_side_effects.bit_length() - 1))]
+
+
 def mean_reward(problem: ExactProblem, policy: Array) -> Array:
     """What the agent is paid in an episode, in the mean, `[]`.
 

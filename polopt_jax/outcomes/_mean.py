@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from polopt_jax.combinators import couples_rows
-from polopt_jax.masking import accumulate, check_shape
+from polopt_jax.masking import check_shape
 from polopt_jax.outcomes._rows import (
     CellsOf,
     effective_sample_size,
@@ -54,7 +54,7 @@ def outcome_mean(*, of: CellsOf = identity) -> Term:
         feature = read_outcome("outcome_mean", batch, of)
         check_shape("outcome_mean", "of(batch.outcome)", feature, batch.mask.shape[:-1], of="the rows of batch.mask")
         real = batch.mask.any(-1)
-        values = accumulate(jnp.where(real, feature, 0).astype(jnp.result_type(feature, jnp.float32)))
+        values = jnp.where(real, feature.astype(log_weights.dtype), 0)
         loss = prompt_mean((weights(log_weights, real) * values).sum(-1), real)
         return loss, {"ess": prompt_mean(effective_sample_size(log_weights, real), real)}
 

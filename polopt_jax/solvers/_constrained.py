@@ -172,7 +172,7 @@ def constrained_trpo(
     check_range("constrained_trpo", Nonnegative, radius=radius)
     if not 1 <= len(costs) <= MOST_COSTS:
         raise ValueError(f"costs must hold 1 to {MOST_COSTS} pairs (term, limit); it has {len(costs)}")
-    solve = natural_gradient(
+    solve: Any = natural_gradient(
         model,
         divergence,
         damping=damping,
@@ -181,7 +181,7 @@ def constrained_trpo(
         num_microbatches=num_microbatches,
     )
     held = [(divergence, radius), *constraints, *((_rise(term, limit), 0.0) for term, limit in costs)]
-    search = backtrack(model, held, shrink=shrink, max_trials=max_trials)
+    search: Any = backtrack(model, held, shrink=shrink, max_trials=max_trials)
 
     def init(params: Any) -> ConstrainedState:
         solves = jax.tree.map(lambda x: jnp.stack([x] * (len(costs) + 1)), solve.init(params))

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import polopt_jax as po
 from polopt_jax import algorithms, outcomes
 from polopt_jax.algorithms import Algorithm
-from polopt_jax.frontiers import SampledProblem
-from polopt_jax.types import Array, ArrayLike, Batch, Params, Rollout
+from polopt_jax.frontiers import SampledProblem, bits, rates
+from polopt_jax.types import Array, ArrayLike, Batch, Params, Rollout, Term
 
 
 class Row(NamedTuple):
@@ -78,14 +78,12 @@ def _joint(num: int) -> po.Divergence:
 
 def _bounded(problem: SampledProblem, radius: ArrayLike) -> Algorithm:
     """CPO: TRPO by its radius, no side effect more frequent than the reference has it."""
-    law = problem.reference.sum(0)
-    digits = [2**n for n in range(law.size.bit_length() - 1)]  # a side effect each of the cell's number
 
-    def has(digit: int) -> Callable[[dict[str, Array]], Array]:
-        return lambda outcome: outcome["side_effect"] // digit % 2
+    def rate(bit: int) -> Term:
+        return outcomes.outcome_mean(of=lambda outcome: outcome["side_effect"] // bit % 2)
 
-    costs = [(outcomes.outcome_mean(of=has(n)), law.reshape(-1, 2, n)[:, 1].sum()) for n in digits]
-    return _trpo(problem, radius, costs=costs)
+    terms = map(rate, bits(problem.reference.shape[-1]))
+    return _trpo(problem, radius, costs=list(zip(terms, rates(problem.reference), strict=True)))
 
 
 def _price(allowed: Callable[[Array], Array]) -> Callable[[SampledProblem, ArrayLike], Algorithm]:
@@ -93,17 +91,17 @@ def _price(allowed: Callable[[Array], Array]) -> Callable[[SampledProblem, Array
 
     def build(problem: SampledProblem, gain: ArrayLike) -> Algorithm:
         learner = algorithms.ppo(problem.group.task, learning_rate=0.03, gamma=1.0, num_minibatches=1)
-        rates = problem.reference.sum(0)
+        wanted = problem.reference.sum(0)
         return algorithms.priced(
-            learner, rates, of=_side_effect, integral=gain, proportional=10 * jnp.asarray(gain), allowed=allowed
+            learner, wanted, of=_side_effect, integral=gain, proportional=10 * jnp.asarray(gain), allowed=allowed
         )
 
     return build
 
 
 def _penalty(problem: SampledProblem, weight: ArrayLike) -> Algorithm:
-    rates = jnp.maximum(problem.reference.sum(0), 1e-4)
-    term = outcomes.outcome_penalty(rates / rates.sum(), of=_side_effect)
+    reference = jnp.maximum(problem.reference.sum(0), 1e-4)
+    term = outcomes.outcome_penalty(reference / reference.sum(), of=_side_effect)
     return _grpo(problem, 0.1, beta=0.0, terms={"outcome": (weight, term)})
 
 
