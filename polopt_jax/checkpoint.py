@@ -21,6 +21,7 @@ import numpy as np
 
 from polopt_jax._orbax import checkpointer, quiet_orbax, reason
 from polopt_jax.leaves import Entry, describe, digest, leaves_of, pack, packed_size, rebuild, unpack
+from polopt_jax.ranges import Count, Nonnegative, check_range
 from polopt_jax.training import TrainState
 
 _MEMBERS = ("_CHECKPOINT_METADATA", "manifest/metadata", "state/_METADATA", "state/manifest.ocdbt")
@@ -75,12 +76,19 @@ def save(directory: str | Path, step: int, state: Any, *, keep: int = 2) -> None
     """Saves any pytree of arrays as step `step`, and removes all but the newest `keep` steps.
 
     Returns when it is on disk. An unfinished directory of that step, and temporary ones that killed saves left, are
-    removed. Raises CheckpointError if that step is there already, and SaveError if it cannot be written (a full disk,
-    say): then the steps before it are as they were.
+    removed. Raises ValueError if a number is out of its range, CheckpointError if that step or a later one is there
+    already (`discard_after` removes these), and SaveError if it cannot be written (a full disk, say): then the steps
+    before it are as they were.
     """
+    check_range("save", Nonnegative, step=step)
+    check_range("save", Count, keep=keep)
     path = Path(directory).resolve()
     if step in steps(path):
         raise CheckpointError(f"step {step} is already saved in {directory}")
+    if (latest := latest_step(path)) is not None and latest > step:
+        raise CheckpointError(
+            f"step {step} comes before step {latest}, which is saved in {directory}: discard_after it"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         _sweep(path, step)

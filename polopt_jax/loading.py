@@ -55,7 +55,7 @@ def load_seeds(run: str | Path, *, update: int | None = None) -> dict[int, Polic
     from polopt_jax.settings import Control, setting
 
     directory = Path(run)
-    config = runs.read_config(directory)
+    config = runs.read_run_config(directory)
     try:
         env, network = found = setting(config)
         seeds = range(config["seed"], config["seed"] + config["num_seeds"])

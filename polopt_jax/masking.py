@@ -65,11 +65,12 @@ def standardize(x: Array, mask: Array, *, eps: ArrayLike = 1e-8) -> Array:
     x = zero_where_masked(accumulate(x), mask)
     first = jnp.max(jnp.where(mask, x, -jnp.inf))
     shifted = zero_where_masked(x - jnp.where(jnp.isfinite(first), first, 0), mask)
-    centred = zero_where_masked(shifted - masked_mean(shifted, mask), mask)
-    variance = masked_mean(centred**2, mask)
-    spread = masked_sum(jnp.abs(shifted), mask) != 0
-    std = jnp.sqrt(jnp.where(spread, variance, 1))
-    return jnp.where(mask & spread, centred / (std + eps), 0)
+    largest = jnp.max(jnp.abs(shifted), initial=0)
+    unit = jnp.where(largest != 0, largest, 1)  # the squares of what is measured in it neither over- nor underflow
+    share = shifted / unit
+    centred = zero_where_masked(share - masked_mean(share, mask), mask)
+    std = jnp.sqrt(jnp.where(largest != 0, masked_mean(centred**2, mask), 1))
+    return jnp.where(mask & (largest != 0), centred / (std + eps / unit), 0)
 
 
 def check_shape(caller: str, name: str, x: Array, shape: tuple[int, ...], *, of: str) -> None:

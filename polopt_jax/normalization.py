@@ -38,8 +38,8 @@ def init_stats(obs: Obs) -> RunningStats:
     >>> init_stats(jnp.zeros(3)).mean.tolist()
     [0.0, 0.0, 0.0]
     """
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), obs)
-    return RunningStats(count=jnp.zeros(()), mean=zeros, m2=zeros)
+    mean, m2 = (jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), obs) for _ in range(2))
+    return RunningStats(count=jnp.zeros((), jnp.float32), mean=mean, m2=m2)
 
 
 def update_stats(stats: RunningStats, obs: Obs, mask: Array) -> RunningStats:

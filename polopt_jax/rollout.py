@@ -48,8 +48,8 @@ class LoopState:
 
 
 def _no_stats(shape: tuple[int, ...] = ()) -> EpisodeStats:
-    zero = jnp.zeros(shape)
-    return EpisodeStats(finished=zero, return_sum=zero, length_sum=zero, nonfinite=zero)
+    names = ("finished", "return_sum", "length_sum", "nonfinite")
+    return EpisodeStats(**{name: jnp.zeros(shape) for name in names})  # a buffer each: a state may be donated
 
 
 def start(env: Environment, key: Array, *, num_envs: int) -> LoopState:

@@ -263,3 +263,18 @@ def test_a_discount_outside_the_unit_interval_is_refused_where_it_is_concrete(ba
             discounted_returns(*(x for i, x in enumerate(rollouts(11)) if i != 1), **bad)
     traced = jax.jit(lambda x: gae(*rollouts(11), **{name: x})[0])(bad[name])
     assert traced.shape == (T, N)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-10, 1.0, 1e15, 1e20, 1e30])
+def test_rewards_of_any_size_are_told_apart(scale):
+    """Their squares are no number of float32: a penalty of -1e20 made every advantage of its group 0."""
+    reward = scale * jnp.array([1.0, 0.0, -2.0])
+    expected = np.array([4.0, 1.0, -5.0]) / 3
+    np.testing.assert_allclose(po.group_relative(reward, eps=0.0), expected / expected.std(ddof=1), rtol=1e-5)
+    everything = jnp.ones(3, bool)
+    np.testing.assert_allclose(po.standardize(reward, everything, eps=0.0), expected / expected.std(), rtol=1e-5)
+    eps = 3 * scale
+    unit = expected * scale
+    np.testing.assert_allclose(
+        po.standardize(reward, everything, eps=eps), unit / (unit.std() + eps), rtol=1e-5, err_msg="eps is no share"
+    )

@@ -99,6 +99,18 @@ def test_reinforce_learns_with_every_baseline(baseline):
     assert jnp.exp(outputs_at(state, network, obs).policy.log_prob(env.optimal_action(obs))) > 0.9
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_fresh_state_may_be_donated(recipe):
+    """Each of its arrays has memory of its own: one that stands in two places cannot be given away twice."""
+    env = TimeLimit(limit=5)
+    network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(4,))
+    state = getattr(algorithms, recipe)(tasks.control_task(env, network, num_envs=4, num_steps=4)).init(
+        jax.random.key(0)
+    )
+    arrays = [x for x in jax.tree.leaves(state) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
+    assert len({x.unsafe_buffer_pointer() for x in arrays}) == len(arrays)
+
+
 def test_the_policy_phase_of_trpo_leaves_the_critic_alone():
     env = ObsActionReward()
     network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(16,))

@@ -238,3 +238,25 @@ def test_the_same_run_with_other_seeds_is_not_called_another_run(tmp_path):
             checkpoint.restore(directory, state(here))
         with pytest.raises(CheckpointError, match=r"of another run: \.params\['w'\] is float32"):
             checkpoint.restore(directory, state(here, width=5))
+
+
+def test_a_step_before_what_is_there_is_refused_and_nothing_is_lost(tmp_path):
+    state = {"w": jnp.arange(3.0)}
+    for step in (10, 11):
+        checkpoint.save(tmp_path, step, state)
+    with pytest.raises(CheckpointError, match="step 4 comes before step 11"):
+        checkpoint.save(tmp_path, 4, state)
+    assert checkpoint.steps(tmp_path) == [10, 11]
+    checkpoint.discard_after(tmp_path, 3)
+    checkpoint.save(tmp_path, 4, state)
+    assert checkpoint.steps(tmp_path) == [4]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"), [({"step": -1}, "step must be at least 0"), ({"keep": 0}, "keep must be")]
+)
+def test_numbers_that_would_lose_what_is_saved(tmp_path, numbers, said):
+    checkpoint.save(tmp_path, 1, {"w": jnp.zeros(2)})
+    with pytest.raises(ValueError, match=said):
+        checkpoint.save(tmp_path, **{"step": 2, "state": {"w": jnp.zeros(2)}, **numbers})
+    assert checkpoint.steps(tmp_path) == [1]

@@ -15,6 +15,7 @@ import polopt_jax as po
 from polopt_jax import runs
 from polopt_jax.cli import _build, _devices, _main, _plan, main
 from polopt_jax.cli._options import Train
+from polopt_jax.cli._presets import PRESETS
 from polopt_jax.envs import import_env
 from polopt_jax.settings import ACTIVATIONS
 
@@ -276,6 +277,18 @@ def test_a_run_whose_rate_ends_cannot_become_longer(tmp_path, monkeypatch, capsy
 
 
 # --- a file of options -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("env", ["ant", "skip_the_test"])
+def test_the_config_of_every_algorithm_is_read_back(name, env, tmp_path):
+    """With which a run goes on. TRPO has no learning rate, whose schedule is written down all the same."""
+    if env == "ant" and _main._recipes.takes_groups(name):
+        return
+    made = plan(f"{name} --env {env}")
+    (tmp_path / "config.json").write_text(runs.to_json(made.config()))
+    algorithm, words = _main._with_config(["--config", str(tmp_path / "config.json")])
+    assert plan(" ".join([algorithm, *words])) == made
 
 
 def test_a_runs_config_is_a_file_of_options(tmp_path):

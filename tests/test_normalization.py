@@ -49,3 +49,12 @@ def test_the_reward_scale_is_the_spread_of_the_discounted_return():
         running[done[t]] = 0
     np.testing.assert_allclose(outputs[0], reward[:25] / np.std(totals[:25]), rtol=1e-4)
     np.testing.assert_allclose(outputs[1], reward[25:] / np.std(totals), rtol=1e-4)
+
+
+def test_statistics_stay_float32_where_64_bits_are_on():
+    with jax.enable_x64(True):
+        stats = init_stats(jnp.zeros(2, jnp.float32))
+        after = update_stats(stats, jnp.ones((3, 4, 2), jnp.float32), jnp.ones((3, 4), bool))
+        assert (
+            [x.dtype for x in jax.tree.leaves(after)] == [jnp.float32] * 3 == [x.dtype for x in jax.tree.leaves(stats)]
+        )

@@ -111,3 +111,11 @@ def test_errors():
         outcomes.observed_rate(0.5, false_positive=1.6)
     with pytest.raises(TypeError, match="cells must be integer"):
         outcomes.g_statistic(jnp.zeros(3), jnp.ones(2) / 2)
+
+
+@pytest.mark.parametrize("errors", [(1, 0), (0.0, 1), (np.float32(0.6), np.float32(0.6)), (jnp.array([0.1, 0.5]), 0.5)])
+def test_labels_that_say_nothing_are_refused_whatever_type_the_numbers_have(errors):
+    with pytest.raises(ValueError, match="must be below 1"):
+        outcomes.true_rate(0.5, false_positive=errors[0], false_negative=errors[1])
+    with pytest.raises(ValueError, match="0 < rate < alarm_rate < 1"):
+        outcomes.cusum(jnp.zeros(()), jnp.ones(()), jnp.ones(()), rate=jnp.zeros(()), alarm_rate=0.2)

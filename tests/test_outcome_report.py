@@ -1,5 +1,6 @@
 """The report and the fork profile against enumeration."""
 
+import functools
 from dataclasses import replace
 
 import enumerated as world
@@ -193,3 +194,48 @@ def test_the_fork_of_the_text():
     assert np.abs(np.asarray(estimate.value)[others]).max() < 1e-6
     # On the fork the outcome is the token: all nats that moved there moved the outcome.
     np.testing.assert_allclose(profile.action_kl[4], expected, rtol=1e-4)
+
+
+LENGTH = 60
+
+
+@functools.cache
+def three_kinds(dtype):
+    """A hundred rows each of failure, clean and dirty success, all decisions of a row alike: reports on a policy."""
+    action = jnp.broadcast_to((jnp.arange(300) % 3)[:, None], (300, LENGTH))
+    batch = po.Batch(
+        obs=jnp.zeros((300, LENGTH), dtype),
+        action=action,
+        mask=jnp.ones((300, LENGTH), bool),
+        log_prob=jnp.full((300, LENGTH), np.log(1 / 3), dtype),
+        outcome={"success": action[:, 0] > 0, "dirty": action[:, 0] == 2},
+    )
+    model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=jnp.broadcast_to(params, (*obs.shape, 3))))  # noqa: E731
+    success, dirty = (lambda outcome, name=name: outcome[name] for name in ("success", "dirty"))
+
+    @jax.jit
+    def reported(new):
+        old = jnp.zeros(3, dtype)
+        plain = outcomes.outcome_kl(2, of=success)(model(old, batch.obs), model(new, batch.obs), batch)
+        return outcomes.outcome_report(model, old, new, batch, success=success, side_effect=dirty).old_new, plain
+
+    return reported
+
+
+@pytest.mark.parametrize("last", [-200.0, -np.inf, -60.0, -87.0])
+def test_a_vanishing_cell_spoils_no_part_that_is_finite(last):
+    """The success loses its dirty half, whatever is left of that; float32 says what float64 does."""
+    new = np.array([0.0, 0.0, last]) / LENGTH
+    parts, plain = three_kinds(jnp.float32)(jnp.asarray(new, jnp.float32))
+    expected = np.log((1 / 3) / (1 / 2)) / 3 + np.log((2 / 3) / (1 / 2)) * 2 / 3
+    np.testing.assert_allclose(plain, expected, rtol=1e-4)
+    np.testing.assert_allclose(parts.success.plug_in, expected, rtol=1e-4)
+    assert 0.03 < parts.success.low < expected < parts.success.high < 0.1
+    assert bool(jnp.isinf(parts.side_effect.high)) == np.isinf(last)
+    if np.isfinite(last):
+        with jax.enable_x64(True):
+            exact, _ = three_kinds(jnp.float64)(jnp.asarray(new))
+        for name in ("outcome", "success", "side_effect", "side_effect_given_success"):
+            for field in ("value", "plug_in", "low", "high"):
+                ours, theirs = (float(getattr(getattr(x, name), field)) for x in (parts, exact))
+                np.testing.assert_allclose(ours, theirs, rtol=2e-4, err_msg=f"{name}.{field}")

@@ -126,6 +126,9 @@ def test_where_there_is_no_run(tmp_path, run):
     with pytest.raises(runs.RunError, match=r"no .*config\.json, so there is no run"):
         po.load(tmp_path)
     config = json.loads((run / "config.json").read_text())
+    (tmp_path / "config.json").write_text('{"runs": []}')
+    with pytest.raises(runs.RunError, match="is that of a comparison, of several runs; name that of one"):
+        po.load(tmp_path)
     del config["num_seeds"]
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(runs.RunError, match="not that of a run of polopt train: KeyError.*num_seeds"):

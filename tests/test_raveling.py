@@ -168,3 +168,19 @@ def test_the_driver_trains_several_seeds_leaf_by_leaf_and_one_on_the_vector(monk
     for seeds in (1, 2):
         run = driver.prepare(told, driver.seed_keys(0, seeds), chunk_updates=1)
         np.testing.assert_array_equal(run.advance(run.state)[1]["which"], np.full((seeds, 1), seeds))
+
+
+@pytest.mark.parametrize("optimizer", [po.npg, po.trpo])
+def test_what_asks_the_model_is_told_apart(optimizer):
+    model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params["kernel"]))  # noqa: E731
+    params = {"kernel": jnp.ones((2, 3))}
+    batch = po.Batch(
+        obs=jnp.ones((4, 1, 2)),
+        action=jnp.zeros((4, 1), int),
+        mask=jnp.ones((4, 1), bool),
+        advantage=jnp.ones((4, 1)),
+        log_prob=jnp.zeros((4, 1)),
+    )
+    step = po.raveled(po.make_step((po.objective(model, po.surrogate()), optimizer(model))))
+    with pytest.raises(TypeError, match="natural_gradient asks the model.* cannot stand within raveled"):
+        step.update(params, step.init(params), batch, None)

@@ -69,8 +69,11 @@ def group_relative(reward: Array, *, eps: ArrayLike = 1e-6, ddof: int = 1) -> Ar
 def _relative(caller: str, reward: Array, eps: ArrayLike, ddof: int) -> Array:
     group = _group(caller, reward)
     degrees = jnp.maximum(group.size - ddof, 1).astype(group.centred.dtype)
-    variance = jnp.sum(group.centred**2, axis=-1, keepdims=True) / degrees
-    advantage = jnp.where(group.differ, group.centred / (jnp.sqrt(jnp.where(group.differ, variance, 1)) + eps), 0)
+    largest = jnp.max(jnp.abs(group.centred), axis=-1, keepdims=True)
+    unit = jnp.where(largest != 0, largest, 1)  # the squares of what is measured in it do not overflow
+    share = group.centred / unit
+    spread = jnp.sqrt(jnp.where(group.differ, jnp.sum(share**2, axis=-1, keepdims=True) / degrees, 1))
+    advantage = jnp.where(group.differ, share / (spread + eps / unit), 0)
     return jnp.where(group.scored, advantage, jnp.nan)
 
 

@@ -34,7 +34,7 @@ def evaluate(options: Evaluate) -> int:
     for name, value, least, most in (("episodes", options.episodes, 2, 10**6), ("key", options.key, 0, 10**9)):
         if not least <= value <= most:
             raise UsageError(f"{flag(name)} must be from {least} to {most:,}; it is {value}")
-    config = runs.read_config(options.run)
+    config = runs.read_run_config(options.run)
     if is_of_texts(config):
         return evaluate_texts(options.run, config, as_json=options.json)
     policies = load_seeds(options.run)

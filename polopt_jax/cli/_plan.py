@@ -221,7 +221,8 @@ def _initial_log_std(wanted: float | None, env: str) -> float | None:
 
 
 def _rate(algorithm: str, options: Train | Compare) -> str:
-    if _option(options, "schedule") is not None and "learning_rate" not in _recipes.parameters(algorithm):
+    constant = next(iter(RATES))  # what a run without a learning rate has written down, and goes on with
+    if _option(options, "schedule") not in (None, constant) and "learning_rate" not in _recipes.parameters(algorithm):
         raise UsageError(f"--schedule is what becomes of --learning-rate, and {algorithm} has none")
     return _named(options, "schedule", RATES)
 

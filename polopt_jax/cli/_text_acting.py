@@ -26,7 +26,7 @@ LIMITS = {"num": (1, 4096), "length": (1, 2**15), "top_k": (1, 2**20), "key": (0
 def sample(options: Sample) -> int:
     """Prints completions of prompts."""
     _check(options)
-    config = runs.read_config(options.run)
+    config = runs.read_run_config(options.run)
     if not is_of_texts(config):
         raise UsageError(f"{options.run} is a run on {config.get('env')}, not on texts; polopt play shows what it does")
     plan = plan_of(config, options.run)

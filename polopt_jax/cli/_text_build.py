@@ -36,7 +36,7 @@ def init_config(run: Path | None) -> dict[str, Any]:
     """The config of the run of --init; empty without one. Raises UsageError if it is none on texts."""
     if run is None:
         return {}
-    config = runs.read_config(run)
+    config = runs.read_run_config(run)
     if not is_of_texts(config):
         raise UsageError(f"--init {run} is a run of {config.get('algorithm')} on {config.get('env')}, not on texts")
     return config

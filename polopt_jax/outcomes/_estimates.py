@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from polopt_jax.masking import check_shape
 from polopt_jax.outcomes._intervals import Estimate, Estimator, Moments, OfPrompt, estimate_rows, two_samples
-from polopt_jax.outcomes._laws import Between, kl, safe_log
+from polopt_jax.outcomes._laws import Between, kl, log_law
 from polopt_jax.outcomes._rows import (
     CellsOf,
     as_cells,
@@ -17,9 +17,11 @@ from polopt_jax.outcomes._rows import (
     in_none,
     read_cells,
     read_rows,
-    weights,
 )
 from polopt_jax.types import Array, Batch, Outputs
+
+_NEXT_TO_NONE = -40.0
+"""log of a share that a sum of float64 numbers does not feel."""
 
 
 def outcome_estimate(num_outcomes: int, *, of: CellsOf = identity, between: Between = kl) -> Estimator:
@@ -85,28 +87,40 @@ def of_cells(num_outcomes: int, between: Between) -> OfPrompt:
 
 
 def _moments(cells: Array, real: Array, old: Array, new: Array, num_outcomes: int, between: Between) -> Moments:
-    """The plug-in estimate, its bias and its two variances, in the space of the 2K masses of the cells.
+    """The plug-in estimate, its bias and its two variances, in the space of the logarithms of the cells' 2K masses.
 
-    Row g adds w_g to the first mass of its cell and v_g to the second, so that independent noise in the weights of the
-    rows is a covariance of one 2x2 block per cell.
+    Row g has the share u_g of the first mass of its cell and v_g of the second, so that independent noise in the rows
+    is a relative covariance of one 2x2 block per cell. With f of the masses m, m_i m_j f_ij is f's second derivative by
+    log m_i and log m_j, less its first where i = j: nothing is divided by a mass, however small.
     """
-    w, v = weights(old, real), weights(new, real)
-    hit = in_cell(cells, num_outcomes, real)
-    total = lambda x: jnp.sum(jnp.where(hit, x[:, None], 0), axis=0)  # noqa: E731
-    masses = jnp.stack([total(w), total(v)])
-    unbounded = ~jnp.isfinite(between(*safe_log(masses / masses.sum(1, keepdims=True))))
-    finite = (masses > 0) & ((masses[1:] > 0) | ~unbounded.any())
+    inside = real & ~((cells < 0) | (cells >= num_outcomes))
+    hit = in_cell(cells, num_outcomes, inside)
+    laws = jnp.stack([log_law(cells, num_outcomes, log_weights=x, real=inside) for x in (old, new)])
+    there = laws > -jnp.inf
+    unbounded = ~jnp.isfinite(between(*laws))
 
-    def plug_in(masses: Array) -> Array:
-        return between(*safe_log(jnp.where(finite, masses / masses.sum(1, keepdims=True), 0)))
+    # where parts are infinite and others are not: a mass that the latter do not see, for derivatives that are numbers
+    next_to_none = jnp.min(laws, where=there, initial=0) + _NEXT_TO_NONE
+    absent = jnp.where(unbounded.any() & there.any(0), next_to_none, -jnp.inf)
 
-    value = plug_in(masses)
-    gradient = jax.jacrev(plug_in)(masses).reshape(*value.shape, -1)
-    hessian = jax.jacfwd(jax.jacrev(plug_in))(masses).reshape(*gradient.shape, -1)
-    blocks = jnp.stack([jnp.stack([total(w * w), total(w * v)]), jnp.stack([total(w * v), total(v * v)])])
+    def plug_in(shift: Array) -> Array:
+        """At masses times exp(shift); a part that is infinite, over the cells that both laws have."""
+        common = jnp.where(there.all(0), laws + shift, -jnp.inf)
+        whole = jnp.where(unbounded.all(), common, jnp.where(there, laws + shift, absent))
+        return jnp.where(unbounded, *between(*jnp.stack([common, whole], axis=1)))
+
+    still = jnp.zeros_like(laws)
+    value = plug_in(still)
+    gradient = jax.jacrev(plug_in)(still).reshape(*value.shape, -1)
+    hessian = jax.jacfwd(jax.jacrev(plug_in))(still).reshape(*gradient.shape, -1)
+    hessian = hessian - gradient[..., None] * jnp.eye(2 * num_outcomes)
+    share = [_share(_normalised(x, inside)[:, None], law) for x, law in zip((old, new), laws, strict=True)]
+    total = lambda x: jnp.sum(jnp.where(hit, x, 0), axis=0)  # noqa: E731
+    blocks = jnp.stack([jnp.stack([total(x * y) for y in share]) for x in share])
     covariance = jnp.einsum("ijk,kl->ikjl", blocks, jnp.eye(num_outcomes)).reshape(2 * num_outcomes, -1)
     noise = jnp.einsum("...ij,jk->...ik", hessian, covariance)
     ess_p, ess_q = effective_sample_size(old, real), effective_sample_size(new, real)
+    masses = jnp.exp(laws)
     rare = masses[1] * ess_q < 1 - 1e-4
     lost = in_none(cells, num_outcomes, real)
     return Moments(
@@ -119,3 +133,14 @@ def _moments(cells: Array, real: Array, old: Array, new: Array, num_outcomes: in
         unbounded=unbounded,
         novel_mass=jnp.sum(jnp.where(rare, masses[0], 0)),
     )
+
+
+def _share(log_weight: Array, log_mass: Array) -> Array:
+    """Of a mass, the share that a row is; 0 of nothing."""
+    return jnp.where(log_mass == -jnp.inf, 0, jnp.exp(log_weight - jnp.where(log_mass == -jnp.inf, 0, log_mass)))
+
+
+def _normalised(log_weights: Array, real: Array) -> Array:
+    """Log-weights that sum to one over the rows that count, `[G]`; -inf elsewhere."""
+    kept = jnp.where(real, log_weights, -jnp.inf)
+    return kept - jnp.where(real.any(), jax.nn.logsumexp(kept), 0)

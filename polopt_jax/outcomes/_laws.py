@@ -45,8 +45,8 @@ def log_law(cells: Array, num_outcomes: int, *, log_weights: Array | None = None
     real = jnp.ones(cells.shape, bool) if real is None else real
     check_shape("log_law", "log_weights", log_weights, cells.shape, of="cells")
     check_shape("log_law", "real", real, cells.shape, of="cells")
-    mass = _log_sum(jnp.where(in_cell(cells, num_outcomes, real), log_weights[..., None], -jnp.inf), axis=-2)
-    total = _log_sum(mass, axis=-1)[..., None]
+    mass = log_sum(jnp.where(in_cell(cells, num_outcomes, real), log_weights[..., None], -jnp.inf), axis=-2)
+    total = log_sum(mass, axis=-1)[..., None]
     normalised = jnp.where(total == -jnp.inf, -jnp.inf, mass - jnp.where(total == -jnp.inf, 0, total))
     return jnp.where(in_none(cells, num_outcomes, real)[..., None], jnp.nan, normalised)
 
@@ -56,7 +56,7 @@ def safe_log(p: Array) -> Array:
     return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), -jnp.inf)
 
 
-def _log_sum(x: Array, axis: int) -> Array:
+def log_sum(x: Array, axis: int) -> Array:
     """log Σ exp(x), -inf where all are, with a gradient that is never NaN for that."""
     top = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
     there = x != -jnp.inf

@@ -8,7 +8,9 @@ a G statistic (`g_statistic`, one look) and a CUSUM (`cusum`, which adds up look
 from __future__ import annotations
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from polopt_jax.fields import with_fields
 from polopt_jax.masking import masked_mean, masked_sum, standardize
@@ -131,8 +133,8 @@ def cusum(total: Array, hits: Array, labels: Array, *, rate: Unit, alarm_rate: U
     3.3
     """
     check_range("cusum", Unit, rate=rate, alarm_rate=alarm_rate)
-    numbers = isinstance(rate, (int, float)) and isinstance(alarm_rate, (int, float))
-    if numbers and not 0 < rate < alarm_rate < 1:
+    ordered = lambda low, high: (low > 0) & (low < high) & (high < 1)  # noqa: E731
+    if _is_known(rate, alarm_rate) and not np.all(ordered(np.asarray(rate), np.asarray(alarm_rate))):
         raise ValueError(f"cusum needs 0 < rate < alarm_rate < 1: alarm_rate must exceed rate; {rate}, {alarm_rate}")
     low, high = jnp.asarray(rate), jnp.asarray(alarm_rate)
     up, down = jnp.log(high / low), jnp.log1p(-high) - jnp.log1p(-low)
@@ -165,7 +167,12 @@ def true_rate(observed: ArrayLike, *, false_positive: Unit = 0.0, false_negative
     """
     check_range("true_rate", Unit, observed=observed, false_positive=false_positive, false_negative=false_negative)
     errors = (false_positive, false_negative)
-    if all(isinstance(x, float) for x in errors) and sum(errors) >= 1:
+    if _is_known(*errors) and np.any(sum(map(np.asarray, errors)) >= 1):
         raise ValueError(f"true_rate: false_positive + false_negative must be below 1; they are {errors}")
     slope = 1 - jnp.asarray(false_positive) - jnp.asarray(false_negative)
     return jnp.clip((jnp.asarray(observed) - false_positive) / slope, 0, 1)
+
+
+def _is_known(*numbers: ArrayLike) -> bool:
+    """Whether none of the numbers is traced."""
+    return not any(isinstance(x, jax.core.Tracer) for x in numbers)

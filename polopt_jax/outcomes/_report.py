@@ -12,7 +12,7 @@ from polopt_jax.fields import with_fields
 from polopt_jax.masking import masked_sum
 from polopt_jax.outcomes._estimates import of_cells
 from polopt_jax.outcomes._intervals import Estimate, estimate_rows
-from polopt_jax.outcomes._laws import Between, kl, kl_of_logits, log_law, safe_log
+from polopt_jax.outcomes._laws import Between, kl, kl_of_logits, log_law, log_sum
 from polopt_jax.outcomes._rows import CellsOf, Rows, as_cells, joint_cells, prompt_mean, read_cells, read_rows, weights
 from polopt_jax.reading import read_policy
 from polopt_jax.types import Array, Batch, Metrics, Model, Outputs, Params, record
@@ -203,12 +203,7 @@ def _parts(num_side_effects: int) -> Between:
     def parts(log_p: Array, log_q: Array) -> Array:
         table = lambda x: x.reshape(*x.shape[:-1], 2, num_side_effects)  # noqa: E731
         both = kl(log_p, log_q)
-        success, side_effect = (kl(_marginal(table(log_p), axis), _marginal(table(log_q), axis)) for axis in (-1, -2))
+        success, side_effect = (kl(log_sum(table(log_p), axis), log_sum(table(log_q), axis)) for axis in (-1, -2))
         return jnp.stack([both, success, side_effect, both - success], axis=-1)
 
     return parts
-
-
-def _marginal(log_table: Array, axis: int) -> Array:
-    """Logarithm of the sums of a table along an axis, -inf where they are 0."""
-    return safe_log(jnp.sum(jnp.exp(log_table), axis=axis))

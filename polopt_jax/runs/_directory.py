@@ -229,3 +229,11 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not (directory / CONFIG).is_file():
         raise RunError(f"there is no {directory / CONFIG}, so there is no run in {directory}")
     return read_json(directory / CONFIG)
+
+
+def read_run_config(directory: Path) -> dict[str, Any]:
+    """The config of one run; RunError also if it is that of a comparison."""
+    config = read_config(directory)
+    if "runs" in config:
+        raise RunError(f"{directory / CONFIG} is that of a comparison, of several runs; name that of one")
+    return config

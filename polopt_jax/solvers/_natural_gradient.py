@@ -12,6 +12,7 @@ import optax
 
 from polopt_jax.divergences import action_kl
 from polopt_jax.ranges import Count, Nonnegative, check_range
+from polopt_jax.raveling import Raveled
 from polopt_jax.solvers._conjugate_gradient import CGInfo, CGStatus, conjugate_gradient
 from polopt_jax.solvers._fisher import fisher_operator, policy_parameters
 from polopt_jax.types import ArrayLike, Batch, Divergence, Metrics, Model
@@ -110,8 +111,8 @@ def natural_gradient(
     check_range("natural_gradient", Nonnegative, damping=damping)
 
     def init(params: Any) -> NaturalGradientState:
-        zero = jnp.zeros(())
-        solve = CGInfo(jnp.zeros((), jnp.int32), zero, zero, jnp.full((), CGStatus.CONVERGED, jnp.int32))
+        none = jnp.zeros((), jnp.int32)
+        solve = CGInfo(none, jnp.zeros(()), jnp.zeros(()), jnp.full((), CGStatus.CONVERGED, jnp.int32))
         return NaturalGradientState(solve)
 
     def update(
@@ -131,8 +132,10 @@ def natural_gradient(
 
 
 def require(caller: str, **arguments: Any) -> None:
-    """Raises ValueError naming the first argument that is None."""
+    """Raises ValueError naming the first argument that is None, TypeError if parameters are one vector."""
     for name, value in arguments.items():
+        if isinstance(value, Raveled):
+            raise TypeError(f"{caller} asks the model, which takes {name} as a tree: it cannot stand within raveled")
         if value is None:
             raise ValueError(
                 f"{caller} needs {name}: call update(grads, state, params, batch=batch, objective=objective)"

@@ -162,8 +162,8 @@ def _shorten(updates: Any, step_size: Array) -> Any:
 
 
 def _unsearched() -> BacktrackState:
-    zero = jnp.zeros((), jnp.float32)
-    return BacktrackState(zero, jnp.zeros((), jnp.int32), jnp.zeros((), bool), zero, zero)
+    dtypes = (jnp.float32, jnp.int32, bool, jnp.float32, jnp.float32)
+    return BacktrackState(*(jnp.zeros((), dtype) for dtype in dtypes))  # a buffer each: a state may be donated
 
 
 def trpo(
