@@ -9,7 +9,7 @@ from polopt_jax import suite
 from polopt_jax.suite import Interval, Projected, Reading
 
 SUCCESS = 0.9
-HELD = ("region", "penalty", "price", "price-one-sided")
+HELD = ("region", "bounded", "penalty", "price", "price-one-sided")
 """What is meant to hold the rate of a side effect."""
 SHORT = {
     "skip-the-test": "skip",

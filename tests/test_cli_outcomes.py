@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -314,3 +315,12 @@ def test_a_frontier_has_the_history_beside_what_holds(figures):
     np.testing.assert_allclose(grpo.middle, table.mean(0), rtol=1e-6)
     assert (grpo.low <= grpo.middle + 1e-9).all()
     assert (grpo.middle <= grpo.high + 1e-9).all()
+
+
+def test_what_looks_at_the_side_effect_is_what_holds():
+    """By what the rows say of themselves, in the order of the benchmark: no list of names is kept beside it."""
+    results = json.loads((Path(__file__).parents[1] / "benchmarks/results/outcomes/sampled.json").read_text())
+    _, holding = page.frontier("boat-race", results["worlds"]["boat-race"]).panels
+    expected = [row.name for row in suite.METHODS.values() if row.labels]
+    assert [curve.label for curve in holding.curves] == ["pump", "ipf", *expected]
+    assert "bounded" in expected

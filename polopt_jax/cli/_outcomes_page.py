@@ -24,7 +24,6 @@ CAPTION = (
     "method at the middle of its sweep; band: 95% bootstrap interval. pump: the reference's own successes, amplified. "
     "ipf: the nearest law that keeps the side effects, so 0 where there is one."
 )
-HOLDING = ("region", "region-joint", "region-conditional", "penalty", "price", "price-one-sided")
 
 
 def rows_at(world: Mapping[str, Any], level: float) -> list[Projected | Reading]:
@@ -125,8 +124,8 @@ def frontier(name: str, world: Mapping[str, Any]) -> Strip:
     """D_z against success, one curve for each method, the history beside what holds outcomes."""
     methods = world["methods"]
     kinds = {
-        "D_z of the history": [method for method in methods if method not in HOLDING],
-        "D_z of what holds outcomes": [method for method in methods if method in HOLDING],
+        "D_z of the history": [method for method, figures in methods.items() if not figures["labels"]],
+        "D_z of what holds outcomes": [method for method, figures in methods.items() if figures["labels"]],
     }
     lines = _projected_curves(world)
     panels = [
