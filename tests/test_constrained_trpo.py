@@ -268,6 +268,18 @@ def test_far_from_every_limit_it_goes_where_trpo_goes():
     assert bool(metrics["line_search_accepted"])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_every_row_costs_is_out_of_reach(seed):
+    """Its estimate is one number whatever the policy is, with a gradient of rounding errors; it turns no step."""
+    params, batch = case(seed)
+    everyone = replace(batch, outcome={**batch.outcome, "broken": jnp.ones(ROWS, bool)})
+    after, state = stepped(params, everyone, np.array([0.5, 10.0]))
+    usual, _ = stepped(params, replace(batch, outcome={**batch.outcome, "broken": jnp.zeros(ROWS, bool)}), [0.5, 10.0])
+    np.testing.assert_allclose(after["actor"], usual["actor"], atol=1e-5)
+    assert bool(state.search.accepted)
+    assert int(state.metrics()["costs_above"]) == 1
+
+
 def test_a_nan_leaves_the_parameters_bit_identical():
     params, batch = case(5)
     spoilt = [

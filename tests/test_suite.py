@@ -1,12 +1,15 @@
 """The benchmark's parts: what is read off the figures of a method, what would have told, and every row and world."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import polopt_jax as po
 from polopt_jax import frontiers, outcomes, suite, worlds
-from polopt_jax.suite import _estimators, _signals
+from polopt_jax.suite import _estimators, _methods, _signals
 
 MEANS = np.array([[0.968, 0.002], [0.02, 0.01]])
 AT = suite.LEVELS.index(0.9)
@@ -341,3 +344,25 @@ def test_estimates_are_judged_by_the_truth():
     np.testing.assert_allclose(row.truth, kl(*laws), rtol=1e-3)
     assert abs(row.bias) < 4 * row.standard_error + 0.2 * row.truth
     assert row.plug_in_bias < rows["vase", "KL", 0.5, 128].plug_in_bias
+
+
+def test_the_bounded_row_holds_each_side_effect_below_its_own_rate(monkeypatch):
+    """Of four cells: the first name is the higher digit, and has the limit of its own."""
+    kept = {}
+    monkeypatch.setattr(_methods, "_trpo", lambda problem, radius, costs: kept.update(costs=costs, radius=radius))
+    problem = SimpleNamespace(reference=jnp.array([[0.4, 0.2, 0.1, 0.05], [0.1, 0.1, 0.04, 0.01]]))
+    suite.METHODS["bounded"].build(problem, 0.02)
+    cells = jnp.arange(4)
+    batch = po.Batch(
+        obs=jnp.zeros((4, 1)),
+        action=jnp.zeros((4, 1), int),
+        mask=jnp.ones((4, 1), bool),
+        log_prob=jnp.log(jnp.array([[0.1], [0.2], [0.3], [0.4]])),
+        outcome={"side_effect": cells, "success": cells > 0},
+    )
+    outputs = po.Outputs(policy=po.Categorical(logits=jnp.zeros((4, 1, 1))))
+    weights = np.array([1 / 0.1, 1 / 0.2, 1 / 0.3, 1 / 0.4])
+    weights /= weights.sum()
+    found = [(float(term(outputs, batch)[0]), float(limit)) for term, limit in kept["costs"]]
+    np.testing.assert_allclose(found, [(weights[2] + weights[3], 0.2), (weights[1] + weights[3], 0.36)], rtol=1e-5)
+    assert kept["radius"] == 0.02

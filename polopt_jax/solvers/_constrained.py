@@ -139,8 +139,8 @@ def constrained_trpo(
     Surrogate and costs are linearised, the divergence is taken to second order; `mixture_within` has the step. Where
     costs are above their limits it comes back to them, as far as the radius allows; the surrogate rises by what is left
     of it. Then a line search shortens the step until the divergence is within the radius and each cost is no higher
-    than its limit, or than before where it was above; if all were within, the surrogate must rise, else what they are
-    above must fall. If no candidate does, the parameters stay bit-identical.
+    than its limit (to 1e-5 of it), or than before where it was above; if all were within, the surrogate must rise, else
+    what they are above must fall. If no candidate does, the parameters stay bit-identical.
 
     One-sided: a cost may fall as far as it likes. To hold an outcome on both sides, use a divergence of outcomes.
 
@@ -193,23 +193,29 @@ def constrained_trpo(
         del extra_args
         require("constrained_trpo", params=params, batch=batch, objective=objective)
 
-        def excess_at(params: Params) -> Array:
-            outputs = check_outputs("constrained_trpo", model(params, batch.obs))
-            return jnp.stack([_cost(term, outputs, batch) - limit for term, limit in costs])
+        limits = jnp.stack([jnp.asarray(limit, jnp.float32) for _, limit in costs])
 
-        excess, pull = jax.vjp(excess_at, params)
-        (of_costs,) = jax.vmap(pull)(jnp.eye(len(costs), dtype=excess.dtype))
+        def spent(params: Params) -> Array:
+            outputs = check_outputs("constrained_trpo", model(params, batch.obs))
+            return jnp.stack([_cost(term, outputs, batch) for term, _ in costs])
+
+        before, pull = jax.vjp(spent, params)
+        excess = before - limits
+        (of_costs,) = jax.vmap(pull)(jnp.eye(len(costs), dtype=before.dtype))
         gradients = jax.tree.map(lambda g, b: accumulate(jnp.concatenate([g[None], b])), updates, of_costs)
         solved, solves = jax.vmap(lambda v: solve.update(v, state.solves, params, batch=batch))(gradients)
         products = jax.tree.map(lambda v, x: jnp.einsum("i...,j...->ij", v, accumulate(x)), gradients, solved)
         gram = jax.tree.reduce(jnp.add, products)
-        mixture, reachable = mixture_within((gram + gram.T) / 2, excess, radius)
+        # what every row costs alike has a gradient of rounding errors
+        is_felt = ~(jnp.diag(gram)[1:] <= jnp.square(_ROUNDING * before))
+        felt = jnp.insert(is_felt, 0, values=True)
+        mixture, reachable = mixture_within(jnp.where(felt & felt[:, None], gram + gram.T, 0) / 2, excess, radius)
         step = jax.tree.map(lambda x, u: -jnp.tensordot(mixture, x, 1).astype(u.dtype), solved, updates)
-        is_above = (excess > 0) & (jnp.diag(gram)[1:] > 0)
+        is_above = (excess > 0) & is_felt
 
         def improved(params: Params, batch: Batch) -> tuple[Array, Any]:
             loss, aux = objective(params, batch)
-            above = jnp.where(is_above, jnp.maximum(excess_at(params), 0), 0).sum()
+            above = jnp.where(is_above, jnp.maximum(spent(params) - limits, 0), 0).sum()
             return jnp.where(is_above.any(), above, loss), aux
 
         step, searched = search.update(step, state.search, params, batch=batch, objective=improved)
@@ -223,9 +229,10 @@ def _cost(term: Term, outputs: Outputs, batch: Batch) -> Array:
 
 
 def _rise(term: Term, limit: ArrayLike) -> Divergence:
-    """How far a cost is above its limit, or above where it was if that is higher."""
+    """How far a cost is above its limit, or above where it was if that is higher, to rounding."""
 
     def rise(old: Outputs, new: Outputs, batch: Batch) -> Array:
-        return _cost(term, new, batch) - jnp.maximum(limit, _cost(term, old, batch))
+        most = jnp.maximum(limit, _cost(term, old, batch))
+        return _cost(term, new, batch) - most - _ROUNDING * jnp.abs(most)
 
     return rise
