@@ -156,8 +156,13 @@ spent = outcomes.outcome_mean(of=lambda outcome: outcome["spent"])
 surrogate = po.objective(model, po.surrogate())
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def estimate(term, params, batch):
+    return term(model(params, batch.obs), batch)[0]
+
+
 def value(term, params, batch):
-    return float(term(model(params, batch.obs), batch)[0])
+    return float(estimate(term, params, batch))
 
 
 @functools.lru_cache
@@ -214,9 +219,15 @@ def test_the_proposed_step_by_dense_matrices(limits):
 
 
 def test_limits_are_kept_and_the_surrogate_rises():
-    """From below their limits, over 60 problems: the estimates end below them, and the KL within its radius."""
+    """From below their limits, over 30 problems: the estimates end below them, and the KL within its radius."""
     stopped = 0
-    for seed in range(60):
+    measured = jax.jit(
+        lambda old, new, batch: (
+            po.action_kl(model(old, batch.obs), model(new, batch.obs), batch),
+            surrogate(new, batch)[0] - surrogate(old, batch)[0],
+        )
+    )
+    for seed in range(30):
         params, batch = case(seed)
         now = np.array([value(broken, params, batch), value(spent, params, batch)])
         limits = now + np.array([0.003, 0.01])
@@ -227,10 +238,10 @@ def test_limits_are_kept_and_the_surrogate_rises():
         stopped += value(broken, after, batch) > limits[0] - 0.003
         assert value(broken, after, batch) <= limits[0] + 1e-6
         assert value(spent, after, batch) <= limits[1] + 1e-5
-        old, new = model(params, batch.obs), model(after, batch.obs)
-        assert float(po.action_kl(old, new, batch)) <= 0.01 + 1e-7
-        assert float(surrogate(after, batch)[0]) < float(surrogate(params, batch)[0])
-    assert stopped > 20
+        moved, fell = measured(params, after, batch)
+        assert float(moved) <= 0.01 + 1e-7
+        assert float(fell) < 0
+    assert stopped > 10
 
 
 def test_above_a_limit_it_comes_back_within_some_updates():
@@ -256,7 +267,8 @@ def test_far_from_every_limit_it_goes_where_trpo_goes():
     after, state = stepped(params, batch, np.array([2.0, 10.0]), radius=0.001)
     optimizer = solvers.trpo(model, radius=0.001)
     grads = jax.grad(lambda p: surrogate(p, batch)[0])(params)
-    usual, _ = optimizer.update(grads, optimizer.init(params), params, batch=batch, objective=surrogate)
+    update = jax.jit(functools.partial(optimizer.update, objective=surrogate))
+    usual, _ = update(grads, optimizer.init(params), params, batch=batch)
     step = np.asarray(after["actor"] - params["actor"]).ravel() / float(state.search.step_size)
     usual = np.asarray(usual["actor"]).ravel()
     cosine = step @ usual / np.linalg.norm(step) / np.linalg.norm(usual)
@@ -316,20 +328,23 @@ def test_a_recipe_keeps_a_side_effect_at_its_limit():
     limit = float(problem.reference.sum(0)[1])
     hurt = outcomes.outcome_mean(of=lambda outcome: outcome["side_effect"])
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def ends(costs, keys):
-        learner = algorithms.trpo(problem.group.task, radius=0.02, gamma=1.0, value_minibatches=1, costs=costs)
-        run = lambda key: frontiers.sampled_path(problem, learner, key, updates=40, every=20)  # noqa: E731
-        points, metrics = jax.vmap(run)(keys)
-        return points.law[:, -1], metrics
+    @jax.jit
+    def ends(limits, keys):
+        def run(limit, key):
+            costs = [(hurt, limit)]
+            learner = algorithms.trpo(problem.group.task, radius=0.02, gamma=1.0, value_minibatches=1, costs=costs)
+            points, metrics = frontiers.sampled_path(problem, learner, key, updates=40, every=20)
+            return points.law[-1], metrics
 
-    keys = jax.random.split(jax.random.key(0), 4)
-    usual, _ = ends((), keys)
-    held, metrics = ends(((hurt, limit),), keys)
+        return jax.vmap(jax.vmap(run, (None, 0)), (0, None))(limits, keys)
+
+    (usual, held), metrics = ends(jnp.array([1.0, limit]), jax.random.split(jax.random.key(0), 3))
     assert limit < 0.02
     assert (usual[:, 1].sum(-1) > 0.95).all()
     assert (held[:, 1].sum(-1) > 0.95).all()
     assert (usual[:, :, 1].sum(-1) > 5 * limit).all()
     assert (held[:, :, 1].sum(-1) < 1.6 * limit).all()
-    assert 0.1 < metrics["policy/costs_above"].mean() < 0.9, "a batch says now more, now less than the limit"
+    above = metrics["policy/costs_above"].mean((1, 2))
+    assert above[0] == 0
+    assert 0.1 < above[1] < 0.9, "a batch says now more, now less than the limit"
     assert metrics["policy/costs_reachable"].mean() > 0.5

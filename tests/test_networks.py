@@ -326,7 +326,7 @@ def test_linearize_and_transpose_agree_with_jvp_and_vjp(name):
     np.testing.assert_allclose(dot(pushed, cotangent), dot(tangent, pulled), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["transformer", "discrete", "box"])
+@pytest.mark.parametrize("name", [pytest.param("transformer", marks=pytest.mark.slow), "discrete", "box"])
 def test_forward_over_reverse_equals_a_difference_of_gradients(x64, name):
     network, obs = derivative_cases()[name]
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), perturbed(network.init(jax.random.key(0))))
