@@ -515,7 +515,7 @@ def test_the_help_of_ppo(capsys, monkeypatch):
 @pytest.mark.parametrize("algorithm", PRESETS)
 def test_every_keyword_of_a_recipe_is_a_flag_with_a_text(algorithm, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    python_alone = {"terms", "divergence", "constraints", "optimizer", "value_optimizer", "estimate"}
+    python_alone = {"terms", "divergence", "constraints", "costs", "optimizer", "value_optimizer", "estimate"}
     keywords = [
         name for name in inspect.getfullargspec(getattr(algorithms, algorithm)).kwonlyargs if name not in python_alone
     ]
