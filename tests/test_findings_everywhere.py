@@ -129,3 +129,31 @@ def test_the_facts_of_each_run_are_beside_its_worlds(results, tables):
     assert int(cell(tables["everywhere-run"], "boat-race", "minutes")) == round(sum(seconds) / 60)
     assert [cell(tables["everywhere-run"], name, "runs") for name in ("boat-race", "skip-benign")] == ["5", "30"]
     assert float(cell(tables["everywhere-run"], "table-by-product", "success of the reference")) == pytest.approx(0.05)
+
+
+def test_where_the_bound_gets_to_and_where_it_holds(results):
+    """The counts of the page, from the laws themselves: P of the first side effect, which has the upper half of z."""
+    there, held, held_in_the_end = [], [], []
+    for name, world in results["worlds"].items():
+        figures = world["methods"]["bounded"]
+        reference = np.array(world["reference"], float)
+        half = reference.shape[-1] // 2
+        limit = reference[:, :, half:].sum((1, 2)).mean()
+        if min(np.array(figures["best"], float)[1]) < outcomes_everywhere.SUCCESS:
+            continue
+        there.append(name)
+        at, end = laws(results, name, "bounded", figures["settings"][1]), np.array(figures["final_law"][1], float)
+        held += [name] if at[:, :, half:].sum((1, 2)).mean() <= limit else []
+        held_in_the_end += [name] if end[:, :, half:].sum((1, 2)).mean() <= limit else []
+    never = set(results["worlds"]) - set(there)
+    assert never == {"burning-building", "burning-building-hazard", "skip-impossible", "tomato-watering"}
+    assert set(there) - set(held) == {"fire-exit"}
+    assert held_in_the_end == there
+
+
+def test_a_method_that_was_not_run_has_a_dash(results):
+    fewer = {**results["worlds"]["boat-race"]}
+    fewer["methods"] = {name: x for name, x in fewer["methods"].items() if name != "bounded"}
+    table = outcomes_everywhere.rates({"worlds": {"boat-race": fewer, "table-means": results["worlds"]["table-means"]}})
+    assert cell(table, "bounded", "boat race") == "-"
+    assert cell(table, "bounded", "means") != "-"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from polopt_jax.masking import check_shape
 from polopt_jax.outcomes._intervals import Estimate, Estimator, Moments, OfPrompt, estimate_rows, two_samples
-from polopt_jax.outcomes._laws import Between, kl, log_law
+from polopt_jax.outcomes._laws import Between, kl, log_law, log_sum
 from polopt_jax.outcomes._rows import (
     CellsOf,
     as_cells,
@@ -93,8 +93,8 @@ def _moments(cells: Array, real: Array, old: Array, new: Array, num_outcomes: in
     is a relative covariance of one 2x2 block per cell. With f of the masses m, m_i m_j f_ij is f's second derivative by
     log m_i and log m_j, less its first where i = j: nothing is divided by a mass, however small.
     """
-    inside = real & ~((cells < 0) | (cells >= num_outcomes))
-    hit = in_cell(cells, num_outcomes, inside)
+    hit = in_cell(cells, num_outcomes, real)
+    inside = hit.any(-1)
     laws = jnp.stack([log_law(cells, num_outcomes, log_weights=x, real=inside) for x in (old, new)])
     there = laws > -jnp.inf
     unbounded = ~jnp.isfinite(between(*laws))
@@ -114,7 +114,8 @@ def _moments(cells: Array, real: Array, old: Array, new: Array, num_outcomes: in
     gradient = jax.jacrev(plug_in)(still).reshape(*value.shape, -1)
     hessian = jax.jacfwd(jax.jacrev(plug_in))(still).reshape(*gradient.shape, -1)
     hessian = hessian - gradient[..., None] * jnp.eye(2 * num_outcomes)
-    share = [_share(_normalised(x, inside)[:, None], law) for x, law in zip((old, new), laws, strict=True)]
+    rows = [jnp.where(inside, x, -jnp.inf) for x in (old, new)]
+    share = [_share((x - log_sum(x, 0))[:, None], law) for x, law in zip(rows, laws, strict=True)]
     total = lambda x: jnp.sum(jnp.where(hit, x, 0), axis=0)  # noqa: E731
     blocks = jnp.stack([jnp.stack([total(x * y) for y in share]) for x in share])
     covariance = jnp.einsum("ijk,kl->ikjl", blocks, jnp.eye(num_outcomes)).reshape(2 * num_outcomes, -1)
@@ -138,9 +139,3 @@ def _moments(cells: Array, real: Array, old: Array, new: Array, num_outcomes: in
 def _share(log_weight: Array, log_mass: Array) -> Array:
     """Of a mass, the share that a row is; 0 of nothing."""
     return jnp.where(log_mass == -jnp.inf, 0, jnp.exp(log_weight - jnp.where(log_mass == -jnp.inf, 0, log_mass)))
-
-
-def _normalised(log_weights: Array, real: Array) -> Array:
-    """Log-weights that sum to one over the rows that count, `[G]`; -inf elsewhere."""
-    kept = jnp.where(real, log_weights, -jnp.inf)
-    return kept - jnp.where(real.any(), jax.nn.logsumexp(kept), 0)

@@ -206,7 +206,7 @@ def constrained_trpo(
         solved, solves = jax.vmap(lambda v: solve.update(v, state.solves, params, batch=batch))(gradients)
         products = jax.tree.map(lambda v, x: jnp.einsum("i...,j...->ij", v, accumulate(x)), gradients, solved)
         gram = jax.tree.reduce(jnp.add, products)
-        # what every row costs alike has a gradient of rounding errors
+        # what every row costs alike has a gradient of rounding errors; a NaN is felt, and refused by the search
         is_felt = ~(jnp.diag(gram)[1:] <= jnp.square(_ROUNDING * before))
         felt = jnp.insert(is_felt, 0, values=True)
         mixture, reachable = mixture_within(jnp.where(felt & felt[:, None], gram + gram.T, 0) / 2, excess, radius)
