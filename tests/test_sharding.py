@@ -1,6 +1,8 @@
 """Rows over devices: the same numbers on any number of them, and nothing communicated but sums.
 
-What an update communicates, per kind of program; every entry is one all-reduce, a loop's body counted once:
+What an update communicates, per kind of program; every entry is one all-reduce, a loop's body counted once. XLA joins
+sums that do not wait for one another, and not the same ones every time, so what is held is how much is summed in each
+loop and how often at most:
 
     program          outside loops                                       in each pass of a loop
     PPO update       counts; KL and entropy of the monitored rows        minibatch: counts; gradient
@@ -79,7 +81,9 @@ def check(name, program, devices):
         return
     # Drawing a permutation is done by every device; all else is shared out.
     assert device["flops"] / program["flops"] < 1 / devices + 0.12
-    assert reduced(device) == expected(program["parameters"], program["actor"])[name]
+    found, wanted = reduced(device), expected(program["parameters"], program["actor"])[name]
+    assert {depth: sum(sizes) for depth, sizes in found.items()} == {d: sum(sizes) for d, sizes in wanted.items()}
+    assert all(len(sizes) <= len(wanted[depth]) + 1 for depth, sizes in found.items()), found
 
 
 def expected(parameters, actor):

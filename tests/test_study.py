@@ -369,6 +369,13 @@ def test_shares_with_runs_that_never_got_there():
     assert not any(study.shares(np.zeros((2, 2, 2, 2))).values()), "nothing varies"
 
 
+def test_rounding_is_no_share():
+    scale, objective, start = np.array([0.1, 0.3]), np.array([0.7, 0.11, 1.3]), np.array([0.2, 0.37])
+    values = scale[:, None, None, None] + objective[:, None, None] + start[:, None] + np.zeros((2, 3, 2, 4))
+    found = study.shares(values)
+    assert {name for name, share in found.items() if share} == {"scale", "objective", "start"}
+
+
 def test_intervals_resample_the_seeds_that_got_there():
     rng = np.random.default_rng(1)
     values = np.full((1, 1, 1, 10), np.nan)
