@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from polopt_jax.fields import with_fields
 from polopt_jax.masking import check_shape
-from polopt_jax.ranges import Positive, check_range
+from polopt_jax.ranges import AtLeastOne, Positive, check_range
 from polopt_jax.reading import check_policy, read_policy
 from polopt_jax.reductions import sequence_sum, token_mean
 from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Metrics, Model, Outputs, Params, Term, record
@@ -148,7 +148,7 @@ def init_kl_penalty(*, beta: Positive = 1.0) -> KLPenalty:
 
 
 def update_kl_penalty(
-    penalty: KLPenalty, kl: Array, *, target: Positive, band: Positive = 1.5, factor: Positive = 2.0
+    penalty: KLPenalty, kl: Array, *, target: Positive, band: AtLeastOne = 1.5, factor: AtLeastOne = 2.0
 ) -> KLPenalty:
     """The penalty after an update that moved the policy by `kl`: PPO's adaptive coefficient.
 
@@ -174,13 +174,13 @@ def update_kl_penalty(
       kl: the divergence that the penalty weighed, as it is after the update, `[]`.
       target: where it is to be, in the divergence's units. The paper tries 0.003, 0.01 and 0.03. May be traced.
       band: how many times more, or less, is near enough; at least 1. May be traced.
-      factor: what β is multiplied or divided by. May be traced.
+      factor: what β is multiplied or divided by, at least 1. May be traced.
 
     Returns:
       The penalty for the next update. Where kl is NaN it stays as it was.
 
     Raises:
-      ValueError: target, band or factor is not above 0 (where it is concrete).
+      ValueError: target is not above 0, or band or factor below 1 (where it is concrete).
 
     Differs from the paper: β stays between 1e-10 and 1e10. Source: Schulman et al. 2017, "Proximal policy optimization
     algorithms", section 4.
@@ -188,7 +188,8 @@ def update_kl_penalty(
     >>> float(update_kl_penalty(init_kl_penalty(beta=1.0), jnp.array(0.05), target=0.01).beta)
     2.0
     """
-    check_range("update_kl_penalty", Positive, target=target, band=band, factor=factor)
+    check_range("update_kl_penalty", Positive, target=target)
+    check_range("update_kl_penalty", AtLeastOne, band=band, factor=factor)
     up, down = jnp.where(kl > band * target, factor, 1.0), jnp.where(kl < target / band, factor, 1.0)
     beta = jnp.clip(penalty.beta * (up / down).astype(penalty.beta.dtype), *BETA_RANGE)
     return KLPenalty(beta=jax.lax.stop_gradient(beta))

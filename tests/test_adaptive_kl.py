@@ -99,6 +99,9 @@ def test_it_vmaps_over_targets_and_refuses_what_is_out_of_range():
     assert moved.tolist() == [2.0, 1.0]
     with pytest.raises(ValueError, match="update_kl_penalty: target must be above 0"):
         po.update_kl_penalty(po.init_kl_penalty(), kl[0], target=0.0)
+    for name in ("band", "factor"):
+        with pytest.raises(ValueError, match=f"update_kl_penalty: {name} must be at least 1; it is 0.5"):
+            po.update_kl_penalty(po.init_kl_penalty(), kl[0], target=0.01, **{name: 0.5})
     with pytest.raises(ValueError, match="init_kl_penalty: beta must be above 0"):
         po.init_kl_penalty(beta=-1.0)
 

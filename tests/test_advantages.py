@@ -253,6 +253,33 @@ def test_a_rollout_and_its_arrays_give_the_same_and_nothing_else_is_taken():
         po.gae(replace(rollout, value=None))
 
 
+EVERY = {
+    "gae": po.gae,
+    "discounted_returns": po.discounted_returns,
+    "lambda_returns": po.lambda_returns,
+    "n_step_returns": po.n_step_returns,
+    "v_trace": po.v_trace,
+}
+
+
+def taken(name, fields):
+    """Those of the fields that an estimator takes."""
+    no_values = name.endswith("_returns")
+    return {field: x for field, x in fields.items() if not (no_values and field == "value")}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_lists_are_as_good_as_arrays_and_a_step_is_the_least(name):
+    fields = taken(name, dict(zip(FIELDS, rollouts(12), strict=True)))
+    if name == "v_trace":
+        fields |= {"log_prob": -(fields["reward"] ** 2), "new_log_prob": -(fields["value"] ** 2)}
+    lists = EVERY[name](**{field: x.tolist() for field, x in fields.items()})
+    jax.tree.map(np.testing.assert_array_equal, lists, EVERY[name](**fields))
+    for empty in ({field: x[:0] for field, x in fields.items()}, {field: x[0, 0] for field, x in fields.items()}):
+        with pytest.raises(ValueError, match=rf"{name}: reward must have a leading time axis \[T, ...\], T >= 1"):
+            EVERY[name](**empty)
+
+
 @pytest.mark.parametrize("bad", [{"gamma": 1.5}, {"gamma": -0.1}, {"lambda_": float("nan")}, {"lambda_": 2}])
 def test_a_discount_outside_the_unit_interval_is_refused_where_it_is_concrete(bad):
     (name,) = bad

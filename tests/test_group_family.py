@@ -381,6 +381,24 @@ def test_greedy_centred_and_what_cannot_be_scored():
         po.greedy_centred(jnp.zeros((2, 3)), jnp.zeros((2, 1)))
 
 
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        po.group_relative,
+        po.group_centred,
+        po.leave_one_out,
+        po.batch_relative,
+        lambda reward: po.greedy_centred(reward, [0.5, 1.0]),
+        lambda reward: po.decoupled_relative([reward, reward], [1.0, 0.5]),
+    ],
+)
+def test_rewards_may_be_lists_of_a_labeller(estimate):
+    found = estimate([[0.0, 1.0, float("nan")], [2, 0, 1]])
+    np.testing.assert_array_equal(found, estimate(np.array([[0.0, 1.0, np.nan], [2.0, 0.0, 1.0]]).tolist()))
+    assert found.shape == (2, 3)
+    np.testing.assert_array_equal(np.isnan(found), [[False, False, True], [False] * 3])
+
+
 @pytest.mark.parametrize("estimate", ["remax", "rloo"])
 def test_the_expected_gradient_is_that_of_the_expected_reward(estimate):
     """Over every group of two of three actions; the mean baseline of `group_centred` would give half of it."""

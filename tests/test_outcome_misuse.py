@@ -80,6 +80,7 @@ WRONG = {
         lambda: outcomes.g_statistic(jnp.zeros(3, int), jnp.ones(2) / 2, labelled=jnp.ones(3, int)),
         "g_statistic: labelled must be boolean",
     ),
+    "a table of zeros": (lambda: outcomes.pump(jnp.zeros((2, 3)), 0.9), "pump: the sum of table must be above 0"),
     "a rate of 0": (
         lambda: outcomes.cusum(jnp.zeros(()), jnp.zeros(()), jnp.ones(()), rate=0, alarm_rate=0.1),
         "0 < rate < alarm_rate < 1",

@@ -22,15 +22,18 @@ def episode_fields(
         raise TypeError(f"{caller} takes a Rollout, or by keyword {', '.join(names)}; it was given {sorted(arrays)}")
     found = {name: getattr(rollout, name) for name in names} if rollout is not None else arrays
     for name in names:
-        x = found[name]
-        if x is None:
+        if found[name] is None:
             raise ValueError(f"{caller} needs rollout.{name}, which is None: the model has no critic")
-        check_shape(caller, name, x, jnp.shape(found["reward"]), of="reward")
+    ordered = [jnp.asarray(found[name]) for name in names]
+    reward = ordered[names.index("reward")]
+    for name, x in zip(names, ordered, strict=True):
+        check_shape(caller, name, x, reward.shape, of="reward")
         if name in ("terminated", "truncated") and x.dtype != jnp.bool_:
             raise TypeError(f"{caller}: {name} must be boolean; its dtype is {x.dtype}")
-    if jnp.ndim(found["reward"]) < 1:
-        raise ValueError(f"{caller}: reward must have a leading time axis [T, ...]; it is a scalar")
-    ordered = [found[name] for name in names]
+    if reward.ndim < 1 or reward.shape[0] < 1:
+        raise ValueError(
+            f"{caller}: reward must have a leading time axis [T, ...], T >= 1; its shape is {reward.shape}"
+        )
     return [jax.lax.stop_gradient(x if x.dtype == jnp.bool_ else accumulate(x)) for x in ordered]
 
 

@@ -30,8 +30,9 @@ def _group(caller: str, reward: Array) -> _Group:
     """The first scored reward is subtracted before the mean is taken, so that a constant group gives exact zeros: the
     float mean of G equal numbers is often not that number, and a division by a tiny std would amplify the residue.
     """
-    if jnp.ndim(reward) < 1 or reward.shape[-1] < 1:
-        raise ValueError(f"{caller}: reward must be [..., G] with G >= 1; it has shape {jnp.shape(reward)}")
+    reward = jnp.asarray(reward)
+    if reward.ndim < 1 or reward.shape[-1] < 1:
+        raise ValueError(f"{caller}: reward must be [..., G] with G >= 1; it has shape {reward.shape}")
     reward = jax.lax.stop_gradient(accumulate(reward))
     scored = jnp.isfinite(reward)
     first = jnp.take_along_axis(reward, jnp.argmax(scored, axis=-1, keepdims=True), axis=-1)
@@ -135,9 +136,10 @@ def batch_relative(reward: Array, *, eps: ArrayLike = 1e-6, ddof: int = 1) -> Ar
     >>> batch_relative(jnp.array([[0.0, 1.0], [jnp.nan, 2.0]]), eps=0.0).tolist()
     [[-1.0, 0.0], [nan, 1.0]]
     """
-    if jnp.ndim(reward) < 1:
+    reward = jnp.asarray(reward)
+    if reward.ndim < 1:
         raise ValueError("batch_relative: reward must have at least one axis; it is a scalar")
-    return _relative("batch_relative", jnp.reshape(reward, -1), eps, ddof).reshape(reward.shape)
+    return _relative("batch_relative", reward.reshape(-1), eps, ddof).reshape(reward.shape)
 
 
 def greedy_centred(reward: Array, greedy: Array) -> Array:
@@ -165,8 +167,9 @@ def greedy_centred(reward: Array, greedy: Array) -> Array:
     >>> greedy_centred(jnp.array([[0.0, 1.0], [1.0, jnp.inf]]), jnp.array([0.5, 1.0])).tolist()
     [[-0.5, 0.5], [0.0, nan]]
     """
-    if jnp.ndim(reward) < 1:
-        raise ValueError(f"greedy_centred: reward must be [..., G]; it has shape {jnp.shape(reward)}")
+    reward, greedy = jnp.asarray(reward), jnp.asarray(greedy)
+    if reward.ndim < 1:
+        raise ValueError(f"greedy_centred: reward must be [..., G]; it has shape {reward.shape}")
     check_shape("greedy_centred", "greedy", greedy, reward.shape[:-1], of="reward without its last axis")
     reward, baseline = jax.lax.stop_gradient((accumulate(reward), accumulate(greedy)[..., None]))
     scored = jnp.isfinite(reward) & jnp.isfinite(baseline)
@@ -201,11 +204,12 @@ def decoupled_relative(reward: Array, weight: Array, *, eps: ArrayLike = 1e-6, d
     >>> decoupled_relative(jnp.stack([correct, brief]), jnp.array([1.0, 0.5])).round(3).tolist()
     [[-0.6790000200271606, 0.6790000200271606], [-1.0190000534057617, 1.0190000534057617]]
     """
-    if jnp.ndim(reward) < 2:
-        raise ValueError(f"decoupled_relative: reward must be [K, ..., G]; it has shape {jnp.shape(reward)}")
+    reward, weight = jnp.asarray(reward), jnp.asarray(weight)
+    if reward.ndim < 2:
+        raise ValueError(f"decoupled_relative: reward must be [K, ..., G]; it has shape {reward.shape}")
     check_shape("decoupled_relative", "weight", weight, reward.shape[:1], of="reward's first axis")
     each = _relative("decoupled_relative", reward, eps, ddof)
     scored = jnp.isfinite(each)
-    weight = jax.lax.stop_gradient(jnp.asarray(weight, each.dtype)).reshape(-1, *[1] * (each.ndim - 1))
+    weight = jax.lax.stop_gradient(weight.astype(each.dtype)).reshape(-1, *[1] * (each.ndim - 1))
     total = jnp.sum(weight * jnp.where(scored, each, 0), axis=0)
     return batch_relative(jnp.where(scored.any(0), total, jnp.nan), eps=eps, ddof=ddof)

@@ -68,6 +68,7 @@ def v_trace(
     check_range("v_trace", Nonnegative, rho_bar=rho_bar, c_bar=c_bar)
     names = ("reward", "value", "next_value", "terminated", "truncated", "log_prob")
     reward, value, next_value, terminated, truncated, old_log_prob = episode_fields("v_trace", names, rollout, arrays)
+    new_log_prob = jnp.asarray(new_log_prob)
     check_shape("v_trace", "new_log_prob", new_log_prob, reward.shape, of="reward")
     ratio = jnp.exp(log_ratio(jax.lax.stop_gradient(accumulate(new_log_prob)), old_log_prob))
     rho, trace = jnp.minimum(ratio, rho_bar), lambda_ * jnp.minimum(ratio, c_bar)

@@ -44,7 +44,9 @@ def _as_table(caller: str, table: Array) -> Array:
     table = accumulate(jnp.asarray(table))
     if table.ndim < 1 or table.shape[0] != 2:
         raise ValueError(f"{caller}: table must have shape [2, ...], failure and success; it has {table.shape}")
-    return table / table.sum()
+    total = table.sum()
+    check_range(caller, Positive, **{"the sum of table": total})
+    return table / total
 
 
 def _projection(law: Array, table: Array, feasible: Array) -> Projection:
@@ -58,8 +60,8 @@ def pump(table: Array, success: Unit) -> Projection:
 
     P(z | success) stays what the reference had: where most of its rare successes have a side effect, so will all.
     The fixed point of KL-anchored learning with a binary reward (best-of-n, filtering, GRPO with a KL, DPO from success
-    preferences). Raises ValueError if the table is not `[2, ...]` or has an entry that is negative or NaN, or success
-    is outside [0, 1].
+    preferences). Raises ValueError if the table is not `[2, ...]`, has an entry that is negative or NaN or holds
+    nothing but zeros, or success is outside [0, 1].
 
     Source: the Outcome Pump: Yudkowsky 2007; the projection: Csiszár 1975; Korbak et al. 2022 (KL-anchored learning is
     Bayesian conditioning).
