@@ -25,6 +25,8 @@ SIZES = {  # observation and action
     "swimmer": (8, 2),
     "walker2d": (17, 6),
 }
+TRACED = ("inverted_pendulum", "swimmer", "ant")
+"""Those of every test run: tracing one takes seconds."""
 PUSH = jnp.ones(1)
 
 
@@ -73,7 +75,9 @@ def fall_step(play):
 # Specification
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name", [name if name in TRACED else pytest.param(name, marks=pytest.mark.slow) for name in SIZES]
+)
 def test_sizes_are_known_without_compiling(name):
     env = brax_env(name, backend=brax_backends(name)[-1] if name == "swimmer" else "spring")
     obs_size, action_size = SIZES[name]

@@ -250,18 +250,17 @@ def test_undocumented_fields_are_not_read(label):
     )
     clean = run(label, inputs, batch)
     expected = evaluate(inputs, batch)
-    for name in unread(label):
-        field = getattr(batch, name)
-        poisoned = jax.tree.map(lambda x: jnp.full_like(x, np.nan if is_float(x) else -100), field)
-        actual = run(label, inputs, replace(batch, **{name: poisoned}))
-        assert_identical(
-            (actual.value, actual.metrics, actual.input_grads), (clean.value, clean.metrics, clean.input_grads)
-        )
-        assert_all_zero(actual.batch_grads)
-        for wrong in (None, jnp.zeros((7, 9)), object()):
-            hidden = replace(batch, **{name: wrong})
-            closed = lambda i, hidden=hidden: case.call(case.defaults(), i, hidden)  # noqa: E731
-            assert jax.eval_shape(closed, inputs) == expected
+    poison = lambda x: jnp.full_like(x, np.nan if is_float(x) else -100)  # noqa: E731
+    poisoned = {name: jax.tree.map(poison, getattr(batch, name)) for name in unread(label)}
+    actual = run(label, inputs, replace(batch, **poisoned))
+    assert_identical(
+        (actual.value, actual.metrics, actual.input_grads), (clean.value, clean.metrics, clean.input_grads)
+    )
+    assert_all_zero(actual.batch_grads)
+    for wrong in (None, jnp.zeros((7, 9)), object()):
+        hidden = replace(batch, **dict.fromkeys(unread(label), wrong))
+        closed = lambda i, hidden=hidden: case.call(case.defaults(), i, hidden)  # noqa: E731
+        assert jax.eval_shape(closed, inputs) == expected
     if case.inputs == ("outputs",):
         if not case.critic:
             assert evaluate((replace(inputs[0], value=None),), batch) == expected
@@ -378,7 +377,7 @@ def test_empty_mask(label):
 
 @each_case
 def test_padding_is_invariant(label):
-    """P21: more masked decisions on the left or on the right of T change nothing."""
+    """P21: more masked decisions on the left (a context) or on the right of T change nothing."""
     inputs, batch = jax.tree.map(np.asarray, example(label))
     leading, extra = batch.mask.shape, 2
     clean = run(label, inputs, batch)

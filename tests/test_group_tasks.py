@@ -130,7 +130,7 @@ def some_slow(*names):
     return [pytest.param(name, marks=pytest.mark.slow if name in names else ()) for name in RECIPES]
 
 
-@pytest.mark.parametrize("recipe", some_slow("npg", "actor_critic"))
+@pytest.mark.parametrize("recipe", some_slow("npg", "actor_critic", "trpo", "dpo"))
 def test_every_recipe_learns_from_whole_episodes(building, recipe):
     group = episode_task(building, num_prompts=2, group_size=64)
     given = group if recipe in ("dpo", "grpo") else group.task
@@ -161,7 +161,7 @@ def test_a_batch_has_the_outcome_of_its_rows(building):
 # --- further terms, constraints, prices -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", some_slow("reinforce", "actor_critic", "npg", "dpo", "grpo"))
+@pytest.mark.parametrize("recipe", some_slow("reinforce", "actor_critic", "npg", "dpo", "grpo", "trpo"))
 def test_a_further_term_is_added_to_the_loss_with_its_weight(building, recipe):
     """`terms` of a recipe: the loss and its metrics, beside the recipe's own."""
     group = episode_task(building)

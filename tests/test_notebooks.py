@@ -11,10 +11,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 NAMES = [script.stem for script in SCRIPTS]
-# More than a minute with nothing compiled yet, even at the small sizes.
-SLOW = {"01_history", "03_outcome_pump", "04_preferences_and_groups", "05_scaling"}
-
-
 DRAWS = ("plt.show()", "worlds.picture(", "report.completion_figure(")
 
 
@@ -32,12 +28,10 @@ def test_there_are_notebooks():
     ]
 
 
-@pytest.mark.parametrize(
-    "script",
-    [pytest.param(s, id=s.stem, marks=[pytest.mark.slow] if s.stem in SLOW else []) for s in SCRIPTS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
 def test_script_runs_and_its_own_checks_hold(script):
-    """At the small sizes. What a notebook claims, it asserts."""
+    """At the small sizes, a minute each with nothing compiled yet. What a notebook claims, it asserts."""
     environment = {
         **os.environ,
         "POLOPT_FAST": "1",

@@ -155,6 +155,7 @@ def test_ours_learns_with_the_settings_of_everybody(monkeypatch):
     np.testing.assert_array_equal(task.init_params(jax.random.key(0))["log_std"], [entrants.INITIAL_LOG_STD])
 
 
+@pytest.mark.slow
 def test_braxs_trainer_is_held_between_epochs_and_its_episodes_are_counted(monkeypatch):
     """Beside its own environment: 8 environments of 500 steps must end some episodes, of a reward of 1 a step."""
     from benchmarks.entrants import brax_trainer

@@ -130,7 +130,7 @@ def test_recipes_lay_out_parameters_where_the_optimizer_is_theirs_and_nowhere_el
         assert not has_one_vector(recipe(task(), **{theirs: own}))
 
 
-@pytest.mark.parametrize("recipe", [algorithms.ppo, algorithms.trpo])
+@pytest.mark.parametrize("recipe", [algorithms.ppo, pytest.param(algorithms.trpo, marks=pytest.mark.slow)])
 def test_agents_side_by_side_do_as_one_alone_and_go_on_from_its_state(recipe):
     its = recipe(task())
     state = jax.jit(its.init)(jax.random.key(0))

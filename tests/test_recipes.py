@@ -504,8 +504,8 @@ def test_an_estimate_that_makes_no_batch_is_named(recipe):
     ("recipe", "rate", "moving"),
     [
         ("ppo", "learning_rate", None),
-        ("grpo", "learning_rate", None),
-        ("npg", "learning_rate", "policy"),
+        pytest.param("grpo", "learning_rate", None, marks=pytest.mark.slow),
+        pytest.param("npg", "learning_rate", "policy", marks=pytest.mark.slow),
         ("trpo", "value_learning_rate", "critic"),
     ],
 )

@@ -33,8 +33,8 @@ from polopt_jax.envs import TimeLimit
 from polopt_jax.normalization import init_return_scale, init_stats
 
 SCRIPT = Path(__file__).with_name("sharded_programs.py")
-FAST = {"ppo": (2,), "trpo": (8,), "train": (8,), "grpo": (8,), "dpo": (8,), "accumulated": (8,)}
-EVERY = {**dict.fromkeys((*FAST, "collect"), (1, 2, 4, 8)), "tokens": (8,)}
+FAST = {"ppo": (2,), "train": (8,)}
+EVERY = {**dict.fromkeys((*FAST, "trpo", "grpo", "dpo", "accumulated", "collect"), (1, 2, 4, 8)), "tokens": (8,)}
 
 
 def measure(programs, *, seconds):

@@ -188,7 +188,13 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(x, id=name, marks=pytest.mark.slow if name in ("hot", "plain") else ())
+        for name, x in SETTINGS.items()
+    ],
+)
 def test_recorded_log_probs_are_those_of_the_training_pass_at_the_same_settings(case, settings):
     network, params = case
     said = tempered_network(network, **settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from polopt_jax.outcomes._intervals import Estimate, estimate_rows
 from polopt_jax.outcomes._laws import Between, kl, kl_of_logits, log_law, log_sum
 from polopt_jax.outcomes._rows import CellsOf, Rows, as_cells, joint_cells, prompt_mean, read_cells, read_rows, weights
 from polopt_jax.reading import read_policy
-from polopt_jax.types import Array, Batch, Metrics, Model, Outputs, Params, record
+from polopt_jax.types import Array, Batch, Metrics, Model, Params, record
 
 
 @with_fields
@@ -159,10 +160,12 @@ def outcome_report(
     )
     laws = {name: _mean_law(rows, getattr(rows, name), 2 * num_side_effects) for name in ("old", "new")}
     tables = {name: law.reshape(2, num_side_effects) for name, law in laws.items()}
+    old_policy, new_policy = (read_policy("outcome_report", each, batch) for each in outputs.values())
     swapped = dataclasses.replace(rows, old=rows.new, new=rows.old)
+    shift = partial(_shift, num_side_effects=num_side_effects)
     return OutcomeReport(
-        old_new=_shift(rows, outputs["old"], outputs["new"], batch, num_side_effects),
-        new_old=_shift(swapped, outputs["new"], outputs["old"], batch, num_side_effects),
+        old_new=shift(rows, old_policy.kl_divergence(new_policy), batch.mask),
+        new_old=shift(swapped, new_policy.kl_divergence(old_policy), batch.mask),
         success_rate_old=tables["old"][1].sum(),
         success_rate_new=tables["new"][1].sum(),
         side_effect_law_old=tables["old"].sum(0),
@@ -175,12 +178,11 @@ def _mean_law(rows: Rows, log_weights: Array, num_outcomes: int) -> Array:
     return jax.vmap(lambda p: prompt_mean(p, rows.real), in_axes=-1)(law)
 
 
-def _shift(rows: Rows, first: Outputs, second: Outputs, batch: Batch, num_side_effects: int) -> Shift:
-    """D(first ‖ second); `rows.old` are the weights of the first policy."""
+@partial(jax.jit, static_argnames="num_side_effects")  # or in eager mode hundreds of small programs are compiled
+def _shift(rows: Rows, per_decision: Array, mask: Array, *, num_side_effects: int) -> Shift:
+    """D(first ‖ second) from its KL at each decision; `rows.old` are the weights of the first policy."""
     w = weights(rows.old, rows.real)
-    policies = [read_policy("outcome_report", outputs, batch) for outputs in (first, second)]
-    per_decision = policies[0].kl_divergence(policies[1])
-    expected = lambda x: prompt_mean(jnp.sum(w * masked_sum(x, batch.mask, axis=-1), axis=-1), rows.real)  # noqa: E731
+    expected = lambda x: prompt_mean(jnp.sum(w * masked_sum(x, mask, axis=-1), axis=-1), rows.real)  # noqa: E731
     trajectory = expected(per_decision)
     length = expected(jnp.ones_like(per_decision))
     each = lambda log_weights: jnp.where(rows.real, log_weights, -jnp.inf)  # noqa: E731
