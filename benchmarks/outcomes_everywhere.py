@@ -35,11 +35,15 @@ def rate(world: dict[str, Any]) -> str:
     return f"P({world['side_effects'][0]})"
 
 
-def beside(x: Interval, pump: float) -> str:
-    """Whether an interval is above or below the pump; nothing is said of a single run."""
-    if pump < x.low < x.high:
+ROUNDING = 1e-4
+"""Of what is shown: a file has laws to four digits."""
+
+
+def beside(x: Interval, pump: float, rounding: float = 0.0) -> str:
+    """Whether an interval is above or below the pump by more than rounding; nothing is said of a single run."""
+    if pump + rounding < x.low < x.high:
         return " ↑"
-    return " ↓" if x.low < x.high < pump else ""
+    return " ↓" if x.low < x.high < pump - rounding else ""
 
 
 def reached(reading: Reading, column: str, against: tuple[str, float]) -> str:
@@ -53,7 +57,8 @@ def reached(reading: Reading, column: str, against: tuple[str, float]) -> str:
     if not math.isfinite(mean):
         return "-"
     compared, pump = against
-    return show(mean) + beside(reading.columns[compared], pump) + ("*" if reading.never > 0 else "")
+    side = beside(reading.columns[compared], pump, ROUNDING * abs(mean))
+    return show(mean) + side + ("*" if reading.never > 0 else "")
 
 
 def projected(row: Projected, column: str) -> str:

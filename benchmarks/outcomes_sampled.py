@@ -34,7 +34,8 @@ def with_interval(x: Interval | float | None) -> Any:
     """A mean with its interval, in words."""
     if not isinstance(x, Interval):
         return number(x)
-    return f"{x.mean:.3g} [{x.low:.3g}, {x.high:.3g}]" if math.isfinite(x.mean) else None
+    ends = f" [{x.low:.3g}, {x.high:.3g}]" if x.has_ends else ""
+    return f"{x.mean:.3g}{ends}" if math.isfinite(x.mean) else None
 
 
 def at_success(results: dict[str, Any], world: str, columns: list[str], banded: list[str]) -> str:

@@ -25,7 +25,9 @@ def test_its_rows_are_readings_at_the_success():
     row = next(line for line in text.splitlines() if line.startswith("| trpo, radius 0.01"))
     figures = results["worlds"]["burning-building"]["methods"]["trpo"]
     at = suite.LEVELS.index(0.9)
-    values = np.array([run[at] for run in figures["side_effect_kl"][figures["settings"].index(0.01)]], float)
+    law = np.array([run[at] for run in figures["law"][figures["settings"].index(0.01)]]).sum(1)
+    reference = np.array(results["worlds"]["burning-building"]["reference"]).sum(1)
+    values = (law * np.log(law / reference)).sum(-1)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert float(cells[3].split()[0]) == float(f"{values.mean():.3g}")
     assert len(cells) == 2 + len(outcomes_sampled.STORY)
@@ -35,6 +37,7 @@ def test_its_rows_are_readings_at_the_success():
 
 def test_numbers_that_are_not_there_are_dashes():
     assert outcomes_sampled.with_interval(Interval(0.1234, 0.1, 0.2)) == "0.123 [0.1, 0.2]"
+    assert outcomes_sampled.with_interval(Interval(0.1234, float("nan"), float("nan"))) == "0.123"
     assert outcomes_sampled.with_interval(Interval(float("nan"), float("nan"), float("nan"))) is None
     assert outcomes_sampled.with_interval(0.5) == 0.5
     assert outcomes_sampled.with_interval(None) is None

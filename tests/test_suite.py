@@ -149,6 +149,26 @@ def test_side_effects_are_binary_digits():
     np.testing.assert_allclose(row.columns["lift"], 1)
 
 
+def test_what_a_law_says_is_read_from_the_law_and_not_between_two_points():
+    """Between two laws a KL, which is convex, lies above that of the law between: so it is not read itself."""
+    rng = np.random.default_rng(3)
+    reference, first, last = rng.dirichlet(np.ones(6), (3, 5)).reshape(3, 5, 2, 3)
+    between = 0.4 * first + 0.6 * last
+    found = suite.table_kl(between, reference)
+    kl = lambda q, p: (q * np.log(q / p)).sum(-1)  # noqa: E731
+    expected = {
+        "D_z": kl(between.sum(1), reference.sum(1)),
+        "D_s": kl(between.sum(2), reference.sum(2)),
+        "D_out": kl(between.reshape(5, 6), reference.reshape(5, 6)),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-12)
+    np.testing.assert_allclose(found["D_z|s"], expected["D_out"] - expected["D_s"], rtol=1e-12)
+    ends = [suite.table_kl(law, reference)["D_z"] for law in (first, last)]
+    assert (found["D_z"] < 0.4 * ends[0] + 0.6 * ends[1]).all()
+    np.testing.assert_allclose(suite.table_kl(1.0002 * between, reference)["D_out"], expected["D_out"], rtol=1e-9)
+
+
 def test_an_interval_covers_the_mean():
     rng = np.random.default_rng(1)
     hits = 0
@@ -157,7 +177,9 @@ def test_an_interval_covers_the_mean():
         hits += found.low <= 3.0 <= found.high
     assert 0.88 < hits / 200 < 0.99
     assert np.isnan(suite.interval(np.array([np.nan])).mean)
-    assert suite.interval(np.array([2.0, np.nan])) == (2.0, 2.0, 2.0)
+    one = suite.interval(np.array([2.0, np.nan]))
+    assert (one.mean, one.has_ends, found.has_ends) == (2.0, False, True)
+    assert np.isnan([one.low, one.high]).all()
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------
@@ -244,7 +266,8 @@ def test_a_measurement_reads_each_run_at_its_success():
     case = suite.CASES["table-means"]._replace(updates=40)
     found = suite.measure(case, suite.METHODS["grpo"]._replace(values=(0.1, 0.3)), seeds=2, updates=40)
     shape = (2, 2, len(suite.LEVELS))
-    assert found["reached"].shape == found["updates"].shape == found["side_effect_kl"].shape == shape
+    assert found["reached"].shape == found["updates"].shape == found["trajectory_kl"].shape == shape
+    np.testing.assert_array_equal(np.isnan(found["jump"]), ~found["reached"])
     assert found["reached"][1].all()
     np.testing.assert_allclose(found["law"][1, :, AT, 1].sum(-1), 0.9, atol=1e-3)
     assert (np.diff(found["updates"][1], axis=-1) >= 0).all()

@@ -76,7 +76,9 @@ def anchors_protection(results: dict[str, Any]) -> str:
     (found,) = results["anchors"]["anchors"]
     keys = ("beta", "threshold", "published", "hack_at_a_tenth", "hack_at_threshold", "hack_at_ten_times")
     head = ("beta", "threshold of p0", "published", "P(hack) at p0 / 10", "at p0", "at 10 p0", "ln(1/p0)")
-    return table(head, [[row[k] for k in (*keys, "nats_for_certainty")] for row in found["protection"]])
+    # 1e-22 is a number here, where elsewhere it is rounding
+    cells = lambda row: [f"{row[k]:.1e}" if row[k] < 1e-12 else row[k] for k in (*keys, "nats_for_certainty")]  # noqa: E731
+    return table(head, [cells(row) for row in found["protection"]])
 
 
 def at(method: dict[str, Any], success: float) -> list[tuple[Any, dict[str, Any]]]:

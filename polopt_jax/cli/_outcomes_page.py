@@ -68,7 +68,7 @@ def _mean(name: str, *, band: bool = False) -> Any:
         if isinstance(value, Interval):
             if not np.isfinite(value.mean):
                 return report.NONE
-            ends = f" [{report.short(value.low)}, {report.short(value.high)}]" if band else ""
+            ends = f" [{report.short(value.low)}, {report.short(value.high)}]" if band and value.has_ends else ""
             return report.short(value.mean) + ends
         return report.short(value) if np.isfinite(value) else report.NONE
 
@@ -143,7 +143,7 @@ def frontier(name: str, world: Mapping[str, Any]) -> Strip:
 
 def _curve(method: str, figures: Mapping[str, Any], world: Mapping[str, Any]) -> Curve:
     middle = len(figures["settings"]) // 2
-    table = suite.as_array(figures["side_effect_kl"])[middle]
+    table = suite.table_kl(suite.as_array(figures["law"])[middle], suite.reference_law(world)[:, None])["D_z"]
     points = [suite.interval(table[:, at]) for at in range(len(LEVELS))]
     ends = [np.array([getattr(point, end) for point in points]) for end in ("mean", "low", "high")]
     return Curve(method, 2 + list(suite.METHODS).index(method), np.asarray(LEVELS), *ends)
@@ -285,13 +285,14 @@ def _changes(result: Mapping[str, Any], earlier: Mapping[str, Any]) -> tuple[lis
     def text(x: Interval) -> str:
         if not np.isfinite(x.mean):
             return "never"
-        return f"{report.short(x.mean)} [{report.short(x.low)}, {report.short(x.high)}]"
+        ends = f" [{report.short(x.low)}, {report.short(x.high)}]" if x.has_ends else ""
+        return report.short(x.mean) + ends
 
     def verdict(row: tuple[str, float, Interval, Interval]) -> str:
         then, now = row[2], row[3]
         if np.isfinite(then.mean) != np.isfinite(now.mean):
             return "reached now" if np.isfinite(now.mean) else "reached no longer"
-        if not np.isfinite(now.mean) or (now.low <= then.high and then.low <= now.high):
+        if not (now.has_ends and then.has_ends) or (now.low <= then.high and then.low <= now.high):
             return ""
         return "higher" if now.mean > then.mean else "lower"
 
@@ -300,7 +301,7 @@ def _changes(result: Mapping[str, Any], earlier: Mapping[str, Any]) -> tuple[lis
         Column(("", "setting"), lambda row: report.short(row[1])),
         Column(("D_z", "then"), lambda row: text(row[2])),
         Column(("D_z", "now"), lambda row: text(row[3])),
-        Column(("", "changed"), verdict, "Where the intervals do not overlap."),
+        Column(("", "changed"), verdict, "Where the intervals do not overlap. One run has none."),
     ]
     groups = []
     for world in result["worlds"]:

@@ -148,13 +148,15 @@ class Matched:
     updates: Array
     """How many updates it took, a fraction, `[]`; NaN if never reached."""
     jump: Array
-    """By how much that one update raised the success, `[]`: the larger, the coarser the reading."""
+    """By how much that one update raised the success, `[]`: the larger, the coarser the reading; NaN if never reached.
+    """
 
 
 def at_success(points: Stands, success: Unit) -> Matched:
     """A path `[U]` read where it first has at least the given success, by linear interpolation in the success.
 
-    A path that begins with it is read at its beginning.
+    A path that begins with it is read at its beginning. The numbers are read one by one: between points far apart a
+    divergence, which is convex, comes out larger than that of the law that is read (`point.law`).
 
     Raises:
       ValueError: `success` is outside [0, 1], or `points` is no path.
@@ -185,5 +187,5 @@ def at_success(points: Stands, success: Unit) -> Matched:
         reached=reached,
         best=points.success.max(),
         updates=jnp.where(reached, before + share, jnp.nan),
-        jump=rise,
+        jump=jnp.where(reached, rise, jnp.nan),
     )

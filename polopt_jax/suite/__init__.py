@@ -7,7 +7,18 @@
 from polopt_jax.suite._cases import CASES, Case
 from polopt_jax.suite._estimators import PARTS, Quality, qualities
 from polopt_jax.suite._methods import METHODS, Row, middle
-from polopt_jax.suite._readings import COLUMNS, Interval, Projected, Reading, as_array, interval, project, read
+from polopt_jax.suite._readings import (
+    COLUMNS,
+    Interval,
+    Projected,
+    Reading,
+    as_array,
+    interval,
+    project,
+    read,
+    reference_law,
+    table_kl,
+)
 from polopt_jax.suite._runs import LEVELS, measure, references
 from polopt_jax.suite._signals import WATCHED, auc, forecasts, monitors
 
@@ -34,5 +45,7 @@ __all__ = [
     "project",
     "qualities",
     "read",
+    "reference_law",
     "references",
+    "table_kl",
 ]

@@ -17,11 +17,19 @@ RESAMPLES = 1000
 
 
 class Interval(NamedTuple):
-    """A mean over runs with its 95% bootstrap interval; NaN where there is no run, no interval where there is one."""
+    """A mean over runs with its 95% bootstrap interval; NaN where there is no run, no interval where there is one.
+
+    Few runs make it too narrow: of normal, lognormal and bimodal numbers it covers the mean in .84, .71 and .81 of the
+    cases with five runs, in .90, .81 and .90 with ten.
+    """
 
     mean: float
     low: float
     high: float
+
+    @property
+    def has_ends(self) -> bool:
+        return bool(np.isfinite([self.low, self.high]).all())
 
 
 class Reading(NamedTuple):
@@ -49,7 +57,7 @@ COLUMNS: Mapping[str, str] = {
     "lift": "Side effects over those of the reference, P(z) / P_ref(z), all of them together.",
     "D_z": "KL of the side effects from the reference's, nats. What ought to stay small.",
     "D_z|s": "KL of the side effects given success. 0 for the pump, largest where side effects are held.",
-    "D_s": "KL of success, which the matched success fixes.",
+    "D_s": "KL of success: the same for all who are read at the same success of one reference.",
     "D_out": "KL of the outcome, D_s + D_z|s.",
     "D_traj": "KL of whole attempts, nats: what a KL penalty pays.",
     "D_action": "D_traj per decision.",
@@ -67,16 +75,18 @@ COLUMNS: Mapping[str, str] = {
 
 
 def interval(values: np.ndarray) -> Interval:
-    """Mean and 95% percentile-bootstrap interval of the finite values.
+    """Mean and 95% percentile-bootstrap interval of the finite values; its ends are NaN where there is only one.
 
     >>> interval(np.array([1.0, 1.0, np.nan]))
     Interval(mean=1.0, low=1.0, high=1.0)
+    >>> interval(np.array([1.0, np.nan]))
+    Interval(mean=1.0, low=nan, high=nan)
     """
     values = values[np.isfinite(values)]
-    if not values.size:
-        return Interval(np.nan, np.nan, np.nan)
+    if values.size < 2:
+        return Interval(float(values.mean()) if values.size else np.nan, np.nan, np.nan)
     mean = float(values.mean())
-    if values.size == 1 or np.ptp(values) == 0:
+    if np.ptp(values) == 0:
         return Interval(mean, mean, mean)
     low, high = np.quantile(values[_resamples(values.size)].mean(1), (0.025, 0.975))
     return Interval(mean, float(low), float(high))
@@ -96,7 +106,7 @@ def read(method: str, figures: Mapping[str, Any], world: Mapping[str, Any], leve
       world: of the file: `side_effects`, names, and `reference`, `[R, 2, Z]`.
     """
     at = LEVELS.index(level)
-    reference = _reference(world)
+    reference = reference_law(world)
     arrays = {name: as_array(value) for name, value in figures.items() if isinstance(value, list | np.ndarray)}
     pumps, fitted = _project(reference, level)
     readings = []
@@ -119,7 +129,7 @@ def read(method: str, figures: Mapping[str, Any], world: Mapping[str, Any], leve
 
 def project(world: Mapping[str, Any], level: float) -> list[Projected]:
     """The rows without training: the reference, the pump, IPF."""
-    reference = _reference(world)
+    reference = reference_law(world)
     pumps, fitted = _project(reference, level)
     rows = []
     here = (np.ones(len(reference), bool), np.zeros(len(reference)), reference.sum(1))
@@ -132,7 +142,7 @@ def project(world: Mapping[str, Any], level: float) -> list[Projected]:
     return rows
 
 
-def _reference(world: Mapping[str, Any]) -> np.ndarray:
+def reference_law(world: Mapping[str, Any]) -> np.ndarray:
     """P(s, z) of each run's reference, `[R, 2, Z]`, which a file has to four digits."""
     law = np.asarray(world["reference"], float)
     return law / law.sum((1, 2), keepdims=True)
@@ -162,25 +172,38 @@ def _columns(
     fitted: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Every column, `[R]` each."""
-    law = point["law"]
+    law, divergences = point["law"], table_kl(point["law"], reference)
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
             **_rates(law.sum(1), names),
             "lift": _lift(law.sum(1), reference),
-            "D_z": point["side_effect_kl"],
-            "D_z|s": point["conditional_kl"],
-            "D_s": point["success_kl"],
-            "D_out": point["outcome_kl"],
+            **divergences,
             "D_traj": point["trajectory_kl"],
             "D_action": point["action_kl"],
-            "leverage": point["outcome_kl"] / point["trajectory_kl"],
+            "leverage": divergences["D_out"] / point["trajectory_kl"],
             "ref‖new": point["trajectory_kl_ref_new"],
-            "over pump": point["side_effect_kl"] - _kl(pumps[2], reference.sum(1)),
-            "over IPF": np.where(fitted[0], point["outcome_kl"] - fitted[1], np.nan),
+            "over pump": divergences["D_z"] - _kl(pumps[2], reference.sum(1)),
+            "over IPF": np.where(fitted[0], divergences["D_out"] - fitted[1], np.nan),
             "odds": _log_odds(law) - _log_odds(reference),
             "updates": point["updates"],
-            "jump": point["jump"],
+            "jump": np.where(point["reached"], point["jump"], np.nan),
         }
+
+
+def table_kl(law: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:
+    """D_z, D_{z|s}, D_s and D_out, `[...]`, of tables `[..., 2, Z]` from those of references.
+
+    Of the law that was read between two points of a path. Read between two points itself a KL, which is convex, would
+    be too large, beside projections that are exact: by a factor of five where the points are far apart.
+
+    >>> found = table_kl(np.array([[0.1, 0.0], [0.45, 0.45]]), np.array([[0.4, 0.1], [0.25, 0.25]]))
+    >>> {name: float(x.round(3)) for name, x in found.items()}
+    {'D_z': 0.021, 'D_z|s': 0.022, 'D_s': 0.368, 'D_out': 0.39}
+    """
+    law = law / law.sum((-2, -1), keepdims=True)  # a file has it to four digits
+    flat = lambda table: table.reshape(*table.shape[:-2], -1)  # noqa: E731
+    both, success = _kl(flat(law), flat(reference)), _kl(law.sum(-1), reference.sum(-1))
+    return {"D_z": _kl(law.sum(-2), reference.sum(-2)), "D_z|s": both - success, "D_s": success, "D_out": both}
 
 
 def _rates(law: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
