@@ -7,12 +7,20 @@ import errno
 import io
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
+
+MEMBERS = ("_CHECKPOINT_METADATA", "manifest/metadata", "state/_METADATA", "state/manifest.ocdbt")
+"""Files without which the directory of a step is no checkpoint."""
+TEMPORARY = re.compile(r"\d+\.orbax-checkpoint-tmp.*")
+REMOVED = ".removed"
+"""What the name of a step ends in while it is being removed."""
 
 
 @contextlib.contextmanager
@@ -48,6 +56,26 @@ def checkpointer(ocp: Any, *items: str) -> Any:
         )
     handler = ocp.CompositeCheckpointHandler(*items, composite_options=ocp.CompositeOptions(**alone))
     return ocp.Checkpointer(handler, **alone)
+
+
+def left_over(path: Path, step: int) -> list[Path]:
+    """What has the name of a killed save or removal, or of this step."""
+    entries = sorted(path.iterdir()) if path.is_dir() else []
+    names = {entry: entry.name.removesuffix(REMOVED) for entry in entries}
+    return [
+        entry
+        for entry, number in names.items()
+        if TEMPORARY.fullmatch(entry.name) or entry.name == str(step) or (number != entry.name and number.isdecimal())
+    ]
+
+
+def is_own(entry: Path) -> bool:
+    """Whether it is a directory of orbax's making: a temporary one, or one in which there is nothing but a step's."""
+    if entry.is_symlink() or not entry.is_dir():
+        return False
+    known = {"commit_success.txt", *(member.split("/")[0] for member in MEMBERS)}
+    inside = {inner.name.split(".orbax-checkpoint-tmp")[0] for inner in entry.iterdir()}
+    return bool(TEMPORARY.fullmatch(entry.name)) or inside <= known
 
 
 def _outlive(others: set[threading.Thread]) -> None:

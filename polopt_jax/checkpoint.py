@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,15 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from polopt_jax._orbax import checkpointer, quiet_orbax, reason
+from polopt_jax._orbax import MEMBERS, REMOVED, TEMPORARY, checkpointer, is_own, left_over, quiet_orbax, reason
 from polopt_jax.leaves import Entry, describe, digest, leaves_of, pack, packed_size, rebuild, unpack
 from polopt_jax.ranges import Count, Nonnegative, check_range
 from polopt_jax.training import TrainState
-
-_MEMBERS = ("_CHECKPOINT_METADATA", "manifest/metadata", "state/_METADATA", "state/manifest.ocdbt")
-"""Files without which the directory of a step is no checkpoint."""
-_TEMPORARY = re.compile(r"\d+\.orbax-checkpoint-tmp.*")
-_REMOVED = ".removed"
 
 
 class CheckpointError(Exception):
@@ -56,7 +50,7 @@ def unfinished(directory: str | Path) -> list[str]:
     return [
         entry.name
         for entry in entries
-        if _TEMPORARY.fullmatch(entry.name) or (entry.name.isdecimal() and not _is_complete(entry))
+        if TEMPORARY.fullmatch(entry.name) or (entry.name.isdecimal() and not _is_complete(entry))
     ]
 
 
@@ -66,7 +60,7 @@ def latest_step(directory: str | Path) -> int | None:
 
 
 def _is_complete(path: Path) -> bool:
-    return all((path / member).is_file() for member in _MEMBERS)
+    return all((path / member).is_file() for member in MEMBERS)
 
 
 # Saving
@@ -77,8 +71,8 @@ def save(directory: str | Path, step: int, state: Any, *, keep: int = 2) -> None
 
     Returns when it is on disk. An unfinished directory of that step, and temporary ones that killed saves left, are
     removed. Raises ValueError if a number is out of its range, CheckpointError if that step or a later one is there
-    already (`discard_after` removes these), and SaveError if it cannot be written (a full disk, say): then the steps
-    before it are as they were.
+    already (`discard_after` removes these) or something else lies in its place, and SaveError if it cannot be written
+    (a full disk, say): then the steps before it are as they were.
     """
     check_range("save", Nonnegative, step=step)
     check_range("save", Count, keep=keep)
@@ -89,6 +83,8 @@ def save(directory: str | Path, step: int, state: Any, *, keep: int = 2) -> None
         raise CheckpointError(
             f"step {step} comes before step {latest}, which is saved in {directory}: discard_after it"
         )
+    if foreign := [entry for entry in left_over(path, step) if not is_own(entry)]:
+        raise CheckpointError(f"{foreign[0]} is not what a save left behind, and is not removed: move it elsewhere")
     try:
         path.mkdir(parents=True, exist_ok=True)
         _sweep(path, step)
@@ -135,16 +131,14 @@ def _sync(path: Path, step: int) -> None:
 def _remove(path: Path, doomed: list[int]) -> None:
     """Removes steps. Each is renamed first, so that a kill in the middle leaves nothing that looks like a step."""
     for step in doomed:
-        (path / str(step)).rename(path / f"{step}{_REMOVED}")
-        shutil.rmtree(path / f"{step}{_REMOVED}")
+        (path / str(step)).rename(path / f"{step}{REMOVED}")
+        shutil.rmtree(path / f"{step}{REMOVED}")
 
 
 def _sweep(path: Path, step: int) -> None:
     """Removes what killed or failed saves and removals left behind, and an unfinished directory of this step."""
-    for entry in path.iterdir():
-        left_over = _TEMPORARY.fullmatch(entry.name) or entry.name.removesuffix(_REMOVED).isdecimal()
-        if left_over and (not entry.name.isdecimal() or entry.name == str(step)):
-            shutil.rmtree(entry)
+    for entry in left_over(path, step):
+        shutil.rmtree(entry)
 
 
 # Restoring

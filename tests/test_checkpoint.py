@@ -260,3 +260,12 @@ def test_numbers_that_would_lose_what_is_saved(tmp_path, numbers, said):
     with pytest.raises(ValueError, match=said):
         checkpoint.save(tmp_path, **{"step": 2, "state": {"w": jnp.zeros(2)}, **numbers})
     assert checkpoint.steps(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("name", ["1", "7.removed"])
+def test_a_directory_that_no_save_left_behind_is_refused_and_stays(name, tmp_path):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "log.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match=rf"{name} is not what a save left behind.*: move it elsewhere"):
+        checkpoint.save(tmp_path, 1, {"x": jnp.ones(2)})
+    assert (tmp_path / name / "log.txt").read_text() == "mine"
