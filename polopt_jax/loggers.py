@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -50,20 +51,15 @@ def csv_logger(path: str | Path, *, after: int | None = None) -> Iterator[Logger
     ['step,reward,kl', '10,0.5,']
     """
     path = Path(path)
-    names, lines = (None, []) if after is None else _lines_until(path, after)
-    with path.open("x" if after is None else "w", newline="", encoding="utf-8") as file:
+    columns = None if after is None else _keep_until(path, after)
+    with path.open("x" if after is None else "a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-
-        def begin(columns: list[str]) -> list[str]:
-            writer.writerow([STEP, *columns])
-            return columns
-
-        columns = None if names is None else begin(names)
-        writer.writerows(lines)
 
         def log(step: int, values: Mapping[str, float | None]) -> None:
             nonlocal columns
-            columns = begin(list(values)) if columns is None else columns
+            if columns is None:
+                columns = list(values)
+                writer.writerow([STEP, *columns])
             if set(values) != set(columns):
                 raise ValueError(f"{path} has the columns {', '.join(columns)}; it was given {', '.join(values)}")
             writer.writerow([step, *("" if values[name] is None else repr(values[name]) for name in columns)])
@@ -72,15 +68,25 @@ def csv_logger(path: str | Path, *, after: int | None = None) -> Iterator[Logger
         yield log
 
 
-def _lines_until(path: Path, step: int) -> tuple[list[str] | None, list[list[str]]]:
-    """The names and the lines up to a step of a spreadsheet; None and none where there is no such."""
-    if not path.exists():
-        return None, []
+def _keep_until(path: Path, step: int) -> list[str] | None:
+    """Drops the lines after a step of a spreadsheet. Its names; None where there is no such, or nothing in it.
+
+    The lines that stay are written beside it first: whenever this is killed, they are in the file.
+    """
+    if not (path.exists() and path.stat().st_size):
+        return None
     with path.open(newline="", encoding="utf-8") as file:
         first, *lines = [line for line in csv.reader(file) if line] or [[]]
     if first[:1] != [STEP]:
         raise ValueError(f"{path} is no spreadsheet of this logger: its first column is not {STEP}")
-    return first[1:], [line for line in lines if len(line) == len(first) and int(line[0]) <= step]
+    shorter = path.with_name(f"{path.name}.tmp")
+    with shorter.open("w", newline="", encoding="utf-8") as file:
+        kept = [line for line in lines if len(line) == len(first) and int(line[0]) <= step]
+        csv.writer(file, lineterminator="\n").writerows([first, *kept])
+        file.flush()
+        os.fsync(file.fileno())
+    shorter.replace(path)
+    return first[1:]
 
 
 @contextlib.contextmanager

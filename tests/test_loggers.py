@@ -134,3 +134,21 @@ def test_a_package_that_is_missing_is_named(package, make, monkeypatch):
 def test_a_row_of_one_seed_has_one_number_for_each_name():
     row = {"steps": 8, "reward": [3.0], "eval/return": [None]}
     assert scalars(row, Schedule(7, 1, 8, 1, 1)) == {"steps": 8, "reward": 3.0, "eval/return": None}
+
+
+def test_a_spreadsheet_that_goes_on_is_never_without_its_lines(tmp_path):
+    path = tmp_path / "a.csv"
+    with loggers.csv_logger(path) as log:
+        for step in (1, 2, 3):
+            log(step, {"x": float(step)})
+    with loggers.csv_logger(path, after=2):  # as a kill before the first new line finds it
+        assert [line["step"] for line in read(path)] == ["1", "2"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_an_empty_file_is_gone_on_with_as_none(tmp_path):
+    path = tmp_path / "a.csv"
+    path.touch()
+    with loggers.csv_logger(path, after=2) as log:
+        log(3, {"x": 1.0})
+    assert read(path) == [{"step": "3", "x": "1.0"}]
