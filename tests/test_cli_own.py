@@ -13,7 +13,7 @@ from small_run import ENVIRON, rows_without_times, run_small
 
 import polopt_jax as po
 from polopt_jax import runs
-from polopt_jax.cli import _build, _devices, _main, _plan, main
+from polopt_jax.cli import _build, _devices, _evaluate, _main, _plan, main
 from polopt_jax.cli._options import Train
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.envs import import_env
@@ -402,6 +402,22 @@ def test_an_evaluation_is_that_of_evaluate_policy(own, tmp_path):
         found = po.evaluate_policy(policy.env, po.greedy(policy), jax.random.key(0), episodes=2)
         assert last["eval/return"][seed] == pytest.approx(float(found.episode_return[0]), rel=1e-4)
         assert last["eval/length"][seed] == 5
+
+
+def test_an_evaluation_waits_for_the_longest_episode_and_says_what_did_not_end(own, tmp_path, monkeypatch, capsys):
+    line = f"train ppo --env {own}:Line --num-envs 8 --rollout-steps 5 --steps 40 --eval-every 40 --out run"
+    with monkeypatch.context() as patch:
+        patch.setattr(_evaluate, "PATIENCE", 4)
+        assert main(line.split()) == 0
+        assert "Share of the episodes of the last evaluation that ended" in capsys.readouterr().out
+        assert main(["evaluate", "run", "--episodes", "3"]) == 0
+        out, err = capsys.readouterr()
+        assert "6 of 6 episodes did not end in 4 steps: the means are of those that ended" in err
+        assert "Episodes that were given up" in out
+        config = json.loads((tmp_path / "run" / "config.json").read_text())
+        (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "episode_length": 5}))
+        assert main(["evaluate", "run", "--episodes", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["all"][0]["unended"] == 0
 
 
 def test_an_evaluation_is_of_the_episodes_that_ended():

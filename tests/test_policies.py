@@ -13,7 +13,7 @@ from small_run import hashes, run_small
 import polopt_jax as po
 from polopt_jax import checkpoint, language, loading, runs, settings
 from polopt_jax.cli import main
-from polopt_jax.cli._evaluate import _both, over_seeds, row_of
+from polopt_jax.cli._evaluate import _both, columns_of, over_seeds, row_of
 from polopt_jax.envs import Box, Discrete, EnvStep, TimeLimit, chain, expected_return
 from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.settings import Control
@@ -435,6 +435,12 @@ def evaluation(returns, lengths, ended, broken):
         outcome={"x": np.array(returns)},
         outcome_mean={"x": np.array(returns) / 2},
     )
+
+
+def test_a_table_says_that_its_means_are_of_the_episodes_that_ended():
+    rows = [row_of(7, "greedy", evaluation([1.0, 9.0], [2, 9], [True, False], [False, False]))]
+    said = {column.name: column.meaning for column in columns_of(rows)}
+    assert said["not", "ended"] == "Episodes that were given up; all else is of those that ended."
 
 
 def test_a_row_is_of_the_episodes_that_ended():

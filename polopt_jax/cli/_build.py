@@ -9,7 +9,7 @@ from polopt_jax import checkpoint, outcomes, report, settings
 from polopt_jax.algorithms import Algorithm
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._envs import TOKEN_WORLD
-from polopt_jax.cli._evaluate import answers
+from polopt_jax.cli._evaluate import answers, patience
 from polopt_jax.cli._plan import Plan
 from polopt_jax.driver import compiler_options
 from polopt_jax.envs import Environment
@@ -132,8 +132,8 @@ def evaluated(plan: Plan, algorithm: Algorithm, env: Environment, network: Netwo
     def evaluate(state: TrainState) -> Metrics:
         normalizer = state.collect_state[0].normalizer
         policy = Policy(params=state.params, network=network, normalizer=normalizer, env=env, config=plan.config())
-        key = jax.random.key(EVALUATION)
-        return means(evaluate_policy(env, greedy(policy), key, episodes=plan.eval_episodes or 1))
+        key, limit = jax.random.key(EVALUATION), patience(policy.config)
+        return means(evaluate_policy(env, greedy(policy), key, episodes=plan.eval_episodes or 1, max_steps=limit))
 
     return algorithm._replace(evaluate=evaluate) if plan.eval_every else algorithm
 

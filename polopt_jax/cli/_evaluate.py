@@ -27,6 +27,8 @@ from polopt_jax.tasks import token_task
 from polopt_jax.types import Array, Outputs
 
 GREEDY, SAMPLED = "greedy", "sampled"
+PATIENCE = 10_000
+"""Steps after which an episode that has not ended is given up, where its environment has no longer limit."""
 
 
 def evaluate(options: Evaluate) -> int:
@@ -50,6 +52,9 @@ def evaluate(options: Evaluate) -> int:
             found[seed] = both(policy, jax.random.key(options.key))
     rows = [row_of(seed, kind, found[seed][kind]) for kind in (GREEDY, SAMPLED) for seed in found]
     over = [over_seeds(kind, [row for row in rows if row["policy"] == kind]) for kind in (GREEDY, SAMPLED)]
+    if unended := sum(row["unended"] for row in rows):
+        limit = f"{unended} of {len(rows) * options.episodes} episodes did not end in {patience(first.config):,} steps"
+        say(f"{limit}: the means are of those that ended")
     if options.json:
         said = {"directory": str(options.run), "env": first.config["env"], "algorithm": first.config["algorithm"]}
         said |= {"update": update, "episodes": options.episodes, "seeds": rows, "all": over}
@@ -72,7 +77,17 @@ def _both_of(made: Policy, episodes: int) -> Callable[[Policy, Array], dict[str,
 def worth(policy: Policy, act: Callable[..., Outputs], key: Array, *, episodes: int) -> Evaluation:
     """What it is worth to act so in the simulator of a policy."""
     vector = VECTORS[policy.config["vectorization"]]
-    return evaluate_simulator(policy.env, act, key, episodes=episodes, vector=vector)
+    limit = patience(policy.config)
+    return evaluate_simulator(policy.env, act, key, episodes=episodes, max_steps=limit, vector=vector)
+
+
+def patience(config: Mapping[str, Any]) -> int:
+    """Steps after which an episode of a run is given up: no fewer than it may have.
+
+    >>> patience({"episode_length": 20_000}), patience({"episode_length": None})
+    (20000, 10000)
+    """
+    return max(PATIENCE, config["episode_length"] or 0)
 
 
 def _acts(policy: Policy) -> dict[str, Callable[..., Outputs]]:
@@ -88,7 +103,11 @@ def _both(made: Policy, learnt: Mapping[str, Any], key: Array, *, episodes: int)
             kind: answers(replace(policy, network=network), key, episodes=episodes)
             for kind, network in networks.items()
         }
-    return {kind: evaluate_policy(policy.env, act, key, episodes=episodes) for kind, act in _acts(policy).items()}
+    limit = patience(policy.config)
+    return {
+        kind: evaluate_policy(policy.env, act, key, episodes=episodes, max_steps=limit)
+        for kind, act in _acts(policy).items()
+    }
 
 
 def answers(policy: Policy, key: Array, *, episodes: int) -> Evaluation:
@@ -191,7 +210,11 @@ def columns_of(rows: list[dict[str, Any]]) -> list[Column]:
         ),
         Column(("lowest to", "highest"), _extent),
         Column(("", "length"), lambda row: report.short(row["length"])),
-        Column(("not", "ended"), lambda row: str(row["unended"]) if row["unended"] else report.NONE),
+        Column(
+            ("not", "ended"),
+            lambda row: str(row["unended"]) if row["unended"] else report.NONE,
+            "Episodes that were given up; all else is of those that ended.",
+        ),
         Column(("", "broken"), lambda row: str(row["broken"]) if row["broken"] else report.NONE, "No longer finite."),
         *(column for name in rows[0]["outcome"] for column in _of_feature(name, rows)),
     ]

@@ -54,6 +54,11 @@ SOMETIMES = (
         "Mean return of the last evaluation: whole episodes, the most probable action; over seeds as the reward.",
     ),
     Column(
+        ("eval", "ended"),
+        lambda s: report.percent(s.get("eval_ended")),
+        "Share of the episodes of the last evaluation that ended; the mean return is of these alone.",
+    ),
+    Column(
         ("CG", "residual"),
         lambda s: report.short(s.get("cg_residual")),
         "‖g - Fx‖ / ‖g‖ where the solve with the Fisher matrix F stopped.",

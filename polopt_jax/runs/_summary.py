@@ -93,8 +93,19 @@ def over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | No
 
 
 def _evaluated(rows: Sequence[Row]) -> dict[str, Any]:
-    """The last evaluation; nothing of a run that has none."""
+    """The last evaluation in which an episode ended; nothing of a run that has none.
+
+    The share of the episodes of the last evaluation that ended is told where it is not all of them.
+    """
     known = [row["eval/return"] for row in rows if any(x is not None for x in row.get("eval/return", ()))]
+    shares = [row["eval/ended"] for row in rows if any(x is not None for x in row.get("eval/ended", ()))]
+    ended = over_seeds(shares[-1])[0] if shares else None
+    if ended is not None and ended < 1:
+        return {**_evaluated_return(known), "eval_ended": ended}
+    return _evaluated_return(known)
+
+
+def _evaluated_return(known: Sequence[Any]) -> dict[str, Any]:
     if not known:
         return {}
     mean, half_width = over_seeds(known[-1])
