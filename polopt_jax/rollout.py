@@ -13,6 +13,7 @@ from polopt_jax.boundaries import check_outputs
 from polopt_jax.envs._check import check_action, check_reset, check_step
 from polopt_jax.envs._protocol import Environment
 from polopt_jax.guards import finite_at
+from polopt_jax.masking import check_shape
 from polopt_jax.restarts import draw_pool, pool_life, read_pool
 from polopt_jax.types import Array, Obs, Outputs, Rollout, record
 
@@ -69,6 +70,9 @@ def start(env: Environment, key: Array, *, num_envs: int) -> LoopState:
 def start_from(state: Any, obs: Obs) -> LoopState:
     """Environments at given first states: what `env.reset` returned, with a leading axis `[B]`.
 
+    The observations are copied, as a buffer that is also the state's could not be donated, and no type is weak, as it
+    would be another after the first step and all compiled again.
+
     >>> from polopt_jax.envs import TimeLimit
     >>> state, obs = TimeLimit(limit=5).reset(jax.random.key(0))
     >>> start_from(*jax.tree.map(lambda x: jnp.stack([x] * 3), (state, obs))).episode_length.tolist()
@@ -76,12 +80,17 @@ def start_from(state: Any, obs: Obs) -> LoopState:
     """
     num_envs = jax.tree.leaves(obs)[0].shape[0]
     return LoopState(
-        env=state,
-        obs=obs,
+        env=jax.tree.map(_strong, state),
+        obs=jax.tree.map(lambda x: jnp.copy(_strong(x)), obs),
         episode_return=jnp.zeros(num_envs),
         episode_length=jnp.zeros(num_envs, jnp.int32),
         stats=_no_stats(),
     )
+
+
+def _strong(x: Array) -> Array:
+    """The same array, of a type that is not weak; keys of random numbers have none."""
+    return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jax.lax.convert_element_type(x, x.dtype)
 
 
 def _select_rows(condition: Array, new: Any, old: Any) -> Any:
@@ -101,6 +110,8 @@ def _step(
     outputs = check_outputs("unroll", act(loop.obs))
     action = outputs.policy.sample(seed=act_key)
     rows = loop.episode_length.shape
+    if outputs.value is not None:
+        check_shape("unroll", "outputs.value", outputs.value, rows, of="the environments")
     sent = outputs.policy.squash(action)
     check_action(env, sent, rows)
     step = jax.vmap(env.step)(loop.env, sent, jax.random.split(env_key, *rows))

@@ -231,3 +231,43 @@ def test_a_space_of_no_whole_number_is_refused_where_it_is_made(space, number):
     with pytest.raises(ValueError, match=rf"{space.__name__}: \w+ must be a whole number of at least 1.*; it is "):
         space(number)
     assert space(np.int64(3)) == space(3)
+
+
+def test_a_critic_that_keeps_an_axis_is_named():
+    """[B, 1] against [B] would be broadcast to [B, B]."""
+    act = lambda obs: po.Outputs(policy=gaussian(obs).policy, value=obs)  # noqa: E731
+    with pytest.raises(ValueError, match=r"unroll: outputs.value must have shape \(5,\).*; it has \(5, 1\)"):
+        run(Walk(), act, num_envs=5, num_steps=5)
+
+
+class Counter:
+    """Its state is its observation, or both are Python's numbers."""
+
+    obs_shape, action_space = (), Discrete(2)
+
+    def __init__(self, weak):
+        self.weak = weak
+
+    def reset(self, key):
+        x = 0.0 if self.weak else jax.random.normal(key, ())
+        return x, x
+
+    def step(self, state, action, key):
+        new = jnp.float32(state + 1)
+        return EnvStep(state=new, obs=new, reward=new, terminated=new > 4, truncated=jnp.bool_(False))
+
+
+@pytest.mark.parametrize("weak", [False, True])
+def test_a_start_can_be_donated_and_is_of_the_types_that_steps_keep(weak):
+    env, compiled = Counter(weak), []
+
+    def act(obs):
+        compiled.append(obs.shape)
+        return po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape, 2))))
+
+    unroll = jax.jit(lambda loop, key: po.unroll(env, act, loop, key, num_steps=3)[0], donate_argnums=0)
+    loop = unroll(start(env, jax.random.key(0), num_envs=4), jax.random.key(1))
+    traces = len(compiled)
+    loop = unroll(loop, jax.random.key(2))
+    assert loop.episode_length.shape == (4,)
+    assert len(compiled) == traces, "nothing is compiled again"
