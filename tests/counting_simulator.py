@@ -139,6 +139,12 @@ class Chosen(Counting):
     action_space = MultiDiscrete([2, 3])
 
 
+class Unrewarded(Counting):
+    def step(self, action):
+        obs, _, *others = super().step(action)
+        return obs, None, *others
+
+
 class Old(Counting):
     def step(self, action):
         return super().step(action)[:4]

@@ -66,6 +66,7 @@ NAN, INF = math.nan, math.inf
         ({"entropy": -INF}, "entropy not finite"),
         ({"skipped": 1.0}, "every step skipped"),
         ({"critic/skipped": 1.0}, "every step skipped"),
+        ({"policy/num_valid": 0.0, "nonfinite_steps": 64.0}, "no decision left"),
         ({"kl_old_new": 88.0}, "kl_old_new of 88 nats"),
         ({"kl_old_new": 0.0}, "the policy did not move"),
         ({"kl_old_new": 0.0, "grad_norm": INF}, "the policy did not move"),

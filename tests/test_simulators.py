@@ -199,6 +199,7 @@ def test_observations_are_floats_or_one_hot():
         (known.Chosen, "actions must be a Discrete or a Box of floats; they are MultiDiscrete"),
         (known.Old, r"step must return \(obs, reward, terminated, truncated, info\); it returned a tuple of 4"),
         (known.Wider, r"reset must return observations of its space's shape \(2,\); it is \(3,\)"),
+        (known.Unrewarded, "step must return a finite number as the reward; it is None"),
     ],
 )
 def test_what_is_no_simulator_is_told(make, said):

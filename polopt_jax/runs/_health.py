@@ -1,9 +1,10 @@
 """Whether training still works: which seeds are broken, by what, and since which update.
 
 A seed is broken in an update in which a loss, the KL of the update or the entropy is not finite, or every step was
-skipped, or the policy went so far that float32 knows no probability ratio to the one before. It stays broken while the
-policy stands still after that; and it is broken from the start while the policy does not move at all under a gradient
-that is not zero. A policy that no longer moves because it has converged is not broken.
+skipped, or no decision was left, as every step of its environments broke, or the policy went so far that float32 knows
+no probability ratio to the one before. It stays broken while the policy stands still after that; and it is broken from
+the start while the policy does not move at all under a gradient that is not zero. A policy that no longer moves because
+it has converged is not broken.
 """
 
 from __future__ import annotations
@@ -112,6 +113,9 @@ def _faults(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     lost = {f"{name} not finite": ~np.isfinite(x) for name, x in metrics.items() if name.split("/")[-1] in _WATCHED}
     skipped = [x >= 1.0 for name, x in metrics.items() if name.split("/")[-1] == "skipped"]
     every = np.any([np.zeros_like(kl, bool), *skipped], axis=0)
+    counts = [x == 0 for name, x in metrics.items() if name.split("/")[-1] == "num_valid"]
+    broke = metrics.get("nonfinite_steps", np.zeros_like(kl)) > 0
+    lost["no decision left"] = broke & np.all([np.full_like(broke, bool(counts)), *counts], axis=0)
     return {**lost, "every step skipped": every, "kl_old_new of {:.2g} nats": (kl > TOO_FAR) & np.isfinite(kl)}
 
 

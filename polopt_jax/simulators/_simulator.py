@@ -6,7 +6,7 @@ import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -178,6 +178,9 @@ def _look(name: str, env: Any, obs_shape: tuple[int, ...], observe: Callable[[An
         shape = observe(np.asarray(returned[0])[None]).shape[1:]
         if shape != obs_shape:
             raise ValueError(f"{name}: {what} must return observations of its space's shape {obs_shape}; it is {shape}")
+    reward = stepped[1]
+    if not (isinstance(reward, SupportsFloat) and np.ndim(reward) == 0 and np.isfinite(float(reward))):
+        raise ValueError(f"{name}: step must return a finite number as the reward; it is {reward!r}")
 
 
 def _told_of(returned: Any) -> str:
