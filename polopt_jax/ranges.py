@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
@@ -79,3 +81,21 @@ def check_range(caller: str, kind: Any, **values: Any) -> None:
         for entry in (entry for x in concrete for entry in np.ravel(np.asarray(x)).tolist()):
             if entry not in allowed:
                 raise ValueError(f"{caller}: {name} must be {allowed}; it is {entry}")
+
+
+def check_annotated(function: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """Raises ValueError naming the first of `values` that is outside the interval that its annotation declares.
+
+    Called at the top of `function` with its `locals()`. What is a schedule, or traced, passes, and so does None.
+
+    >>> def step(*, learning_rate: Rate = 0.1, gamma: Unit = 0.99):
+    ...     check_annotated(step, locals())
+    >>> step(learning_rate=lambda update: 0.1 / (1 + update))
+    >>> step(gamma=1.5)
+    Traceback (most recent call last):
+    ValueError: step: gamma must be from 0 to 1; it is 1.5
+    """
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        declared = any(isinstance(x, Interval) for x in getattr(parameter.annotation, "__metadata__", ()))
+        if declared and not callable(values[name]):
+            check_range(function.__name__, parameter.annotation, **{name: values[name]})

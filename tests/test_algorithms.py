@@ -115,7 +115,7 @@ def test_the_policy_phase_of_trpo_leaves_the_critic_alone():
     env = ObsActionReward()
     network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(16,))
     task = tasks.control_task(env, network, num_envs=32, num_steps=4)
-    algorithm = algorithms.trpo(task, value_learning_rate=0.0, value_minibatches=4)
+    algorithm = algorithms.trpo(task, value_learning_rate=lambda update: 0.0, value_minibatches=4)
     run = driver.prepare(algorithm, driver.seed_keys(0, 1), chunk_updates=1)
     before = jax.tree.map(jnp.copy, run.state.params)
     (chunk,) = driver.chunks(run, 1)

@@ -116,7 +116,7 @@ def test_a_donated_state_is_gone_and_nothing_recompiles():
 
 def test_the_first_ratio_of_every_update_is_one():
     """The normaliser is frozen within an update: what the policy acted on is what it is trained on."""
-    algorithm = make("reinforce", learning_rate=0.0)
+    algorithm = make("reinforce", learning_rate=lambda update: 0.0)
     state = jax.jit(algorithm.init)(jax.random.key(0))
     collect = jax.jit(algorithm.collect)
     network = mlp_actor_critic((4,), chain(num_states=4, horizon=6).action_space, hidden=(8,))

@@ -540,3 +540,21 @@ def test_a_recipe_of_ones_own():
     *_, theirs, expected = update(algorithms.actor_critic(task, value_weight=0.5))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), (ours, metrics), (theirs, expected))
     assert set(metrics) >= {"kl_old_new", "entropy", "asked", "loss"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "values", "said"),
+    [
+        ("ppo", {"learning_rate": -0.05}, "ppo: learning_rate must be above 0; it is -0.05"),
+        ("reinforce", {"learning_rate": float("nan")}, "reinforce: learning_rate must be above 0; it is nan"),
+        ("actor_critic", {"value_weight": -1}, "actor_critic: value_weight must be at least 0; it is -1"),
+        ("ppo", {"entropy_weight": -1.0}, "ppo: entropy_weight must be at least 0; it is -1"),
+        ("npg", {"gamma": 1.5}, "npg: gamma must be from 0 to 1; it is 1.5"),
+        ("trpo", {"value_epochs": 0}, "trpo: value_epochs must be at least 1; it is 0"),
+        ("grpo", {"max_grad_norm": 0.0}, "grpo: max_grad_norm must be above 0; it is 0.0"),
+        ("dpo", {"num_pairs": 0}, "dpo: num_pairs must be at least 1; it is 0"),
+    ],
+)
+def test_a_value_out_of_its_declared_range_is_refused(recipe, values, said):
+    with pytest.raises(ValueError, match=said):
+        getattr(algorithms, recipe)(None, **values)

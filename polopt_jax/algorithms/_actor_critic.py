@@ -7,7 +7,7 @@ import optax
 from polopt_jax import objectives
 from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, adam, assemble, gae_estimate, with_terms
 from polopt_jax.combinators import objective
-from polopt_jax.ranges import Nonnegative, Positive, Rate, Unit
+from polopt_jax.ranges import Nonnegative, Positive, Rate, Unit, check_annotated
 from polopt_jax.steps import make_step
 from polopt_jax.tasks import Task
 
@@ -41,6 +41,7 @@ def actor_critic(
     Differs from the paper: Adam instead of RMSProp, GAE instead of n-step returns, no asynchrony.
     Source: Mnih et al. 2016.
     """
+    check_annotated(actor_critic, locals())
     term = objectives.actor_critic(value_weight=value_weight, entropy_weight=entropy_weight)
     optimizer = optimizer or adam(learning_rate, max_grad_norm)
     step = make_step((objective(task.model, with_terms(term, terms)), optimizer))

@@ -9,7 +9,7 @@ from polopt_jax import objectives
 from polopt_jax.algorithms._algorithm import Algorithm, Terms, adam, with_terms
 from polopt_jax.combinators import objective
 from polopt_jax.divergences import action_kl
-from polopt_jax.ranges import Count, Nonnegative, Positive, Rate
+from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, check_annotated
 from polopt_jax.rows import take_rows
 from polopt_jax.steps import make_step, monitored
 from polopt_jax.tasks import GroupTask, Preferences, draw_preferences
@@ -48,6 +48,7 @@ def dpo(
     Differs from the paper: the better attempt always wins (no Bradley-Terry noise), so the loss has no finite minimum
     and training stops where the updates do. Source: Rafailov et al. 2023.
     """
+    check_annotated(dpo, locals())
     task = group.task
     pairs_per_update, odd = divmod(task.num_rows, 2)
     if odd or pairs_per_update > num_pairs:

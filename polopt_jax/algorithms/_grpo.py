@@ -12,7 +12,7 @@ from polopt_jax.advantages import group_relative
 from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, adam, assemble, estimated, with_terms
 from polopt_jax.combinators import objective
 from polopt_jax.episodes import to_batch
-from polopt_jax.ranges import Count, Nonnegative, Positive, Rate
+from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, check_annotated
 from polopt_jax.steps import epochs, make_step
 from polopt_jax.tasks import GroupTask
 from polopt_jax.types import Batch, Rollout
@@ -56,6 +56,7 @@ def grpo(
 
     Differs from the paper: nothing but the sizes. Source: Shao et al. 2024.
     """
+    check_annotated(grpo, locals())
     task = group.task
     if task.row_shape[-1] < 2:
         raise ValueError(

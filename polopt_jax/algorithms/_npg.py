@@ -7,7 +7,7 @@ import optax
 from polopt_jax import solvers
 from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, assemble, gae_estimate, policy_then_critic
 from polopt_jax.divergences import action_kl
-from polopt_jax.ranges import Count, Nonnegative, Rate, Unit
+from polopt_jax.ranges import Count, Nonnegative, Rate, Unit, check_annotated
 from polopt_jax.solvers import DAMPING
 from polopt_jax.tasks import Task
 from polopt_jax.types import Divergence
@@ -55,6 +55,7 @@ def npg(
 
     Source: Kakade 2001.
     """
+    check_annotated(npg, locals())
     optimizer = solvers.npg(
         task.model,
         learning_rate=learning_rate,

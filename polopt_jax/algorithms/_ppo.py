@@ -7,7 +7,7 @@ import optax
 from polopt_jax import objectives
 from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, adam, assemble, gae_estimate, with_terms
 from polopt_jax.combinators import objective, weighted_sum
-from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, Unit
+from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, Unit, check_annotated
 from polopt_jax.rows import standardized_shares
 from polopt_jax.steps import epochs, make_step, raveled
 from polopt_jax.tasks import Task
@@ -56,6 +56,7 @@ def ppo(
 
     Differs from that code: values are not clipped. Source: Schulman et al. 2017.
     """
+    check_annotated(ppo, locals())
     term = weighted_sum(
         policy=(1.0, objectives.ppo(clip_eps=clip_eps)),
         value=(value_weight, objectives.value_loss()),

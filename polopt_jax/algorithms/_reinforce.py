@@ -21,7 +21,7 @@ from polopt_jax.algorithms._algorithm import (
     with_terms,
 )
 from polopt_jax.combinators import objective, weighted_sum
-from polopt_jax.ranges import Nonnegative, Positive, Rate, Unit
+from polopt_jax.ranges import Nonnegative, Positive, Rate, Unit, check_annotated
 from polopt_jax.steps import make_step
 from polopt_jax.tasks import Task
 from polopt_jax.types import Batch, Rollout
@@ -58,6 +58,7 @@ def reinforce(
     Differs from the paper: Adam instead of a plain step, and the advantages are standardised over the batch after the
     baseline is subtracted (so a constant baseline changes nothing here). Source: Williams 1992.
     """
+    check_annotated(reinforce, locals())
     chosen = batch_mean_baseline() if baseline is None else baseline
     term = weighted_sum(
         policy=(1.0, objectives.reinforce()), entropy=(entropy_weight, objectives.entropy_bonus()), **chosen.terms

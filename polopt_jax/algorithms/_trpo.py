@@ -10,7 +10,7 @@ import optax
 from polopt_jax import solvers
 from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, assemble, gae_estimate, policy_then_critic
 from polopt_jax.divergences import action_kl
-from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, Unit
+from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, Unit, check_annotated
 from polopt_jax.solvers import DAMPING, Constraint, Cost
 from polopt_jax.tasks import Task
 from polopt_jax.types import Divergence
@@ -61,6 +61,7 @@ def trpo(
 
     Source: Schulman et al. 2015; with costs Achiam et al. 2017.
     """
+    check_annotated(trpo, locals())
     bounded = functools.partial(solvers.constrained_trpo, costs=costs) if costs else solvers.trpo
     optimizer = bounded(
         task.model,
