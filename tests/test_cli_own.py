@@ -51,6 +51,37 @@ def inner():
 def failing():
     return inner()
 
+class KeyLost(Line):
+    def reset(self, key):
+        return {}["lost"]
+
+class Unset(Line):
+    def step(self, state, action, key):
+        return self.missing
+
+class Unresettable:
+    obs_shape, action_space = (2,), Box(1)
+
+class Named(Line):
+    def reset(self, key):
+        return jnp.int32(0), {"a": jnp.zeros(2)}
+
+    def step(self, state, action, key):
+        step = super().step(state, action, key)
+        return EnvStep(state=step.state, obs={"a": step.obs}, reward=step.reward, terminated=step.terminated,
+                       truncated=step.truncated)
+
+class Blind(Line):
+    obs_shape = (0,)
+
+    def reset(self, key):
+        return jnp.int32(0), jnp.zeros(0)
+
+    def step(self, state, action, key):
+        step = super().step(state, action, key)
+        return EnvStep(state=step.state, obs=jnp.zeros(0), reward=step.reward, terminated=step.terminated,
+                       truncated=step.truncated)
+
 class Choice(Line):
     action_space = Discrete(2)
 
@@ -165,6 +196,11 @@ def test_the_config_of_a_run_of_before_the_width_was_an_option_means_the_width_o
         ("{own}:Missing", "has no attribute 'Missing'"),
         ("nowhere_at_all:make", "No module named 'nowhere_at_all'"),
         ("{own}:failing", "failing() failed: KeyError: 'nothing' ({own}.py, line 28)"),
+        ("{own}:KeyLost", "KeyLost() made what fails: KeyError: 'lost' ({own}.py, line 35)"),
+        ("{own}:Unset", "made what fails: 'Unset' object has no attribute 'missing' ({own}.py, line 39)"),
+        ("{own}:Unresettable", "Unresettable.reset must be a function; it is None"),
+        ("{own}:Named", "observations must be an array of one number or more; they are a dict"),
+        ("{own}:Blind", "observations must be an array of one number or more; they are of shape [0]"),
         ("{own}:number", "must be what makes an environment when it is called; it is 3"),
         ("{own}:unboolean", "terminated must be boolean; it is float32[]"),
         ("{own}:Line()", "named package.module:factory"),

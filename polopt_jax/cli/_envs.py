@@ -1,10 +1,13 @@
 """The environments that the command knows, and `polopt envs`."""
 
+import math
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
 
 from polopt_jax.cli import _worlds
 from polopt_jax.cli._presets import PRESETS
@@ -109,9 +112,18 @@ def _made(name: str) -> Environment | Simulator:
     try:
         if name.startswith(PLAYGROUND):
             return playground_env(name.removeprefix(PLAYGROUND))
-        return simulated(name) if is_simulated(name) else import_env(name)
+        return simulated(name) if is_simulated(name) else _readable(import_env(name))
     except (TypeError, ValueError) as error:
         raise UsageError(f"--env {name}: {error}") from error
+
+
+def _readable(env: Environment) -> Environment:
+    """The same environment. Raises ValueError if an observation is no array of numbers, for an MLP to read."""
+    obs = jax.eval_shape(env.reset, jax.random.key(0))[1]
+    if not isinstance(obs, jax.ShapeDtypeStruct) or not math.prod(env.obs_shape):
+        said = f"a {type(obs).__name__}" if not isinstance(obs, jax.ShapeDtypeStruct) else f"of shape {list(obs.shape)}"
+        raise ValueError(f"observations must be an array of one number or more; they are {said}")
+    return env
 
 
 def has_real_actions(env: str) -> bool:

@@ -18,9 +18,10 @@ from polopt_jax.types import Array
 def check_env(env: Environment, key: Array | None = None, *, num_steps: Count = 100) -> None:
     """Raises unless `env` is an environment as `start` and `unroll` need it. Worth calling once for one of your own.
 
-    Looked at: `obs_shape` and `action_space`; what `reset` and `step` return, their shapes and dtypes, and that the
-    state keeps its own; that equal keys give equal results; and over `num_steps` random steps, begun anew where an
-    episode ends, that observations, rewards and states are finite, and that no step is both terminated and truncated.
+    Looked at: `obs_shape` and `action_space`; that there are `reset` and `step`; what they return, their shapes and
+    dtypes, and that the state keeps its own; that equal keys give equal results; and over `num_steps` random steps,
+    begun anew where an episode ends, that observations, rewards and states are finite, and that no step is both
+    terminated and truncated.
 
     Args:
       env: unbatched.
@@ -42,6 +43,9 @@ def check_env(env: Environment, key: Array | None = None, *, num_steps: Count = 
     space = getattr(env, "action_space", None)
     if not isinstance(space, Discrete | Box):
         raise TypeError(f"{name}.action_space must be a Discrete or a Box; it is {space!r}")
+    for method in ("reset", "step"):
+        if not callable(getattr(env, method, None)):
+            raise TypeError(f"{name}.{method} must be a function; it is {described(getattr(env, method, None))}")
     reset_key, act_key, key = jax.random.split(jax.random.key(0) if key is None else key, 3)
     state, obs = check_reset(env, env.reset(reset_key))
     _check_obs(env, obs)

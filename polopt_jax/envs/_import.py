@@ -24,7 +24,7 @@ def import_env(name: str) -> Environment:
 
     Raises:
       ValueError: `name` is no such name, the module cannot be imported, has no such thing or it is not callable, or
-        what was called failed; the message says in which line.
+        what was called, or what it made, failed; the message says in which line.
       TypeError, ValueError: what it made is no environment, as `check_env`.
 
     >>> import_env("polopt_jax.envs:TimeLimit").action_space
@@ -39,7 +39,12 @@ def import_env(name: str) -> Environment:
         made: Any = factory()
     except Exception as error:
         raise ValueError(f"{name}() failed: {told(error)}") from error
-    check_env(made)
+    try:
+        check_env(made)
+    except (TypeError, ValueError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{name}() made what fails: {told(error)}") from error
     return made
 
 
