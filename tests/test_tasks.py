@@ -383,3 +383,29 @@ def test_a_task_may_leave_observations_or_rewards_alone(raw):
     np.testing.assert_array_equal(last.obs[1:], last.next_obs[:-1])
     assert bool((last.reward == 7).all()) == (raw == "rewards")
     assert (jax.tree.leaves(state.normalizer) == []) == (raw == "observations")
+
+
+@dataclass(frozen=True)
+class Split(TimeLimit):
+    """Observations are a dict of two arrays."""
+
+    def reset(self, key):
+        state, obs = super().reset(key)
+        return state, {"seen": obs, "drawn": jax.random.normal(key, (2,))}
+
+    def step(self, state, action, key):
+        step = super().step(state, action, key)
+        return replace(step, obs={"seen": step.obs, "drawn": jax.random.normal(key, (2,))})
+
+
+def test_observations_may_be_a_dict():
+    env = Split(limit=5)
+    inner = mlp_actor_critic((2,), env.action_space, hidden=(4,))
+    network = inner._replace(apply=lambda params, obs: inner.apply(params, obs["drawn"]))
+    task = tasks.control_task(env, network, num_envs=4, num_steps=8)
+    algorithm = algorithms.ppo(task, num_minibatches=2)
+    state, metrics = po.train(algorithm.collect, algorithm.step, algorithm.init(jax.random.key(0)), updates=2)
+    assert np.isfinite(metrics["loss"]).all()
+    normalizer = state.collect_state[0].normalizer
+    assert normalizer.mean["drawn"].shape == (2,)
+    assert float(normalizer.count) == 64

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from polopt_jax.envs import Environment
 from polopt_jax.networks import Network
@@ -57,9 +56,11 @@ def control_task(
     rewards = scaled_rewards() if rewards is None else rewards
 
     def init(key: Array) -> ControlState:
+        loop = start(env, key, num_envs=num_envs)
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), loop.obs)
         return ControlState(
-            loop=start(env, key, num_envs=num_envs),
-            normalizer=observations.init(jax.ShapeDtypeStruct(env.obs_shape, jnp.float32)),
+            loop=loop,
+            normalizer=observations.init(one),
             return_scale=rewards.init(num_envs),
         )
 
