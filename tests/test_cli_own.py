@@ -213,6 +213,21 @@ def test_what_is_no_environment_is_told_in_a_line(name, said, own, capsys):
     assert line.startswith("polopt: error: --env ")
 
 
+@pytest.mark.parametrize("name", ["_draft", "a" * 70, "con"])
+def test_a_run_is_named_so_that_it_has_a_directory(name, own, tmp_path, monkeypatch):
+    (tmp_path / f"{name}.py").write_text(f"from {own} import Line")
+    monkeypatch.syspath_prepend(tmp_path)
+    made = plan(f"ppo --env {name}:Line --num-envs 8 --rollout-steps 5 --steps 40")
+    with runs.new(None, f"{made.name}-{10**9}") as first, runs.new(None, f"{made.name}-{10**9}") as second:
+        assert first != second
+    assert plan(f"ppo --env {own}:Line --num-envs 8").name != made.name
+    sys.modules.pop(name)
+
+
+def test_names_that_differ_stay_different():
+    assert len({runs.plain_name(name) for name in ("a" * 60, "b" + "a" * 60, "_a", "a", "é.a", "ö.a")}) == 6
+
+
 def test_the_command_finds_a_module_in_the_working_directory(own, tmp_path):
     """As `python -m` does; a console script alone would not."""
     program = "import sys; sys.path = [p for p in sys.path if p]; from polopt_jax.cli import main; sys.exit(main())"

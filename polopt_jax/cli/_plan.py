@@ -85,7 +85,7 @@ class Plan:
     @property
     def name(self) -> str:
         """What its directory is called, where nobody says."""
-        return f"{self.env.replace(':', '.')}-{self.algorithm}"
+        return runs.plain_name(f"{self.env.replace(':', '.')}-{self.algorithm}")
 
     @property
     def is_token(self) -> bool:

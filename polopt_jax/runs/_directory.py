@@ -10,6 +10,7 @@ import math
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,22 @@ def check_path(path: Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise RunError(f"{str(path)!r} cannot be a run directory: {error}") from error
     return path
+
+
+def plain_name(name: str, *, longest: int = 48) -> str:
+    """A name that `check_path` takes with a seed and a number behind it: this one, where it is such.
+
+    Else what can stay of its end, and a number that tells it from what others would leave.
+
+    >>> plain_name("ant-ppo"), plain_name("_draft.Homing-ppo"), plain_name("con.Make-ppo")
+    ('ant-ppo', 'draft.Homing-ppo-fcb28bdc', 'run-con.Make-ppo-3a0bfade')
+    """
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", name)[-longest:].lstrip("._-")
+    if plain == name and not _RESERVED.fullmatch(name):
+        return name
+    own = f"-{zlib.crc32(name.encode()):08x}"
+    plain = f"run-{plain}" if _RESERVED.fullmatch(plain) else plain
+    return plain[-(longest - len(own)) :].lstrip("._-") + own
 
 
 @contextlib.contextmanager
