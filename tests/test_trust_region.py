@@ -470,3 +470,24 @@ def test_a_vanishing_direction_is_scaled_without_an_infinite_diagnostic():
     scaled, state = transform.update(direction, transform.init(jnp.zeros(2)), jnp.zeros(2), batch=batch)
     assert np.isfinite(state.factor)
     assert (np.abs(scaled) > 100).all()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_the_state_keeps_its_types_from_the_first(dtype):
+    """A scan goes on with it, whatever the width of the parameters and of everything else."""
+    model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))  # noqa: E731
+    batch = po.Batch(
+        obs=None, action=jnp.zeros(1, int), mask=jnp.ones(1, bool), advantage=jnp.ones(1, dtype),
+        log_prob=jnp.log(jnp.full(1, 0.5, dtype)),
+    )  # fmt: skip
+    objective, optimizer, params = po.objective(model, po.surrogate()), po.trpo(model), jnp.zeros(2, dtype)
+
+    def step(carry, _):
+        params, state = carry
+        grads = jax.grad(lambda params: objective(params, batch)[0])(params)
+        updates, state = optimizer.update(grads, state, params, batch=batch, objective=objective)
+        return (optax.apply_updates(params, updates), state), None
+
+    (moved, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=2)
+    assert moved[0] > moved[1]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from polopt_jax.divergences import action_kl
+from polopt_jax.guards import tree_norm
 from polopt_jax.ranges import Count, Nonnegative, check_range
 from polopt_jax.raveling import Raveled
 from polopt_jax.solvers._conjugate_gradient import CGInfo, CGStatus, conjugate_gradient
@@ -111,8 +112,8 @@ def natural_gradient(
     check_range("natural_gradient", Nonnegative, damping=damping)
 
     def init(params: Any) -> NaturalGradientState:
-        none = jnp.zeros((), jnp.int32)
-        solve = CGInfo(none, jnp.zeros(()), jnp.zeros(()), jnp.full((), CGStatus.CONVERGED, jnp.int32))
+        none, dtype = jnp.zeros((), jnp.int32), jax.eval_shape(tree_norm, params).dtype  # that of the solve's sums
+        solve = CGInfo(none, jnp.zeros((), dtype), jnp.zeros((), dtype), jnp.full((), CGStatus.CONVERGED, jnp.int32))
         return NaturalGradientState(solve)
 
     def update(

@@ -87,7 +87,7 @@ def scale_to_radius(
         factor = jnp.where(usable, length / jnp.where(usable, norm, 1), 0).astype(jnp.float32)
         return scaled, ScaleToRadiusState(jnp.minimum(factor, jnp.finfo(jnp.float32).max))
 
-    return optax.GradientTransformationExtraArgs(lambda params: ScaleToRadiusState(jnp.zeros(())), update)
+    return optax.GradientTransformationExtraArgs(lambda params: ScaleToRadiusState(jnp.zeros((), jnp.float32)), update)
 
 
 def backtrack(
