@@ -70,8 +70,8 @@ def to_batch(
             raise ValueError(f"to_batch: {name} must have the rollout's shape [T, ...]={shape}; it has {x.shape}")
     outcome = per_episode(outcome, rollout) if callable(outcome) else outcome
     for x in jax.tree.leaves(outcome):
-        if x.shape[: len(shape) - 1] != shape[1:]:
-            raise ValueError(f"to_batch: outcome must have the rollout's row axes {shape[1:]}; it has shape {x.shape}")
+        if (own := jnp.shape(x))[: len(shape) - 1] != shape[1:]:
+            raise ValueError(f"to_batch: outcome must have the rollout's row axes {shape[1:]}; it has shape {own}")
 
     obs_finite = finite_at(rollout.obs, shape)
     batch = Batch(

@@ -96,6 +96,14 @@ def _network(module: _ActorCritic, shape: tuple[int, ...]) -> Network:
     return Network(init=lambda key: module.init(key, jnp.zeros(math.prod(shape)))["params"], apply=apply)
 
 
+def _sizes(caller: str, name: str, sizes: Any) -> tuple[int, ...]:
+    """Several sizes; TypeError if they are none."""
+    try:
+        return tuple(sizes)
+    except TypeError:
+        raise TypeError(f"{caller}: {name} must be a tuple of whole numbers; it is {sizes!r}") from None
+
+
 def mlp_actor_critic(
     obs_shape: Sequence[int],
     action_space: ActionSpace,
@@ -122,15 +130,18 @@ def mlp_actor_critic(
     the same in every state), 1 in the value head (Andrychowicz et al., 2021, arXiv:2006.05990; Huang et al., 2022,
     "The 37 implementation details of PPO").
 
-    Raises `ValueError` if `action_space` is neither, or if obs does not end in `obs_shape`.
+    Raises `ValueError` if `action_space` is neither, or if obs does not end in `obs_shape`; `TypeError` if `obs_shape`
+    or `hidden` is one number.
 
     >>> network = mlp_actor_critic((3,), Discrete(5), hidden=(16,))
     >>> outputs = network.apply(network.init(jax.random.key(0)), jnp.zeros((8, 2, 3)))
     >>> outputs.policy.logits.shape, outputs.value.shape
     ((8, 2, 5), (8, 2))
     """
-    module = _ActorCritic(("actor", "critic"), hidden, activation, action_space, gaussian, initial_log_std)
-    return _network(module, tuple(obs_shape))
+    shape = _sizes("mlp_actor_critic", "obs_shape", obs_shape)
+    layers = _sizes("mlp_actor_critic", "hidden", hidden)
+    module = _ActorCritic(("actor", "critic"), layers, activation, action_space, gaussian, initial_log_std)
+    return _network(module, shape)
 
 
 def shared_actor_critic(
@@ -150,15 +161,18 @@ def shared_actor_critic(
     >>> sorted(network.init(jax.random.key(0)))
     ['log_std', 'policy', 'trunk_0', 'value']
     """
-    module = _ActorCritic(("trunk",), hidden, activation, action_space, gaussian, initial_log_std)
-    return _network(module, tuple(obs_shape))
+    shape = _sizes("shared_actor_critic", "obs_shape", obs_shape)
+    layers = _sizes("shared_actor_critic", "hidden", hidden)
+    module = _ActorCritic(("trunk",), layers, activation, action_space, gaussian, initial_log_std)
+    return _network(module, shape)
 
 
 def tabular_actor_critic(num_states: int, action_space: ActionSpace) -> Network:
     """A table: logits and a value for each of S states, whose number is the observation, `[..., 1]`.
 
     Parameters are `{"policy": [S, A], "value": [S]}`, zero at first: the uniform policy. The two share nothing. A
-    number out of range reads the first or the last row.
+    number out of range reads the first or the last row; standardised it is another number, so that a `control_task`
+    needs `observations=normalization.raw_observations()`.
 
     Raises `ValueError` if `action_space` is no `Discrete`, there is no state, or obs does not end in one number.
 
@@ -185,7 +199,8 @@ def tabulated(network: Network, observations: Array) -> Network:
 
     It is computed for each of the G observations once, whatever the number of rows, and looked up: in a world of few
     states a wide network then costs hardly more than a table. Parameters and gradients are the network's own. A number
-    out of range reads the first or the last observation.
+    out of range reads the first or the last observation; standardised it is another number, so that a `control_task`
+    needs `observations=normalization.raw_observations()`.
 
     Args:
       observations: `[G, ...]`.
@@ -203,7 +218,8 @@ def tabulated(network: Network, observations: Array) -> Network:
 
 
 def look_up(outputs: Outputs, obs: Array) -> Outputs:
-    """The rows of outputs `[G, ...]` whose numbers are `obs`, `[..., 1]`.
+    """The rows of outputs `[G, ...]` whose numbers are `obs`, `[..., 1]`, as an environment and `raw_observations()`
+    give them: one out of range reads the first or the last row.
 
     >>> table = Outputs(policy=Categorical(logits=jnp.zeros((3, 2))), value=jnp.array([0.0, 1.0, 2.0]))
     >>> look_up(table, jnp.array([[2.0], [1.0]])).value.tolist()

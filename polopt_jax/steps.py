@@ -47,8 +47,9 @@ class Step(NamedTuple):
 def reported(opt_state: Any) -> Metrics:
     """What the states in an optimizer's state report of their last update (`types.Reporting`), as float32 scalars."""
     metrics: Metrics = {}
-    for state in jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, Reporting)):
-        if isinstance(state, Reporting):
+    reports = lambda x: isinstance(x, Reporting) and callable(x.metrics)  # noqa: E731  (a field may be called so)
+    for state in jax.tree.leaves(opt_state, is_leaf=reports):
+        if reports(state):
             metrics |= state.metrics()
     return {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 

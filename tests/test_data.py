@@ -77,6 +77,8 @@ def test_outcomes_may_be_given_as_values_and_must_have_the_row_axes():
     for wrong in (jnp.zeros((2, 3)), jnp.zeros((T, 3, 2)), jnp.zeros(3)):
         with pytest.raises(ValueError, match=r"outcome must have the rollout's row axes \(3, 2\)"):
             po.to_batch(rollout, outcome={"z": wrong})
+    with pytest.raises(ValueError, match=r"row axes \(3, 2\); it has shape \(\)"):
+        po.to_batch(rollout, outcome={"z": 1.0})
     for name in ("advantage", "target"):
         with pytest.raises(ValueError, match=f"{name} must have the rollout's shape"):
             po.to_batch(rollout, **{name: jnp.zeros((3, 2, T))})

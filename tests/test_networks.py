@@ -408,3 +408,11 @@ def test_numbers_of_observations_are_checked(few):
         tabulated(network, jnp.zeros((0, 3)))
     ends = table.apply(params, jnp.array([[-3.0], [0.0], [4.0], [9.0]])).value
     np.testing.assert_array_equal(ends[::3], ends[1:3], err_msg="the first and the last observation")
+
+
+@pytest.mark.parametrize("make", [mlp_actor_critic, shared_actor_critic])
+def test_one_number_for_several_sizes_is_named(make):
+    with pytest.raises(TypeError, match=f"{make.__name__}: hidden must be a tuple of whole numbers; it is 64"):
+        make((3,), Discrete(2), hidden=64)
+    with pytest.raises(TypeError, match=f"{make.__name__}: obs_shape must be a tuple of whole numbers; it is 3"):
+        make(3, Discrete(2))

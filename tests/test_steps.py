@@ -11,6 +11,7 @@ import pytest
 
 import polopt_jax as po
 from polopt_jax.guards import all_finite
+from polopt_jax.steps import reported
 
 BATCH = po.Batch(
     obs=jnp.ones((4, 2, 3)),
@@ -212,6 +213,13 @@ def test_the_reports_of_the_solvers_are_those_of_their_states():
         assert metrics[name].dtype == jnp.float32
         np.testing.assert_allclose(metrics[name], value, rtol=1e-6)
     assert 1 <= int(solve.iterations) <= 10
+
+
+def test_a_field_called_metrics_is_no_report():
+    class Held(NamedTuple):
+        metrics: dict
+
+    assert reported((Held({"x": jnp.ones(())}), optax.EmptyState())) == {}
 
 
 def test_a_state_of_ones_own_reports_too():
