@@ -95,6 +95,48 @@ def test_it_is_named(what):
         call()
 
 
+ALONE = jax.tree.map(lambda x: x[:, None], ROWS)
+ONE_LAW = jax.tree.map(lambda x: x[None], ROWS)
+MOVED = jnp.array([0.0, 1.0])
+
+
+def moved(batch, measure):
+    return measure(model(jnp.zeros(2), batch.obs), model(MOVED, batch.obs), batch)
+
+
+def of_rows(term):
+    return lambda batch: term(model(MOVED, batch.obs), batch)[0]
+
+
+LAWS = {
+    **{
+        name: lambda batch, name=name: moved(batch, getattr(outcomes, name)(2, of=Z))
+        for name in ("outcome_kl", "outcome_tv", "outcome_js", "outcome_chi2", "outcome_estimate")
+    },
+    **{
+        name: lambda batch, name=name: moved(batch, getattr(outcomes, name)(of=lambda o: o["share"]))
+        for name in ("outcome_mmd", "mmd_estimate")
+    },
+    "conditional_outcome_kl": lambda batch: moved(batch, outcomes.conditional_outcome_kl(2, 2, of=Z, given=Z)),
+    "outcome_report": lambda batch: outcomes.outcome_report(
+        model, jnp.zeros(2), MOVED, batch, success=Z, side_effect=Z
+    ),
+    "fork_profile": lambda batch: outcomes.fork_profile(model, jnp.zeros(2), MOVED, batch, 2, of=Z),
+    "outcome_penalty": of_rows(outcomes.outcome_penalty(jnp.array([0.5, 0.5]), of=Z)),
+    "outcome_mean": of_rows(outcomes.outcome_mean(of=Z)),
+    "outcome_price": lambda batch: outcomes.outcome_price(batch, jnp.ones(2), of=Z),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_a_prompt_of_one_row_has_no_law_that_moves(name):
+    """Its weight is 1 whatever the policy: every one of these was 0, or charged nothing, without a word."""
+    with pytest.raises(ValueError, match=rf"{name}: laws are taken per prompt.*\(4, 1, 2\).*\[1, N, T\] or \[N, T\]"):
+        jax.eval_shape(LAWS[name], ALONE)
+    jax.eval_shape(LAWS[name], ONE_LAW)
+    jax.eval_shape(LAWS[name], ROWS)
+
+
 BETWEEN = [outcomes.kl, outcomes.total_variation, outcomes.jensen_shannon, outcomes.chi_square]
 
 

@@ -54,7 +54,8 @@ def outcome_divergence(
       compared prompt by prompt and then averaged. Reads `action, log_prob, mask, outcome`, and `sampler_log_prob`
       instead of `log_prob` where that is present. NaN if a row is in no cell. Couples rows.
 
-    Raises (at trace time): ValueError if a field is missing or has another shape, TypeError if cells are no integers.
+    Raises (at trace time): ValueError if a field is missing or has another shape, or each prompt has one row alone,
+    TypeError if cells are no integers.
 
     >>> import polopt_jax as po
     >>> from polopt_jax import outcomes

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from polopt_jax.fields import with_fields
 from polopt_jax.masking import zero_where_masked
-from polopt_jax.outcomes._rows import CellsOf, identity, in_cell, in_none, labelled_rows, read_cells
+from polopt_jax.outcomes._rows import CellsOf, check_attempts, identity, in_cell, in_none, labelled_rows, read_cells
 from polopt_jax.ranges import Nonnegative, check_range
 from polopt_jax.types import Array, Batch, record
 
@@ -56,7 +56,8 @@ def outcome_price(batch: Batch, price: Array, *, of: CellsOf = identity, labelle
       of: `batch.outcome -> [..., G]` cells 0 .. K-1.
       labelled: `[..., G]` bool: rows whose outcome is known; all if None. The outcome of the others is not read.
 
-    Reads `advantage, mask, outcome`. Raises ValueError or TypeError (at trace time) if one is missing or does not fit.
+    Reads `advantage, mask, outcome`. Raises ValueError or TypeError (at trace time) if one is missing or does not fit,
+    and ValueError if each prompt has one row alone, which nothing could be charged against.
     A labelled row in no cell makes its advantage NaN. Source: the Lagrangian of a constraint on the outcome's rate;
     constrained policy optimization (Achiam et al. 2017) bounds one side of it.
 
@@ -70,6 +71,7 @@ def outcome_price(batch: Batch, price: Array, *, of: CellsOf = identity, labelle
     if batch.advantage is None:
         raise ValueError("outcome_price needs batch.advantage, which is None")
     cells = read_cells("outcome_price", batch, of)
+    check_attempts("outcome_price", batch.mask)
     known = labelled_rows("outcome_price", batch.mask.any(-1), labelled)
     charge = jnp.where(known, _price_of(price, cells), 0)
     number = known.sum(-1, keepdims=True)

@@ -81,13 +81,23 @@ def log_weight(caller: str, outputs: Outputs, batch: Batch, *, name: str = "outp
     """log dP_policy/dP_behaviour of every row, Σ_t (log π(a_t) - log b(a_t)), `[..., G]`; 0 for an empty row.
 
     The behaviour policy b is what sampled: `batch.sampler_log_prob` where that was recorded, else `batch.log_prob`.
-    Exact for the law of whole rows, since what the world contributes cancels.
+    Exact for the law of whole rows, since what the world contributes cancels. Raises ValueError for a row on its own.
     """
     log_prob = read_log_prob(caller, outputs, batch, name=name)
     if batch.mask.ndim < 2:
         raise ValueError(f"{caller} needs rows, a mask [..., G, T]; batch.mask has shape {batch.mask.shape}")
+    check_attempts(caller, batch.mask)
     behaviour = read(caller, batch, "log_prob" if batch.sampler_log_prob is None else "sampler_log_prob")
     return masked_sum(log_prob - behaviour, batch.mask, axis=-1)
+
+
+def check_attempts(caller: str, mask: Array) -> None:
+    """Raises ValueError if every prompt has one row: its weight is 1 under any policy, so that no law ever moves."""
+    if mask.shape[-2:-1] == (1,):
+        raise ValueError(
+            f"{caller}: laws are taken per prompt, from several rows [..., G, T]; batch.mask has shape {mask.shape}, "
+            "one row per prompt. Rows that share a law belong on the last row axis: [1, N, T] or [N, T]"
+        )
 
 
 def read_outcome(caller: str, batch: Batch, of: CellsOf) -> Array:
