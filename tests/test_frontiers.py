@@ -7,7 +7,7 @@ import pytest
 from enumerated_world import Enumerated, small_world
 
 from polopt_jax import frontiers
-from polopt_jax.worlds import burning_building, tabulate
+from polopt_jax.worlds import burning_building, outcome_table, tabulate
 
 LOGITS = np.random.default_rng(1).standard_normal((2, 3))
 OTHER = LOGITS + 0.5 * np.random.default_rng(2).standard_normal((2, 3))
@@ -79,6 +79,34 @@ def test_outcome_fisher(small, name):
     ]
     curvature = sum(moved) / step**2
     assert curvature == pytest.approx(along.reshape(-1) @ fisher @ along.reshape(-1), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "second", "expected"),
+    [
+        ("marginal", [[0.5, 0.0], [0.5, 0.0]], np.inf),
+        ("conditional", [[0.5, 0.0], [0.5, 0.0]], np.inf),
+        ("joint", [[0.5, 0.0], [0.5, 0.0]], np.inf),
+        ("joint", [[0.25, 0.25], [0.25, 0.25]], 0.5 * np.log(2)),  # first never succeeds without harm
+        ("marginal", [[0.25, 0.5], [0.25, 0.0]], 0.0),  # what happens either way, though with another success
+    ],
+)
+def test_what_the_second_table_lacks_is_infinitely_far(name, second, expected):
+    """It counted as certain: the divergence came out below 0, and the penalty paid for the side effect."""
+    first, second = jnp.array([[0.5, 0.25], [0.0, 0.25]]), jnp.array(second)
+    divergence = lambda table: frontiers.held_kl(HELD[name], table, second)  # noqa: E731
+    np.testing.assert_allclose(divergence(first), expected, atol=1e-6)
+    if np.isfinite(expected):
+        assert np.isfinite(jax.grad(divergence)(first)).all()
+
+
+def test_a_penalty_on_what_the_reference_never_does_is_refused():
+    problem = frontiers.exact_problem(tabulate(outcome_table()), side_effects=("side_effect",))
+    never = jnp.array([[0.5, 0.0], [0.5, 0.0]])
+    with pytest.raises(ValueError, match="near_outcomes: reference must have mass wherever the world can end"):
+        frontiers.near_outcomes(problem, frontiers.reward(problem), never, weight=1.0)
+    there = frontiers.near_outcomes(problem, frontiers.reward(problem), jnp.full((2, 2), 0.25), weight=1.0)
+    assert float(there(jnp.zeros((1, 4)))) == pytest.approx(0.5)
 
 
 def test_trajectory_fisher_and_its_inverse(small):

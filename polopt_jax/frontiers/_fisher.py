@@ -18,7 +18,7 @@ from polopt_jax.frontiers._problem import ExactProblem, cell_law, decisions, log
 from polopt_jax.types import Array, ArrayLike
 
 Held: TypeAlias = Callable[[Array], Array]
-"""`P(s, z) [2, Z] -> h [2, Z]`: the log-probability that is held, of each outcome."""
+"""`P(s, z) [2, Z] -> h [2, Z]`: the log-probability that is held, of each outcome; -inf of what never happens."""
 
 
 def marginal(table: Array) -> Array:
@@ -34,7 +34,7 @@ def conditional(table: Array) -> Array:
     """log P(z|s): the side effects given success. The Outcome Pump moves none of it.
 
     >>> conditional(jnp.array([[0.25, 0.25], [0.5, 0.0]])).round(3).tolist()
-    [[-0.6930000185966492, -0.6930000185966492], [0.0, 0.0]]
+    [[-0.6930000185966492, -0.6930000185966492], [0.0, -inf]]
     """
     return _log(table) - jnp.where(table > 0, _log(table.sum(1, keepdims=True)), 0)
 
@@ -43,24 +43,24 @@ def joint(table: Array) -> Array:
     """log P(s, z): success as well, so that what is asked for is held too.
 
     >>> joint(jnp.array([[0.25, 0.25], [0.5, 0.0]])).round(3).tolist()
-    [[-1.3860000371932983, -1.3860000371932983], [-0.6930000185966492, 0.0]]
+    [[-1.3860000371932983, -1.3860000371932983], [-0.6930000185966492, -inf]]
     """
     return _log(table)
 
 
 def _log(p: Array) -> Array:
-    """log p; 0, without a gradient, where p is 0."""
-    return jnp.log(jnp.where(p > 0, p, 1))
+    """log p; -inf, without a gradient, where p is 0."""
+    return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), -jnp.inf)
 
 
 def held_kl(held: Held, first: Array, second: Array) -> Array:
-    """KL(first ‖ second) of what is held, between two outcome tables `[2, Z]`, in nats.
+    """KL(first ‖ second) of what is held, between two outcome tables `[2, Z]`, in nats; +inf where second lacks it.
 
     >>> tables = jnp.array([[[0.5, 0.25], [0.0, 0.25]], [[0.25, 0.25], [0.25, 0.25]]])
     >>> round(float(held_kl(joint, *tables)), 4), float(held_kl(marginal, *tables))
     (0.3466, 0.0)
     """
-    return (first * (held(first) - held(second))).sum()
+    return (first * jnp.where(first > 0, held(first) - held(second), 0)).sum()
 
 
 def outcome_factor(problem: ExactProblem, held: Held, logits: Array) -> Array:

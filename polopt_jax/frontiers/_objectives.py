@@ -37,6 +37,9 @@ def near_outcomes(
     Args:
       reference: the reference's outcome table, `[2, Z]`.
 
+    Raises ValueError if the weight is negative, or if the reference never has what the world can bring about (where
+    both are concrete): the divergence is infinite there, and has no gradient.
+
     >>> from polopt_jax import frontiers
     >>> from polopt_jax.worlds import outcome_table, tabulate
     >>> problem = frontiers.exact_problem(tabulate(outcome_table()), side_effects=("side_effect",))
@@ -46,6 +49,13 @@ def near_outcomes(
     True
     """
     check_range("near_outcomes", Nonnegative, weight=weight)
+    anyhow = jnp.zeros((problem.num_groups, problem.world.prob.shape[1]))
+    lost = (cell_law(problem, log_policy(problem, anyhow)) > 0) & (held(reference) == -jnp.inf)
+    if not isinstance(lost, jax.core.Tracer) and lost.any():
+        raise ValueError(
+            "near_outcomes: reference must have mass wherever the world can end, or the divergence is infinite; it is "
+            f"{reference.tolist()}: add a little to every cell"
+        )
 
     def penalised(logits: Array) -> Array:
         table = cell_law(problem, log_policy(problem, logits))
