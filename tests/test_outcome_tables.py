@@ -56,6 +56,22 @@ def test_an_entailed_side_effect_is_said_to_be_infeasible():
     assert bool(outcomes.ipf(always, 0.35).feasible)
 
 
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("p", [[[0.9, 0.1], [0.0, 0.0]], [[0.0, 0.0], [0.2, 0.8]]], ids=["no success", "no failure"])
+def test_a_table_without_the_required_row_has_no_such_law(p, jitted):
+    """It was an error about log-probabilities, and under jit a law that sums to .1 at a divergence of about 0."""
+    for name in ("pump", "ipf"):
+        found = (jax.jit if jitted else lambda f: f)(getattr(outcomes, name))(jnp.array(p), 0.9)
+        assert np.isnan(found.law).all()
+        assert np.isposinf(found.kl)
+        assert not found.feasible
+    assert np.isposinf((jax.jit if jitted else lambda f: f)(outcomes.tax)(jnp.array(p), 0.9))
+    as_it_is = float(jnp.array(p)[1].sum())
+    assert bool(outcomes.pump(jnp.array(p), as_it_is).feasible)
+    np.testing.assert_allclose(outcomes.pump(jnp.array(p), as_it_is).law, p, atol=1e-6)
+    np.testing.assert_allclose(outcomes.best_of_n(jnp.array(p), 4), p, atol=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("success", [0.5, 0.9])
 def test_they_are_the_nearest_laws(seed, success):

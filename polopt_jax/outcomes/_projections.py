@@ -19,6 +19,8 @@ from polopt_jax.types import Array, record
 NEGLIGIBLE = 1e-8
 """A cell of at most this probability is one that the reference does not have (tables hold 1e-9 instead of 0)."""
 HALVINGS = 100
+MISSED = 1e-4
+"""A law whose success is as far from the required one does not exist: bisection and float32 come nearer."""
 
 
 @with_fields
@@ -27,11 +29,12 @@ class Projection:
     """The law nearest to a table under a constraint."""
 
     law: Array
-    """q, of the shape of the table."""
+    """q, of the shape of the table; NaN where there is none, even on floors."""
     kl: Array
-    """KL(q ‖ table) in nats, `[]`."""
+    """KL(q ‖ table) in nats, `[]`; infinite where there is no q."""
     feasible: Array
-    """bool `[]`: whether the cells that the table has allow the constraint. Where not, `law` leans on floors."""
+    """bool `[]`: whether the cells that the table has allow the constraint. Where not, `law` leans on floors, or, in a
+    table with zeros instead of floors, is NaN."""
 
     @property
     def side_effect(self) -> Array:
@@ -49,8 +52,13 @@ def _as_table(caller: str, table: Array) -> Array:
     return table / total
 
 
-def _projection(law: Array, table: Array, feasible: Array) -> Projection:
-    return Projection(law=law, kl=kl(safe_log(law).reshape(-1), safe_log(table).reshape(-1)), feasible=feasible)
+def _projection(law: Array, table: Array, success: Unit, feasible: Array) -> Projection:
+    """The law with its divergence: NaN, infinitely far, if it has not the required success, for want of cells."""
+    reached = law.reshape(2, -1).sum(1)
+    missed = (jnp.abs(reached - jnp.stack([1 - jnp.asarray(success), jnp.asarray(success)])) > MISSED).any()
+    law = jnp.where(missed, jnp.nan, law)
+    nats = kl(safe_log(law).reshape(-1), safe_log(table).reshape(-1))
+    return Projection(law=law, kl=jnp.where(missed, jnp.inf, nats), feasible=feasible & ~missed)
 
 
 def pump(table: Array, success: Unit) -> Projection:
@@ -60,8 +68,9 @@ def pump(table: Array, success: Unit) -> Projection:
 
     P(z | success) stays what the reference had: where most of its rare successes have a side effect, so will all.
     The fixed point of KL-anchored learning with a binary reward (best-of-n, filtering, GRPO with a KL, DPO from success
-    preferences). Raises ValueError if the table is not `[2, ...]`, has an entry that is negative or NaN or holds
-    nothing but zeros, or success is outside [0, 1].
+    preferences). A table without any success has no such law: NaN, infinitely far, not feasible. Raises ValueError if
+    the table is not `[2, ...]`, has an entry that is negative or NaN or holds nothing but zeros, or success is outside
+    [0, 1].
 
     Source: the Outcome Pump: Yudkowsky 2007; the projection: Csiszár 1975; Korbak et al. 2022 (KL-anchored learning is
     Bayesian conditioning).
@@ -77,7 +86,7 @@ def pump(table: Array, success: Unit) -> Projection:
     wanted = jnp.stack([1 - jnp.asarray(success, table.dtype), jnp.asarray(success, table.dtype)])
     factor = jnp.where(rates > 0, wanted / jnp.where(rates > 0, rates, 1), 0)
     law = table * factor.reshape(2, *[1] * (table.ndim - 1))
-    return _projection(law, table, ((rates > NEGLIGIBLE) | (wanted == 0)).all())
+    return _projection(law, table, success, ((rates > NEGLIGIBLE) | (wanted == 0)).all())
 
 
 def ipf(table: Array, success: Unit) -> Projection:
@@ -113,7 +122,7 @@ def ipf(table: Array, success: Unit) -> Projection:
     can = table > NEGLIGIBLE
     least, most = jnp.sum(jnp.where(can[0], 0, marginal)), jnp.sum(jnp.where(can[1], marginal, 0))
     slack = 1e-6
-    return _projection(law, table, (least - slack <= success) & (success <= most + slack))
+    return _projection(law, table, success, (least - slack <= success) & (success <= most + slack))
 
 
 def tax(table: Array, success: Unit) -> Array:
