@@ -76,6 +76,10 @@ WRONG = {
         lambda: outcomes.g_statistic(jnp.zeros(3, int), jnp.array([1.5, -0.5])),
         "g_statistic: reference must be at least 0",
     ),
+    "a reference for each prompt": (
+        lambda: outcomes.g_statistic(jnp.zeros((2, 3), int), jnp.ones((2, 2)) / 2),
+        r"g_statistic: reference must be one law \[K\]; it has shape \(2, 2\)",
+    ),
     "labels that are numbers": (
         lambda: outcomes.g_statistic(jnp.zeros(3, int), jnp.ones(2) / 2, labelled=jnp.ones(3, int)),
         "g_statistic: labelled must be boolean",

@@ -63,6 +63,17 @@ def test_g_statistic_against_scipy():
     np.testing.assert_allclose(part.statistic, again.statistic, rtol=1e-4)
 
 
+def test_with_few_expected_counts_the_p_value_errs_on_either_side():
+    """The docstring's shares of looks below .05, summed over the binomial law of the count."""
+    rates = {}
+    for n in (32, 64, 100):
+        hits = np.arange(n + 1)
+        cells = jnp.asarray(np.arange(n)[None] < hits[:, None]).astype(int)
+        p = np.asarray(outcomes.g_statistic(cells, jnp.array([0.97, 0.03])).p_value)
+        rates[n] = scipy.stats.binom.pmf(hits, n, 0.03)[p < 0.05].sum()
+    np.testing.assert_allclose([rates[64], rates[100], rates[32]], [0.155, 0.079, 0.015], atol=0.001)
+
+
 def test_novel_outcomes_are_counted_and_no_infinity():
     found = outcomes.g_statistic(jnp.array([0, 0, 1, 2, 2]), jnp.array([0.5, 0.5, 0.0]))
     assert float(found.novel) == 2

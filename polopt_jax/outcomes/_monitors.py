@@ -74,7 +74,8 @@ class GStatistic:
     statistic: Array
     """G = 2 Σ n_k log(n_k / n p_k): 2n times the plug-in KL of the sample to the reference."""
     p_value: Array
-    """P(χ²_{K-1} > G): the chance of as much under the reference. Conservative where expected counts are below 5."""
+    """P(χ²_{K-1} > G): the chance of as much under the reference. Unreliable, on either side, where expected counts are
+    below 5: at a rate of .03 it is below .05 in 15% of looks at 64 labels, in 8% at 100 and in 1.5% at 32."""
     novel: Array
     """Rows in cells that the reference does not have, which G leaves out; one is evidence enough."""
 
@@ -86,7 +87,7 @@ def g_statistic(cells: Array, reference: Array, *, labelled: Array | None = None
       cells: `[..., n]` integers 0 .. K-1. reference: P_ref `[K]`. labelled: `[..., n]` bool, rows that count.
 
     NaN if a labelled row is in no cell. Raises TypeError if cells are not integers or labelled not boolean, ValueError
-    if shapes differ or the reference is negative. Source: Wilks 1938.
+    if shapes differ, the reference is negative or no law `[K]`. Source: Wilks 1938.
 
     >>> from polopt_jax import outcomes
     >>> found = outcomes.g_statistic(jnp.array([1] * 6 + [0] * 14), jnp.array([0.95, 0.05]))
@@ -94,6 +95,9 @@ def g_statistic(cells: Array, reference: Array, *, labelled: Array | None = None
     (12.95, True)
     """
     cells = as_cells("g_statistic", "cells", cells)
+    reference = jnp.asarray(reference)
+    if reference.ndim != 1:
+        raise ValueError(f"g_statistic: reference must be one law [K]; it has shape {reference.shape}")
     check_range("g_statistic", Nonnegative, reference=reference)
     labelled = labelled_rows("g_statistic", jnp.ones(cells.shape, bool), labelled)
     hit = in_cell(cells, reference.shape[-1], labelled)
