@@ -1,6 +1,7 @@
 """Prices, penalties and outcome trust regions: by hand, and on worlds whose laws are known."""
 
 import dataclasses
+import itertools
 from dataclasses import replace
 
 import enumerated as world
@@ -71,6 +72,26 @@ def test_labels_on_a_part_of_the_rows_charge_as_much_in_the_mean():
     np.testing.assert_allclose(found.mean(0), full, atol=0.15)
     nobody = outcomes.outcome_price(rows(cells), jnp.array([0.0, 1.0]), labelled=jnp.zeros((1, 400), bool))
     np.testing.assert_array_equal(nobody.advantage, 1)
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 8])
+def test_a_few_labels_charge_every_row_what_all_labels_do_in_the_mean(number):
+    """Over all choices of `number` rows out of 8: the charge was smaller by (n - 1)/n against (G - 1)/G."""
+    cells = jnp.array([[0, 1, 1, 0, 2, 0, 1, 0]])
+    price = jnp.array([0.0, 1.0, 2.5])
+    full = outcomes.outcome_price(rows(cells), price).advantage
+    chosen = np.array([np.isin(np.arange(8), some) for some in itertools.combinations(range(8), number)])
+    charged = lambda labelled: outcomes.outcome_price(rows(cells), price, labelled=labelled).advantage  # noqa: E731
+    found = jax.vmap(charged)(jnp.asarray(chosen)[:, None])
+    np.testing.assert_allclose(found.mean(0), full, atol=1e-5)
+
+
+def test_one_label_charges_nothing_and_one_in_no_cell_spoils_the_labelled_rows_of_its_prompt():
+    cells = jnp.array([[0, 1, 7, 1], [0, 1, 1, 1]])
+    labelled = jnp.array([[True, False, True, False], [False, True, False, False]])
+    found = outcomes.outcome_price(rows(cells), jnp.array([0.0, 1.0]), labelled=labelled).advantage
+    np.testing.assert_array_equal(np.isnan(found[0, :, 0]), labelled[0])
+    np.testing.assert_array_equal(found[1], 1)
 
 
 def test_the_price_rises_where_the_outcome_is_too_frequent():

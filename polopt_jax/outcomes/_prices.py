@@ -44,11 +44,12 @@ def init_price(*shape: int) -> Price:
 def outcome_price(batch: Batch, price: Array, *, of: CellsOf = identity, labelled: Array | None = None) -> Batch:
     """The batch with the price of its row's outcome taken off every advantage.
 
-        A ← A - 1[labelled] (c[z] - c̄) / share,    c̄: mean price of the prompt's labelled rows,  share: of rows labelled
+        A ← A - 1[labelled] (c[z] - c̄) (G - 1)/(n - 1),    c̄: mean price of the prompt's n labelled rows, of G in all
 
     Taken after any standardisation of the advantages, whose unit the price then has. The mean price of the prompt is
-    added back, so that what every attempt costs alike changes nothing. Labels on a random fraction of the rows are
-    enough: dividing by the share keeps the expected charge.
+    added back, so that what every attempt costs alike changes nothing. Labels on n >= 2 random rows of each prompt are
+    enough: the factor keeps the expected charge of every row. A single label has nothing to be compared with, and
+    charges nothing.
 
     Args:
       batch: whole rows `[..., G, T]`.
@@ -58,8 +59,8 @@ def outcome_price(batch: Batch, price: Array, *, of: CellsOf = identity, labelle
 
     Reads `advantage, mask, outcome`. Raises ValueError or TypeError (at trace time) if one is missing or does not fit,
     and ValueError if each prompt has one row alone, which nothing could be charged against.
-    A labelled row in no cell makes its advantage NaN. Source: the Lagrangian of a constraint on the outcome's rate;
-    constrained policy optimization (Achiam et al. 2017) bounds one side of it.
+    A labelled row in no cell makes the advantages of all its prompt's labelled rows NaN. Source: the Lagrangian of a
+    constraint on the outcome's rate; constrained policy optimization (Achiam et al. 2017) bounds one side of it.
 
     >>> import polopt_jax as po
     >>> from polopt_jax import outcomes
@@ -76,8 +77,8 @@ def outcome_price(batch: Batch, price: Array, *, of: CellsOf = identity, labelle
     charge = jnp.where(known, _price_of(price, cells), 0)
     number = known.sum(-1, keepdims=True)
     mean = charge.sum(-1, keepdims=True) / jnp.maximum(number, 1)
-    share = number / jnp.maximum(batch.mask.any(-1).sum(-1, keepdims=True), 1)
-    centred = jnp.where(known, (charge - mean) / jnp.where(share > 0, share, 1), 0)
+    others = jnp.maximum(batch.mask.any(-1).sum(-1, keepdims=True) - 1, 1)
+    centred = jnp.where(known, (charge - mean) * others / jnp.maximum(number - 1, 1), 0)
     priced = zero_where_masked(batch.advantage, batch.mask) - jnp.where(batch.mask, centred[..., None], 0)
     return replace(batch, advantage=jax.lax.stop_gradient(priced))
 
