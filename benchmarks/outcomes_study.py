@@ -21,6 +21,7 @@ from polopt_jax.cli import _study_page as page
 
 KEPT = RESULTS / "outcomes" / "study.json"
 PAGE = Path(__file__).parents[1] / "docs" / "findings-study.md"
+SCALES = tuple(dict.fromkeys(scale for ground in study.GROUNDS.values() for scale in ground.scales))
 DOOR, HAZARD, TOLD = "burning-building", "burning-building-hazard", "told-worlds"
 
 
@@ -113,13 +114,46 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
+def beside(before: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """A run beside what is kept, by world, scale and objective; what was run again is replaced.
+
+    Raises ValueError where something but these three was chosen otherwise (seeds, `--quick`): such figures cannot stand
+    in one table.
+    """
+    orders = {"worlds": tuple(study.GROUNDS), "objectives": study.OBJECTIVES, "scales": SCALES}
+    chosen = [{name: x for name, x in results["config"].items() if name not in orders} for results in (before, new)]
+    if chosen[0] != chosen[1]:
+        raise ValueError(f"what is kept was run with {chosen[0]}, this with {chosen[1]}")
+    worlds = {name: joined(before["worlds"].get(name), new["worlds"].get(name)) for name in orders["worlds"]}
+    worlds = {name: world for name, world in worlds.items() if world}
+    made = {
+        "worlds": set(worlds),
+        "scales": {scale for world in worlds.values() for scale in world["scales"]},
+        "objectives": {name for world in worlds.values() for some in world["scales"].values() for name in some},
+    }
+    config = {what: [name for name in order if name in made[what]] for what, order in orders.items()}
+    return {**new, "config": {**new["config"], **config}, "worlds": worlds}
+
+
+def joined(before: dict[str, Any] | None, new: dict[str, Any] | None) -> dict[str, Any]:
+    """A world with the scales and objectives of a run beside those that are kept."""
+    if before is None or new is None:
+        return before or new or {}
+    scales = {}
+    for scale in SCALES:
+        both = {**before["scales"].get(scale, {}), **new["scales"].get(scale, {})}
+        if both:
+            scales[scale] = {name: both[name] for name in study.OBJECTIVES if name in both}
+    return {**before, **new, "scales": scales}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", nargs="?", type=Path, help="study.json of a run, to be kept")
     if (path := parser.parse_args().result) is not None:
         new = kept(json.loads(path.read_text()))
-        before = json.loads(KEPT.read_text())["worlds"] if KEPT.exists() else {}
-        KEPT.write_text(json.dumps({**new, "worlds": {**before, **new["worlds"]}}, separators=(",", ":")) + "\n")
+        every = beside(json.loads(KEPT.read_text()), new) if KEPT.exists() else new
+        KEPT.write_text(json.dumps(every, separators=(",", ":")) + "\n")
     PAGE.write_text(filled(PAGE.read_text(), json.loads(KEPT.read_text()), TABLES))
 
 

@@ -102,3 +102,24 @@ def test_a_run_of_one_world_leaves_the_others(results, monkeypatch, tmp_path):
     assert found["worlds"][outcomes_study.TOLD]["n"] == 1
     assert found["worlds"][outcomes_study.DOOR] == results["worlds"][outcomes_study.DOOR]
     assert "Directory" not in found["run"]
+
+
+def test_a_run_of_few_scales_and_objectives_leaves_the_others(results):
+    door = results["worlds"][outcomes_study.DOOR]
+    part = {**door, "scales": {"32": {"trpo": "again"}, "8": {"grpo": "again"}}}
+    few = {"worlds": [outcomes_study.DOOR], "scales": ["8", "32"], "objectives": ["trpo", "grpo"]}
+    new = {**results, "config": {**results["config"], **few}, "worlds": {outcomes_study.DOOR: part}}
+    every = outcomes_study.beside(results, new)
+    assert list(every["worlds"]) == list(results["worlds"]) == every["config"]["worlds"]
+    found = every["worlds"][outcomes_study.DOOR]["scales"]
+    assert list(found) == list(door["scales"]) == every["config"]["scales"]
+    assert list(found["32"]) == list(door["scales"]["32"]) == every["config"]["objectives"]
+    assert [found["32"]["trpo"], found["8"]["grpo"]] == ["again"] * 2
+    assert found["32"]["grpo"] == door["scales"]["32"]["grpo"]
+    assert found["128"] == door["scales"]["128"]
+
+
+@pytest.mark.parametrize("otherwise", [{"quick": True}, {"seeds": 3}])
+def test_a_run_that_was_chosen_otherwise_is_not_kept(results, otherwise):
+    with pytest.raises(ValueError, match=str(otherwise)[1:-1]):
+        outcomes_study.beside(results, {**results, "config": {**results["config"], **otherwise}})
