@@ -479,6 +479,16 @@ def test_an_order_that_holds_in_both_buildings():
     assert judged(rates(by_objective=ORDER), turned)["H3"].holds is True
 
 
+@pytest.mark.parametrize(("number", "holds"), [(2, None), (3, None), (4, False)])
+def test_two_or_three_objectives_make_no_order(number, holds):
+    """With two of them τ is 1 as often as not: it was a verdict."""
+    some = study.OBJECTIVES[:number]
+    both = [world(rates(by_objective=ORDER), objectives=some) for _ in range(2)]
+    found = {verdict.name: verdict for verdict in study.verdicts(dict(zip((DOOR, HAZARD), both, strict=True)))}
+    assert found["H3"].holds is holds
+    assert ("no scale has 4 objectives" in found["H3"].evidence) is (holds is None)
+
+
 def test_a_trust_region_that_protects_in_both_buildings():
     protected = rates(by_objective=(0, 0, -1.0, 0, 0, 0, 0))
     assert judged(protected, protected)["H4"].holds is False

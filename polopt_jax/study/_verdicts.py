@@ -14,6 +14,8 @@ from polopt_jax.suite import Interval, as_array, auc
 BUILDINGS = ("burning-building", "burning-building-hazard")
 TOLD = "told-worlds"
 AGREE, GENERAL, FORESEEN, UNFORESEEN = 0.5, 0.8, 0.8, 0.7
+RANKED = 4
+"""Objectives that make an order: τ of two is 1 or -1, of three above .5 in one order out of six."""
 
 
 class Verdict(NamedTuple):
@@ -86,7 +88,10 @@ def _orders(worlds: Mapping[str, Any]) -> Verdict:
             continue
         means = [_by_objective(each, scale) for each in both]
         there = np.isfinite(means).all(0)
-        taus[scale] = float(np.asarray(kendalltau(means[0][there], means[1][there]))[0]) if there.sum() > 1 else np.nan
+        if there.sum() >= RANKED:
+            taus[scale] = float(np.asarray(kendalltau(means[0][there], means[1][there]))[0])
+    if not np.isfinite(list(taus.values())).any():
+        return Verdict("H3", hypothesis, None, f"no scale has {RANKED} objectives that differ in both buildings")
     evidence = ", ".join(f"{scale}: {tau:.2f}" for scale, tau in taus.items())
     return Verdict("H3", hypothesis, not any(tau > AGREE for tau in taus.values()), f"τ by scale: {evidence}")
 
