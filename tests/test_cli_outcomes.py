@@ -123,6 +123,39 @@ def test_against_an_earlier_run(done, figures, monkeypatch, capsys, tmp_path):
     assert "Against the earlier run" in (done / "report.html").read_text()
 
 
+def test_against_a_run_that_was_chosen_otherwise(done, figures, monkeypatch, capsys, tmp_path):
+    no_runs(monkeypatch)
+    earlier, world = tmp_path / "old.json", figures["worlds"]["table-means"]
+    world["reference"] = world["reference"][:1]
+    figures["config"] |= {"seeds": 5, "quick": False}
+    earlier.write_text(json.dumps(figures))
+    said = "table-means (then seeds 5, now 2; quick False, now True; worlds 1, now 2)"
+    assert again(done, "--against", str(earlier)) == 0
+    assert said in capsys.readouterr().out
+    assert said in (done / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"config": {"format": 1}, "worlds": {"table-means": {}}}',
+        '{"config": {"format": 1, "seeds": 1, "quick": true}, "worlds": {"table-means": {"methods": {"grpo": {}}}}}',
+        '{"config": [], "worlds": {}}',
+        '{"config": {"format": 1, "seeds": 1, "quick": true}, "worlds": [1]}',
+    ],
+)
+def test_what_cannot_be_compared_with_is_refused_before_anything_is_run(text, monkeypatch, capsys, tmp_path):
+    no_runs(monkeypatch)
+    other = tmp_path / "other.json"
+    other.write_text(text)
+    words = ["outcomes", "--quick", "--worlds", "table-means", "--methods", "grpo", "--out", str(tmp_path / "run")]
+    assert main([*words, "--against", str(other)]) == 2
+    said = capsys.readouterr().err
+    assert "is no outcomes.json of this version" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -159,10 +159,19 @@ def _case(wanted: Plan, name: str) -> Any:
 
 
 def _read_earlier(path: Path) -> dict[str, Any]:
+    """The result of an earlier run. Raises UsageError, before anything is run, where it cannot be compared with."""
+    from polopt_jax.cli import _outcomes_page as page
+
     if not path.is_file():
         raise UsageError(f"--against: there is no file {path}")
     earlier = runs.read_json(path)
-    if earlier.get("config", {}).get("format") != FORMAT or "worlds" not in earlier:
+    try:
+        readable = earlier["config"]["format"] == FORMAT and {"seeds", "quick"} <= set(earlier["config"])
+        for name in earlier["worlds"]:
+            page.compared(earlier, name)
+    except (KeyError, IndexError, TypeError, ValueError):
+        readable = False
+    if not readable:
         raise UsageError(f"--against: {path} is no {RESULT} of this version of the benchmark")
     return earlier
 

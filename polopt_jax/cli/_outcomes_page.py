@@ -275,12 +275,21 @@ def _estimator_section(rows: Sequence[Mapping[str, Any]]) -> Section:
     return Section("How good the estimates are", [table, report.definitions(report.meanings(columns))])
 
 
+def compared(source: Mapping[str, Any], world: str) -> dict[tuple[str, float], Interval]:
+    """D_z at success .9 of every method and setting in a world of a result."""
+    rows = [row for row in rows_at(source["worlds"][world], TOLD) if isinstance(row, Reading)]
+    return {(row.method, row.setting): row.columns["D_z"] for row in rows}
+
+
+def _otherwise(result: Mapping[str, Any], earlier: Mapping[str, Any], world: str) -> str:
+    """The world, and what of its runs was otherwise then."""
+    then, now = ({**x["config"], "worlds": len(x["worlds"][world]["reference"])} for x in (earlier, result))
+    told = [f"{what} {then[what]}, now {now[what]}" for what in ("seeds", "quick", "worlds") if then[what] != now[what]]
+    return f"{world} (then {'; '.join(told)})" if told else world
+
+
 def _changes(result: Mapping[str, Any], earlier: Mapping[str, Any]) -> tuple[list[Column], list[Group]]:
     """D_z at success .9, now and then, of what both runs have."""
-
-    def at(source: Mapping[str, Any], world: str) -> dict[tuple[str, float], Interval]:
-        rows = [row for row in rows_at(source["worlds"][world], TOLD) if isinstance(row, Reading)]
-        return {(row.method, row.setting): row.columns["D_z"] for row in rows}
 
     def text(x: Interval) -> str:
         if not np.isfinite(x.mean):
@@ -306,6 +315,7 @@ def _changes(result: Mapping[str, Any], earlier: Mapping[str, Any]) -> tuple[lis
     groups = []
     for world in result["worlds"]:
         if world in earlier["worlds"]:
-            then, now = at(earlier, world), at(result, world)
-            groups.append(Group(world, [(*key, then[key], now[key]) for key in now if key in then]))
+            then, now = compared(earlier, world), compared(result, world)
+            both = [(*key, then[key], now[key]) for key in now if key in then]
+            groups.append(Group(_otherwise(result, earlier, world), both))
     return columns, groups
