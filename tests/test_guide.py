@@ -61,6 +61,22 @@ def check_bound(names):
     assert moved.trajectory_kl > 0
 
 
+def numbers(text):
+    return [float(x) for x in re.findall(r"\d+(?:\.\d+)?", text)]
+
+
+def check_shown(names):
+    """The numbers that the guide shows of its first update, and of the bounded one; other machines round otherwise."""
+    guide = GUIDE.read_text()
+    shown = re.search(r"```\n(success .*?)D\(new", guide, flags=re.DOTALL).group(1)
+    found = names["measure"](names["old"], names["new"], names["batch"])
+    np.testing.assert_allclose(numbers(str(found).split("D(new")[0]), numbers(shown), rtol=0.05)
+    bounded = names["measure"](names["old"], names["careful"], names["batch"]).old_new.side_effect
+    said = re.search(r"by ([\d.]+) nats \[([\d.]+), ([\d.]+)\] instead of ([\d.]+)\.", guide).groups()
+    expected = [bounded.value, bounded.low, bounded.high, found.old_new.side_effect.value]
+    np.testing.assert_allclose([float(x) for x in said], expected, rtol=0.05)
+
+
 def check_limit(names):
     law = np.asarray(names["within"].point.law).sum(0)
     limits = [float(limit) for _, limit in names["limits"]]
@@ -81,6 +97,7 @@ def test_the_guide_runs(tmp_path, monkeypatch, capsys):
         exec(compile(code, f"guide block {i}", "exec"), names)
         if "careful" in block:
             check_bound(names)
+            check_shown(names)
     assert "alarm at update" in capsys.readouterr().out
     check_report(names)
     check_forks(names)
