@@ -209,6 +209,21 @@ def test_novel_mass_is_apart_and_the_rest_is_finite():
     np.testing.assert_allclose(back.plug_in, kl(np.array([0.6, 0.4, 0]), np.array([0.5, 0.4, 0.1])), rtol=1e-4)
 
 
+def test_no_rows_are_no_certainty():
+    """It was 0 [0, 0], and an interval without a width from one row of each."""
+    one, none, some = jnp.array([1]), jnp.zeros((0,), int), jnp.array([0, 1, 1])
+    for first, second in ((none, one), (one, none), (none, some), (some, none)):
+        for found in (sample_estimate(first, second, 2), outcomes.sample_mmd(first * 1.0, second * 1.0)):
+            assert np.isnan(found.value)
+            assert np.isnan(found.plug_in)
+            assert (float(found.low), float(found.high)) == (0, np.inf)
+    for first, second in ((one, one), (one, some), (some, one)):
+        for found in (sample_estimate(first, second, 2), outcomes.sample_mmd(first * 1.0, second * 2.0)):
+            assert np.isfinite(found.value)
+            assert (float(found.low), float(found.high)) == (0, np.inf)
+    assert np.isfinite(outcomes.sample_mmd(some * 1.0, some * 2.0).high)
+
+
 def test_few_effective_rows_are_seen():
     """One row has nearly all the weight: the estimate says that it rests on one."""
     batch = world.batch(world.table(0))

@@ -80,7 +80,10 @@ OfPrompt: TypeAlias = Callable[[Array, Array, Array, Array], Moments]
 
 
 def estimate_rows(rows: Rows, of_prompt: OfPrompt) -> Estimate:
-    """The mean over prompts of what `of_prompt` finds of each, with its interval; see the head of this file."""
+    """The mean over prompts of what `of_prompt` finds of each, with its interval; see the head of this file.
+
+    From one row of a law in every prompt the interval is [0, ∞), and from none the estimate is NaN besides.
+    """
     leading, num_rows = rows.real.shape[:-1], rows.real.shape[-1]
     flat = lambda x: x.reshape(-1, num_rows, *x.shape[rows.real.ndim :])  # noqa: E731
     found = jax.vmap(of_prompt)(flat(rows.outcome), flat(rows.real), flat(rows.old), flat(rows.new))
@@ -96,6 +99,9 @@ def estimate_rows(rows: Rows, of_prompt: OfPrompt) -> Estimate:
         floor = floor + jnp.maximum(spread / number - slope - floor, 0)
     low, high = interval(value, plug_in, slope, floor)
     high = jnp.where((of_some(found.unbounded)).any(0), jnp.inf, high)
+    rows = jnp.where(some, jnp.minimum(found.ess_p, found.ess_q), 0).max(initial=0)  # at best: none say nothing at all,
+    value, plug_in = (jnp.where(rows > 0, x, jnp.nan) for x in (value, plug_in))
+    low, high = jnp.where(rows > 1, low, 0), jnp.where(rows > 1, high, jnp.inf)  # and of one the noise is not known
     known = {name: mean(getattr(found, name)) for name in ("ess_p", "ess_q", "novel_mass")}
     return Estimate(value=value, plug_in=plug_in, low=low, high=high, **known)
 

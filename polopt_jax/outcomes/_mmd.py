@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.combinators import couples_rows
-from polopt_jax.masking import accumulate, check_shape
+from polopt_jax.masking import accumulate
 from polopt_jax.outcomes._intervals import Estimate, Estimator, Moments, OfPrompt, estimate_rows, two_samples
 from polopt_jax.outcomes._rows import Rows, effective_sample_size, prompt_mean, read_outcome, read_rows, weights
 from polopt_jax.ranges import Positive, check_range
@@ -81,10 +81,13 @@ def sample_mmd(first: Array, second: Array, *, bandwidth: ArrayLike | None = Non
     (True, 0.5)
     """
     _check_bandwidth("sample_mmd", bandwidth)
-    if first.ndim != second.ndim or first.ndim < 1:
-        raise ValueError(f"sample_mmd: second must have the axes of first, {first.shape}; it has {second.shape}")
+    first, second = jnp.asarray(first), jnp.asarray(second)
     axis = max(first.ndim - 2, 0)
-    check_shape("sample_mmd", "second", second.take(0, axis), first.take(0, axis).shape, of="first without its rows")
+    but_rows = [(*x.shape[:axis], *x.shape[axis + 1 :]) for x in (first, second)]
+    if first.ndim != second.ndim or first.ndim < 1 or but_rows[0] != but_rows[1]:
+        raise ValueError(
+            f"sample_mmd: second must have the axes of first but for its rows, {first.shape}; it has {second.shape}"
+        )
     rows = two_samples(first, second, axis)
     return estimate_rows(replace(rows, outcome=_features(rows)), _of_features(bandwidth))
 
