@@ -64,6 +64,20 @@ WRONG = {
         "sample_mmd: bandwidth",
     ),
     "a reference that is no law": (lambda: outcomes.outcome_penalty(jnp.array([2.0, -1.0])), "reference must be"),
+    "a reference that does not sum to one": (
+        lambda: outcomes.outcome_penalty(jnp.array([0.1, 0.1])),
+        "outcome_penalty: reference must be laws that sum to one; they sum to 0.2",
+    ),
+    "a penalty to a number": (lambda: outcomes.outcome_penalty(0.5), "outcome_penalty: reference must be a law"),
+    "one rollout without an axis": (lambda: outcomes.forecast(True, True), "forecast: success must be of rollouts"),
+    "one outcome without an axis": (
+        lambda: outcomes.sample_estimate(jnp.array(1), jnp.array(0), 2),
+        "sample_estimate: .*both must have rows",
+    ),
+    "features of other widths": (
+        lambda: outcomes.sample_mmd(jnp.zeros((3, 2)), jnp.zeros((4, 1))),
+        "sample_mmd: second must have the axes of first",
+    ),
     "a reference of another length": (
         lambda: outcomes.update_price(outcomes.init_price(2), ROWS, jnp.ones(3) / 3, of=Z),
         r"reference must have shape \(2,\), or the price's; it has \(3,\)",
@@ -171,6 +185,28 @@ def test_what_a_log_law_may_be(between):
         between(jnp.log(many).astype(dtype), jnp.log(many).astype(dtype))
     for wrapped in (jax.jit(between), jax.vmap(between), jax.grad(lambda p, q: between(p, q).sum(), argnums=(0, 1))):
         wrapped(many, many)
+
+
+def same(found, expected):
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+TAKEN = {
+    "g_statistic": lambda of: outcomes.g_statistic(of([0, 1, 1]), of([0.5, 0.5]), labelled=of([True, True, False])),
+    "outcome_price": lambda of: outcomes.outcome_price(ROWS, of([0.0, 1.0]), of=Z, labelled=of([True] * 4)),
+    "update_price": lambda of: outcomes.update_price(
+        outcomes.init_price(2), ROWS, of([0.75, 0.25]), of=Z, labelled=of([True, True, True, False])
+    ),
+    "outcome_penalty": lambda of: outcomes.outcome_penalty(of([0.75, 0.25]), of=Z)(OUTPUTS, ROWS),
+    "sample_mmd": lambda of: outcomes.sample_mmd(of([0.0, 1.0, 2.0]), of([1.0, 2.0])),
+    "token_statistics": lambda of: outcomes.token_statistics(OUTPUTS, ROWS, reward=of([0.0, 1.0, 1.0, 0.0])),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_list_is_taken_for_the_array_that_it_is(name):
+    same(TAKEN[name](list), TAKEN[name](jnp.array))
 
 
 def test_lists_are_as_good_as_arrays():

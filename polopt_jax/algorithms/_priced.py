@@ -51,6 +51,7 @@ def priced(
     """
     check_range("priced", Unit, labelled=labelled)
     check_range("priced", Nonnegative, integral=integral, proportional=proportional)
+    reference = jnp.asarray(reference)
     if reference.ndim != 1:
         raise ValueError(f"priced: reference must be rates [K]; it has shape {reference.shape}")
 

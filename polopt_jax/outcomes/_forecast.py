@@ -48,6 +48,8 @@ def forecast(success: ArrayLike, side_effect: ArrayLike) -> Forecast:
     (0.67, 0.21, 0.94)
     """
     success, side_effect = jnp.asarray(success), jnp.asarray(side_effect)
+    if not success.ndim:
+        raise ValueError("forecast: success must be of rollouts, [..., n]; it is a single number")
     check_shape("forecast", "side_effect", side_effect, success.shape, of="success")
     for name, x in (("success", success), ("side_effect", side_effect)):
         if x.dtype != jnp.bool_:

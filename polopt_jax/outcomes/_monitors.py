@@ -49,7 +49,7 @@ def token_statistics(outputs: Outputs, batch: Batch, *, reward: Array) -> Metric
     (1.0, 1.0)
     """
     difference = read_log_prob("token_statistics", outputs, batch) - read("token_statistics", batch, "log_prob")
-    rows, real = batch.mask.shape[:-1], batch.mask.any(-1)
+    rows, real, reward = batch.mask.shape[:-1], batch.mask.any(-1), jnp.asarray(reward)
     if reward.shape != rows or not rows:
         raise ValueError(f"token_statistics: reward must have the batch's row axes {rows}; it has {reward.shape}")
     moved = jnp.abs(difference).sum(tuple(range(len(rows))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax
+import jax.core
 import jax.numpy as jnp
 
 from polopt_jax.combinators import couples_rows
@@ -28,7 +30,8 @@ def outcome_penalty(reference: Array, *, of: CellsOf = identity) -> Term:
 
     Returns a term for whole rows `[..., G, T]`, which couples rows. Reads `action, log_prob, mask, outcome`, and
     `sampler_log_prob` instead of `log_prob` where that is present. Metrics: `ess`, the effective sample size of the
-    rows as a sample of the policy. Raises ValueError or TypeError (at trace time) as `outcome_divergence`.
+    rows as a sample of the policy. Raises ValueError if the reference is no law (where it is concrete), and ValueError
+    or TypeError (at trace time) as `outcome_divergence`.
 
     Biased by the plug-in, towards stronger. Source: linear and convex functionals of outcome laws as
     rewards: Hazan et al. 2019.
@@ -44,6 +47,12 @@ def outcome_penalty(reference: Array, *, of: CellsOf = identity) -> Term:
     """
 
     check_range("outcome_penalty", Unit, reference=reference)
+    reference = jnp.asarray(reference)
+    if not reference.ndim:
+        raise ValueError(f"outcome_penalty: reference must be a law [K]; it is {reference}")
+    total = reference.sum(-1)
+    if not isinstance(total, jax.core.Tracer) and (jnp.abs(total - 1) > 1e-3).any():
+        raise ValueError(f"outcome_penalty: reference must be laws that sum to one; they sum to {total.tolist()}")
 
     def outcome_penalty(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
         weight = log_weight("outcome_penalty", outputs, batch)

@@ -74,7 +74,7 @@ def outcome_price(batch: Batch, price: Array, *, of: CellsOf = identity, labelle
     cells = read_cells("outcome_price", batch, of)
     check_attempts("outcome_price", batch.mask)
     known = labelled_rows("outcome_price", batch.mask.any(-1), labelled)
-    charge = jnp.where(known, _price_of(price, cells), 0)
+    charge = jnp.where(known, _price_of(jnp.asarray(price), cells), 0)
     number = known.sum(-1, keepdims=True)
     mean = charge.sum(-1, keepdims=True) / jnp.maximum(number, 1)
     others = jnp.maximum(batch.mask.any(-1).sum(-1, keepdims=True) - 1, 1)
@@ -122,6 +122,7 @@ def update_price(
     cells = read_cells("update_price", batch, of)
     known = labelled_rows("update_price", batch.mask.any(-1), labelled)
     _check_price("update_price", price.integral, cells)
+    reference = jnp.asarray(reference)
     if reference.shape not in (price.integral.shape, price.integral.shape[-1:]):
         wanted = price.integral.shape[-1:]
         raise ValueError(f"update_price: reference must have shape {wanted}, or the price's; it has {reference.shape}")

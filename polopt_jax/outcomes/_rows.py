@@ -133,6 +133,7 @@ def labelled_rows(caller: str, real: Array, labelled: Array | None) -> Array:
     """The rows that count and whose outcome is known, `[..., G]` bool; raises if `labelled` does not fit."""
     if labelled is None:
         return real
+    labelled = jnp.asarray(labelled)
     check_shape(caller, "labelled", labelled, real.shape, of="the rows")
     if labelled.dtype != jnp.bool_:
         raise TypeError(f"{caller}: labelled must be boolean; its dtype is {labelled.dtype}")
