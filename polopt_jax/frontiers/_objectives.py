@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from polopt_jax.frontiers._fisher import Held, held_kl, marginal

@@ -99,9 +99,10 @@ def estimate_rows(rows: Rows, of_prompt: OfPrompt) -> Estimate:
         floor = floor + jnp.maximum(spread / number - slope - floor, 0)
     low, high = interval(value, plug_in, slope, floor)
     high = jnp.where((of_some(found.unbounded)).any(0), jnp.inf, high)
-    rows = jnp.where(some, jnp.minimum(found.ess_p, found.ess_q), 0).max(initial=0)  # at best: none say nothing at all,
-    value, plug_in = (jnp.where(rows > 0, x, jnp.nan) for x in (value, plug_in))
-    low, high = jnp.where(rows > 1, low, 0), jnp.where(rows > 1, high, jnp.inf)  # and of one the noise is not known
+    # the rows of the poorer law, in the best prompt: none say nothing at all, and of one the noise is not known
+    enough = jnp.where(some, jnp.minimum(found.ess_p, found.ess_q), 0).max(initial=0)
+    value, plug_in = (jnp.where(enough > 0, x, jnp.nan) for x in (value, plug_in))
+    low, high = jnp.where(enough > 1, low, 0), jnp.where(enough > 1, high, jnp.inf)
     known = {name: mean(getattr(found, name)) for name in ("ess_p", "ess_q", "novel_mass")}
     return Estimate(value=value, plug_in=plug_in, low=low, high=high, **known)
 
