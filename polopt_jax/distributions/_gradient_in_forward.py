@@ -98,12 +98,14 @@ def _used_up(policy: LazyCategorical, slope_at: Any, batch: Batch) -> tuple[Arra
         at = elsewhere.astype(log_prob.dtype).ravel().at[place].set(log_prob)
         slope = jnp.where(here, slope_at(at.reshape(leading)).ravel()[place], 0)
         (of_head,) = pull(slope)
-        return total + of_head.unembedding, (log_prob, slope, of_head.hidden)
+        return total + of_head.unembedding.astype(total.dtype), (log_prob, slope, of_head.hidden)
 
     parts = (*(in_chunks(x, len(leading)) for x in (policy.hidden, batch.action)), places, real)
-    total, found = jax.lax.scan(chunk, jnp.zeros_like(policy.unembedding), parts)
+    dtype = policy.unembedding.dtype
+    wide = jnp.zeros(policy.unembedding.shape, jnp.promote_types(dtype, jnp.float32))  # in bfloat16 a sum stops growing
+    total, found = jax.lax.scan(chunk, wide, parts)
     log_prob, slope, of_hidden = (from_chunks(x, leading) for x in found)
-    return log_prob, slope, LazyCategorical(hidden=of_hidden, unembedding=total)
+    return log_prob, slope, LazyCategorical(hidden=of_hidden, unembedding=total.astype(dtype))
 
 
 @record

@@ -93,7 +93,9 @@ class LazyCategorical:
         if other.batch_shape != self.batch_shape:
             raise ValueError(f"other must have batch shape {self.batch_shape}; it has {other.batch_shape}")
         if isinstance(other, LazyCategorical):
-            return self._chunked(lambda policy, hidden: policy.kl_divergence(other.head(hidden)), other.hidden)
+            again = narrowed(other.unembedding)
+            head = lambda hidden: LazyCategorical(hidden=hidden, unembedding=again()).head(hidden)  # noqa: E731
+            return self._chunked(lambda policy, hidden: policy.kl_divergence(head(hidden)), other.hidden)
         return self._chunked(lambda policy, logits: policy.kl_divergence(Categorical(logits=logits)), other.logits)
 
     def where(self, mask: Array) -> LazyCategorical:
@@ -111,7 +113,11 @@ class LazyCategorical:
     def _chunked(self, read: Callable[..., Array], *arrays: Array) -> Array:
         """`read(policy, *arrays)` of every decision, a chunk of them at a time; all have the leading shape `[...]`."""
         leading = self.batch_shape
-        compute = lambda hidden, *rest: read(self.head(hidden), *rest)  # noqa: E731
+        again = narrowed(self.unembedding)
+
+        def compute(hidden: Array, *rest: Any) -> Array:
+            return read(LazyCategorical(hidden=hidden, unembedding=again()).head(hidden), *rest)
+
         if math.prod(leading) <= CHUNK:
             return compute(self.hidden, *arrays)
 
@@ -121,6 +127,16 @@ class LazyCategorical:
         parts = jax.tree.map(lambda x: in_chunks(x, len(leading)), (self.hidden, *arrays))
         _, found = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), None, parts)
         return from_chunks(found, leading)
+
+
+def narrowed(x: Array) -> Callable[[], Array]:
+    """A function that gives x again, through which its gradient is added up over chunks in at least float32.
+
+    A sum of many small parts in bfloat16 stops growing. What a loop closes over is x in float32, and so is the sum of
+    the parts of its gradient; the products are those of x.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return lambda: wide.astype(x.dtype)
 
 
 def in_chunks(x: Array, num_leading: int) -> Array:
