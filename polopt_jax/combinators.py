@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.boundaries import check_loss, check_outputs, check_pair, check_scalar, check_takes, described
+from polopt_jax.masking import accumulate
+from polopt_jax.ranges import Count, check_range
 from polopt_jax.reading import check_pairs, complete_pairs
 from polopt_jax.reductions import counted_parts, token_mean
 from polopt_jax.types import Array, ArrayLike, Batch, Counts, Metrics, Model, Objective, Outputs, Params, Term
@@ -128,7 +130,7 @@ def couples_rows(part: Coupled) -> Coupled:
 
     A batch-wide baseline, a sort over the batch, a divergence between outcome laws: evaluated share by share under
     `accumulate_gradients` such a part would be silently wrong. Marked, it raises there instead, by name. Works as a
-    decorator of any function whose last argument is the batch.
+    decorator of any function whose last argument is the batch, by position or as `batch=`.
 
     >>> import polopt_jax as po
     >>> @couples_rows
@@ -141,11 +143,12 @@ def couples_rows(part: Coupled) -> Coupled:
     """
 
     @functools.wraps(part)
-    def guarded(*args: Any) -> Any:
-        if args[-1].counts is not None:
+    def guarded(*args: Any, **named: Any) -> Any:
+        batch = named["batch"] if "batch" in named else args[-1]
+        if batch.counts is not None:
             name = getattr(part, "__name__", repr(part))
             raise ValueError(f"{name} couples rows: it cannot be evaluated on shares of a batch (accumulate_gradients)")
-        return part(*args)
+        return part(*args, **named)
 
     return guarded  # type: ignore[return-value]
 
@@ -206,14 +209,16 @@ def accumulate_gradients(objective: Objective, num_microbatches: int, *, axis: i
     Value and gradient are those of the whole batch (up to rounding), also with ragged masks, because every share is
     divided by the counts of the *whole* batch; the mean of the shares' own means would not be. Memory is that of one
     share. Gradients are computed in the forward pass, so nothing is evaluated twice; second derivatives and
-    forward mode are not available.
+    forward mode are not available. Gradients are added up in at least float32, and are in the dtype of their parameters
+    at the end. What the objective closes over has its gradient as well, such as the multiplier of a `lagrangian`.
 
     Args:
       objective: one that is a sum over rows once divided by `batch.counts`: every term of this library, with metrics,
         unless its docstring says that it couples rows.
       num_microbatches: must divide the batch's axis `axis` (1 for preference batches `[2, N, T]`).
 
-    Raises ValueError if it does not divide, and by name if a part of the objective is marked with `couples_rows`.
+    Raises ValueError if it is below 1 or does not divide, and by name if a part of the objective is marked with
+    `couples_rows`.
     What cannot be caught is a term of your own that couples rows and is not marked, or one that takes its own means
     (`jnp.mean`) instead of a reduction's: that gives each share's numbers, added up.
 
@@ -226,22 +231,46 @@ def accumulate_gradients(objective: Objective, num_microbatches: int, *, axis: i
     1.3863
     """
 
+    check_range("accumulate_gradients", Count, num_microbatches=num_microbatches)
+
+    def first(batch: Batch) -> Batch:
+        return jax.tree.map(lambda x: x[0], counted_parts(batch, num_microbatches, axis=axis))
+
+    def accumulated(params: Params, batch: Batch) -> tuple[Array, Metrics]:
+        share = jax.eval_shape(first, batch)
+        hoisted, closed_over = jax.closure_convert(objective, params, share)
+        return _accumulated(hoisted, num_microbatches, axis)(params, tuple(closed_over), batch)
+
+    return accumulated
+
+
+def _accumulated(objective: Callable[..., Any], parts: int, axis: int) -> Callable[..., tuple[Array, Metrics]]:
+    """Of `(params, batch, *closed over)`: a function of `(params, closed over, batch)`, with the gradient of both."""
+
     def add(f: Callable[[Batch], Any], batch: Batch) -> Any:
-        rows = counted_parts(batch, num_microbatches, axis=axis)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, jax.tree.map(lambda x: x[0], rows))
-        )
-        return jax.lax.scan(lambda total, share: (jax.tree.map(jnp.add, total, f(share)), None), zeros, rows)[0]
+        rows = counted_parts(batch, parts, axis=axis)
+        like = jax.eval_shape(f, jax.tree.map(lambda x: x[0], rows))
+        zeros = jax.tree.map(lambda x: _wide(jnp.zeros(x.shape, x.dtype)), like)
+        add_share = lambda total, share: (jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, f(share)), None)  # noqa: E731
+        return jax.tree.map(lambda t, x: t.astype(x.dtype), jax.lax.scan(add_share, zeros, rows)[0], like)
 
     @jax.custom_vjp
-    def accumulated(params: Params, batch: Batch) -> tuple[Array, Metrics]:
-        return add(lambda share: objective(params, share), batch)
+    def accumulated(params: Params, closed_over: tuple[Array, ...], batch: Batch) -> tuple[Array, Metrics]:
+        return add(lambda share: objective(params, share, *closed_over), batch)
 
-    def forward(params: Params, batch: Batch) -> tuple[tuple[Array, Metrics], Params]:
-        return add(lambda share: jax.value_and_grad(objective, has_aux=True)(params, share), batch)
+    def forward(params: Params, closed_over: tuple[Array, ...], batch: Batch) -> tuple[tuple[Array, Metrics], Any]:
+        def of(params: Params, closed_over: tuple[Array, ...], share: Batch) -> tuple[Array, Metrics]:
+            return objective(params, share, *closed_over)
 
-    def backward(grads: Params, cotangent: tuple[Array, Metrics]) -> tuple[Params, None]:
-        return jax.tree.map(lambda g: (g * cotangent[0]).astype(g.dtype), grads), None
+        return add(lambda share: jax.value_and_grad(of, (0, 1), has_aux=True)(params, closed_over, share), batch)
+
+    def backward(grads: Any, cotangent: tuple[Array, Metrics]) -> tuple[Params, tuple[Array, ...], None]:
+        return *jax.tree.map(lambda g: (g * cotangent[0]).astype(g.dtype), grads), None
 
     accumulated.defvjp(forward, backward)
     return accumulated
+
+
+def _wide(x: Array) -> Array:
+    """What a sum over shares is taken in: in bfloat16 it would stop growing. Counts stay what they are."""
+    return accumulate(x) if jnp.issubdtype(x.dtype, jnp.floating) else x

@@ -1,5 +1,6 @@
 """Sums of terms, gradients accumulated over shares of a batch, penalties, and what steps, epochs and the loop mean."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -302,6 +303,52 @@ def test_accumulated_in_a_step_and_with_garbage_under_the_mask():
         if objective is whole:
             expected = params, metrics
     assert_close((params, metrics), expected)
+
+
+def test_gradients_are_added_up_in_float32():
+    """1024 equal shares of -1/1024: a sum in bfloat16 stops at -0.25."""
+    batch = po.Batch(obs=None, action=None, mask=jnp.ones((1024, 1), bool))
+
+    def slope(w, batch):
+        return -po.token_mean(jnp.broadcast_to(w, batch.mask.shape), batch).astype(w.dtype), {"rows": batch.mask.sum()}
+
+    found = jax.jit(jax.value_and_grad(po.accumulate_gradients(slope, 1024), has_aux=True))(jnp.bfloat16(1.0), batch)
+    assert (float(found[0][0]), int(found[0][1]["rows"]), float(found[1])) == (-1.0, 1024, -1.0)
+    assert found[0][0].dtype == found[1].dtype == jnp.bfloat16
+
+
+def of_all_parameters(params, batch, wrap):
+    """A Lagrangian whose multiplier, and a bound that the batch has nothing to do with, are parameters."""
+    held = po.lagrangian(po.ppo(), multiplier=jnp.exp(params["log_alpha"]), bound=params["bound"])
+    return wrap(po.objective(model, held))(params["model"], batch)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_what_an_objective_closes_over_has_its_gradient(jitted):
+    params = {"model": PARAMS, "log_alpha": jnp.asarray(0.3), "bound": jnp.asarray(0.1)}
+    plain, found = (
+        (jax.jit if jitted else lambda f: f)(
+            jax.value_and_grad(functools.partial(of_all_parameters, wrap=wrap), has_aux=True)
+        )(params, example())
+        for wrap in (lambda f: f, lambda f: po.accumulate_gradients(f, 2))
+    )
+    assert_close(found, plain)
+    assert abs(plain[1]["log_alpha"]) > 1e-3
+    assert abs(plain[1]["bound"]) > 1e-3
+
+
+def test_a_part_that_couples_rows_takes_its_batch_by_name():
+    batch = example()
+    outputs = model(PARAMS, batch.obs)
+    named = po.couples_rows(lambda outputs, batch: (po.token_mean(outputs.value, batch), {}))
+    assert named(outputs=outputs, batch=batch)[0] == named(outputs, batch)[0]
+    with pytest.raises(ValueError, match="couples rows"):
+        named(outputs=outputs, batch=replace(batch, counts=count(batch.mask)))
+
+
+def test_there_is_at_least_one_share():
+    with pytest.raises(ValueError, match="accumulate_gradients: num_microbatches must be at least 1; it is 0"):
+        po.accumulate_gradients(po.objective(model, po.ppo()), 0)
 
 
 def test_shares_must_divide_an_axis_before_time():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -31,7 +32,8 @@ def gradient_in_forward(term: Term) -> Term:
         decision's log-probability. Of the model's other outputs, such as the value, it may read what it likes.
 
     Returns:
-      A term. Reads what the term reads. Metrics: the term's. Forward mode and second derivatives are not available
+      A term. Reads what the term reads. Metrics: the term's. What the term closes over has its gradient as well, such
+      as the multiplier of a `lagrangian`. Forward mode and second derivatives are not available
       where the policy is lazy.
 
     Raises (when it is traced) ValueError if the term reads anything else of the policy, say its entropy. That a slope
@@ -52,32 +54,44 @@ def gradient_in_forward(term: Term) -> Term:
     def known(log_prob: Array, others: Outputs, batch: Batch) -> tuple[Array, Metrics]:
         return term(replace(others, policy=_Known(log_probs=log_prob)), batch)
 
-    @jax.custom_vjp
-    def at_once(policy: LazyCategorical, others: Outputs, batch: Batch) -> tuple[Array, Metrics]:
-        return term(replace(others, policy=policy), batch)
-
-    def forward(policy: LazyCategorical, others: Outputs, batch: Batch) -> tuple[tuple[Array, Metrics], Any]:
-        log_prob, slope, gradient = _used_up(policy, lambda x: jax.grad(lambda y: known(y, others, batch)[0])(x), batch)
-        result, (true_slope, of_others) = jax.value_and_grad(known, (0, 1), has_aux=True)(log_prob, others, batch)
-        apart = jnp.max(jnp.abs(slope - true_slope), initial=0) > AGREEMENT * jnp.max(jnp.abs(true_slope), initial=0)
-        poison = jnp.where(apart, jnp.nan, 0).astype(result[0].dtype)
-        gradient, of_others = jax.tree.map(lambda g: g + poison.astype(g.dtype), (gradient, of_others))
-        return (result[0] + poison, result[1]), (gradient, of_others)
-
-    def backward(gradients: Any, cotangent: tuple[Array, Metrics]) -> tuple[LazyCategorical, Outputs, None]:
-        policy, others = jax.tree.map(lambda g: (g * cotangent[0]).astype(g.dtype), gradients)
-        return policy, others, None
-
-    at_once.defvjp(forward, backward)
-
     def fused(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
         policy = outputs.policy
         shapes = [getattr(x, "shape", None) for x in (batch.mask, batch.action)]
         if not isinstance(policy, LazyCategorical) or shapes != 2 * [policy.batch_shape]:
             return term(outputs, batch)  # which says what is wrong, if something is
-        return at_once(policy.where(batch.mask), replace(outputs, policy=None), batch)
+        policy, others = policy.where(batch.mask), replace(outputs, policy=None)
+        log_prob = jax.eval_shape(policy.log_prob, batch.action)
+        hoisted, closed_over = jax.closure_convert(known, log_prob, others, batch)
+        return _at_once(hoisted)(policy, others, tuple(closed_over), batch)
 
     return fused
+
+
+def _at_once(known: Callable[..., tuple[Array, Metrics]]) -> Callable[..., tuple[Array, Metrics]]:
+    """Of `(log π(action), others, batch, *closed over)`: of `(policy, others, closed over, batch)`, with gradients."""
+
+    @jax.custom_vjp
+    def at_once(policy: LazyCategorical, others: Outputs, closed_over: Any, batch: Batch) -> tuple[Array, Metrics]:
+        return known(policy.log_prob(batch.action), others, batch, *closed_over)
+
+    def forward(policy: LazyCategorical, others: Outputs, closed_over: Any, batch: Batch) -> tuple[Any, Any]:
+        def of(log_prob: Array, others: Outputs, closed_over: Any) -> tuple[Array, Metrics]:
+            return known(log_prob, others, batch, *closed_over)
+
+        log_prob, slope, gradient = _used_up(
+            policy, lambda x: jax.grad(lambda y: of(y, others, closed_over)[0])(x), batch
+        )
+        result, (true_slope, *beside) = jax.value_and_grad(of, (0, 1, 2), has_aux=True)(log_prob, others, closed_over)
+        apart = jnp.max(jnp.abs(slope - true_slope), initial=0) > AGREEMENT * jnp.max(jnp.abs(true_slope), initial=0)
+        poison = jnp.where(apart, jnp.nan, 0).astype(result[0].dtype)
+        gradients = jax.tree.map(lambda g: g + poison.astype(g.dtype), (gradient, *beside))
+        return (result[0] + poison, result[1]), gradients
+
+    def backward(gradients: Any, cotangent: tuple[Array, Metrics]) -> tuple[Any, ...]:
+        return *jax.tree.map(lambda g: (g * cotangent[0]).astype(g.dtype), gradients), None
+
+    at_once.defvjp(forward, backward)
+    return at_once
 
 
 def _used_up(policy: LazyCategorical, slope_at: Any, batch: Batch) -> tuple[Array, Array, LazyCategorical]:
