@@ -52,9 +52,12 @@ def test_every_line_is_a_row_or_a_problem(write):
             {"chosen": "b", "rejected": "c"},  # 12
             GOOD | {"prompt": "", "score": 1.0},  # 13
             {"prompt": "a", "chosen": "b", "rejected": ""},  # 14
+            b'{"prompt": "a", "chosen": "\\ud83d", "rejected": "b"}',  # 15: half of a character
+            {"prompt": [{"role": "user", "content": "\ud83d"}], "chosen": "b", "rejected": "c"},  # 16
+            b'{"prompt": "a", "chosen": "\\ud83d\\ude00", "rejected": "b"}',  # 17: both halves
         )
     )
-    assert [row.line for row in records.rows] == [1, 7, 11, 13]
+    assert [row.line for row in records.rows] == [1, 7, 11, 13, 17]
     assert records.rows[0] == Pair("2+2=", "4", "5", 1)
     assert records.rows[2] == Pair("é", "\u2028", "c", 11)
     assert [str(problem) for problem in records.problems] == [
@@ -68,6 +71,8 @@ def test_every_line_is_a_row_or_a_problem(write):
         "line 10: is not UTF-8 (left out)",
         'line 12: has no "prompt" (left out)',
         'line 14: "rejected" is empty (left out)',
+        "line 15: is not Unicode (left out)",
+        "line 16: is not Unicode (left out)",
     ]
 
 

@@ -188,7 +188,12 @@ def _field(record: Mapping[str, Any], name: str) -> Any:
 
 
 def _text(value: str | list[Mapping[str, str]], render: Render) -> str:
-    return value if isinstance(value, str) else render(value)
+    text = value if isinstance(value, str) else render(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a character that JSON writes as two: "\ud83d"
+        raise _Wrong("is not Unicode") from None
+    return text
 
 
 def _shared(chosen: list[Any], rejected: list[Any]) -> int:
