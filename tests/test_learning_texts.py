@@ -70,6 +70,18 @@ def test_as_many_are_held_out_as_was_asked_for():
         texts.split_records(records, share=1.0, most=4)
 
 
+def test_a_record_without_a_prompt_is_parted_by_itself():
+    records = [*(Text("", f"{n}", n) for n in range(500)), Text("p", "x", 500)]
+    assert [len(part) for part in texts.split_records(records, share=0.1, most=128)] == [451, 50]
+
+
+def test_no_more_are_held_out_than_was_asked_for_whatever_the_size_of_a_prompt():
+    large = [Text(f"p{n % 3}", f"{n}", n) for n in range(900)]
+    assert [len(part) for part in texts.split_records(large, share=0.1, most=128)] == [900, 0]
+    some = [*large, *(Text("small", f"{n}", n) for n in range(7))]
+    assert {record.prompt for record in texts.split_records(some, share=0.1, most=128)[1]} == {"small"}
+
+
 def test_every_pass_is_over_all_examples_in_an_order_of_its_own():
     taken = [texts.places_of(10, rows=4, seed=3, update=update) for update in range(10)]
     passes = np.concatenate(taken).reshape(4, 10)

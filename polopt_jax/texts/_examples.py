@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -38,13 +39,13 @@ def examples(given: Any, kept: Sequence[Any], *, axis: int = 0) -> Examples:
 def split_records(records: Sequence[Record], *, share: float, most: int) -> tuple[list[Record], list[Record]]:
     """Records to learn from and records to be held out, by their prompts: no prompt is in both.
 
-    The same file gives the same parts, whatever the seed of a run. Where no record has a prompt, records are parted by
-    themselves.
+    The same file gives the same parts, whatever the seed of a run. A record without a prompt is parted by itself.
 
     Args:
       records: each has a `prompt`.
       share: of the prompts that are held out, at least one if it is not 0 and there are two.
-      most: records to hold out at most; what would be beyond is learnt from.
+      most: records to hold out at most. A prompt with which there would be more is learnt from, so that nothing is held
+        out where every prompt has more records than this.
 
     Raises ValueError if the share is not at least 0 and below 1.
 
@@ -55,20 +56,16 @@ def split_records(records: Sequence[Record], *, share: float, most: int) -> tupl
     """
     if not 0 <= share < 1:
         raise ValueError(f"split_records: share must be at least 0 and below 1; it is {share}")
-    by_prompt = any(record.prompt for record in records)
-    groups: dict[Any, list[Record]] = {}
-    for n, record in enumerate(records):
-        groups.setdefault(record.prompt if by_prompt else n, []).append(record)
-    number = 0 if share == 0 or len(groups) < 2 else max(1, round(share * len(groups)))
-    order = np.random.default_rng(0).permutation(len(groups)).tolist()
-    keys, chosen, total = list(groups), set(), 0
-    for place in order[:number]:
-        size = len(groups[keys[place]])
-        if chosen and total + size > most:
-            continue
-        chosen.add(keys[place])
-        total += size
-    is_held = [(record.prompt if by_prompt else n) in chosen for n, record in enumerate(records)]
+    keys = [record.prompt or n for n, record in enumerate(records)]
+    sizes = collections.Counter(keys)
+    number = 0 if share == 0 or len(sizes) < 2 else max(1, round(share * len(sizes)))
+    groups, chosen, total = list(sizes), set(), 0
+    for place in np.random.default_rng(0).permutation(len(groups)).tolist():
+        key = groups[place]
+        if len(chosen) < number and total + sizes[key] <= most:
+            chosen.add(key)
+            total += sizes[key]
+    is_held = [key in chosen for key in keys]
     train, held = ([record for record, x in zip(records, is_held, strict=True) if x == side] for side in (False, True))
     return train, held
 
