@@ -15,6 +15,7 @@ from polopt_jax import checkpoint, language, runs, texts
 from polopt_jax.cli import (
     _text_build,
     _text_completions,
+    _text_data,
     _text_family,
     _text_plan,
     _text_report,
@@ -43,6 +44,9 @@ def beside(prompt, completion):
     if prompt == "p1:":
         raise RuntimeError("no")
     return 1.0
+
+def never(prompt, completion):
+    raise RuntimeError("no")
 """
 
 
@@ -63,6 +67,7 @@ def place(tmp_path_factory):
     )
     labels = [{"prompt": f"p{n % 8}:", "completion": "yes" if n % 2 else "no", "label": n % 2 == 1} for n in numbers]
     write_lines(folder / "labels.jsonl", labels)
+    write_lines(folder / "disliked.jsonl", [record | {"label": False} for record in labels])
     write_lines(folder / "prompts.jsonl", [{"prompt": f"p{n}:"} for n in range(8)])
     (folder / "own_reward.py").write_text(REWARD)
     code = main(["train", "sft", "--data", str(folder / "texts.jsonl"), *SIZES, "--steps", "160", "--batch-size", "4",
@@ -303,6 +308,26 @@ def test_without_a_start_preferences_begin_with_imitation(place, capsys, monkeyp
     assert 0 < rows[0]["held/ref_kl"][0] < 0.5, "it starts from what it imitated"
 
 
+def test_labels_begin_with_imitation_also_where_none_held_out_is_true(place, monkeypatch):
+    """Of the held-out ones nothing can be imitated, and so nothing is measured while what was preferred is."""
+    monkeypatch.setattr("polopt_jax.cli._text_build.IMITATION_UPDATES", 10)
+    lines = [{"prompt": f"p{n}:", "completion": "yes", "label": True} for n in range(8)]
+    write_lines(place / "mixed.jsonl", lines)
+    words = ["train", "dpo", "--data", place / "mixed.jsonl", "--objective", "bco", *SIZES, "--batch-size", "4"]
+    plan, data = plan_and_data([str(word) for word in words])
+    data = data._replace(held=[record._replace(label=False) for record in data.held])
+    start = _text_build._imitated(plan, data, SimpleNamespace(stage=lambda said: None), False)
+    assert start.told == "It starts from 10 updates of imitation of what was preferred, which is also the reference."
+
+
+def test_where_every_prompt_has_too_many_records_it_is_said_that_none_is_held_out():
+    records = [language.Text(f"p{n % 2}", "x", n) for n in range(400)]
+    data = _text_data.Data(records, [], (), 400)
+    assert "Every prompt has more than 128 records, so none could be held out." in _text_data.about_data(data)
+    assert "Every" not in _text_data.about_data(data._replace(train=records[:200]))
+    assert "Every" not in _text_data.about_data(data._replace(train=records[::2]))
+
+
 def test_answers_are_learnt_from_a_reward_in_python(place, capsys):
     out = place / "answered"
     words = ["--init", place / "start", "--steps", 40, "--batch-size", 4, "--answer-length", 6, "--group-size", 4]
@@ -328,6 +353,18 @@ def test_a_reward_that_fails_leaves_answers_out_and_counts_them(place, capsys):
     assert rows_of(out)[0]["reward"] == [1.0]
 
 
+def test_a_reward_that_scores_nothing_is_no_run_that_is_fine(place, capsys):
+    out = place / "mute"
+    words = ["--init", place / "start", "--steps", 8, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]
+    words += ["--num-minibatches", 1, "--held-out", 0, "--out", out]
+    told = said(
+        capsys, "train", "grpo", "--data", place / "prompts.jsonl", "--reward", "own_reward:never", *words, code=3
+    )
+    assert "broken since update 1 (no answer could be scored), stopped at update 2; look at the reward" in told.err
+    assert "unscored: Answers that nobody could score, of all updates and seeds." in told.out
+    assert summary_of(out)["unscored"] == 16.0
+
+
 def test_a_chosen_completion_that_becomes_less_likely_is_told(preferred):
     class Seen:
         summary = {"held": {"chosen_moved": -12.5}}
@@ -345,6 +382,10 @@ WRONG = {
     "labels wanted": (
         ["dpo", "--data", "prefs.jsonl", "--objective", "kto"],
         'A line must have {"prompt", "completion"',
+    ),
+    "nothing to imitate": (
+        ["dpo", "--data", "disliked.jsonl", "--objective", "kto", "--batch-size", "4"],
+        "no line of disliked.jsonl to learn from has label true",
     ),
     "no such objective": (["dpo", "--data", "prefs.jsonl", "--objective", "ippo"], "did you mean 'ipo'"),
     "imitation has one": (["sft", "--data", "texts.jsonl", "--objective", "dpo"], "sft has one objective"),

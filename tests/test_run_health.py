@@ -81,6 +81,21 @@ def test_ten_bad_updates_in_a_row_are_enough_and_say_what_and_since_when(fault, 
     )
 
 
+def test_a_run_of_which_nothing_is_scored_learns_nothing():
+    """Ten in a row, or all that there are; a last one of which nothing is scored is bad luck."""
+    none, some = ({"episode/unscored": 8.0, "episode/finished": finished} for finished in (0.0, 1.0))
+    assert complaint_after(*[none] * 9) is None
+    assert complaint_after(*[none] * 10) == (
+        "broken since update 1 (no answer could be scored), stopped at update 10; look at the reward"
+    )
+    short = plan_of(steps=3 * plan_of().schedule.decisions)
+    assert "no answer could be scored" in complaint_after(none, none, none, plan=short)
+    assert complaint_after(some, none, none, plan=short) is None
+    assert complaint_after(*[none] * 9, some, *[none] * 9) is None
+    empty = {"episode/unscored": 0.0, "episode/finished": 0.0}
+    assert complaint_after(*[empty] * 20) is None, "no episode has ended"
+
+
 def test_one_good_update_forgives():
     assert complaint_after(*[{"loss": NAN}] * 9, {}, *[{"loss": NAN}] * 9) is None
 

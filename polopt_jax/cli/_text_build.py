@@ -79,7 +79,8 @@ def _imitated(plan: TextPlan, data: Data, shown: Progress, stop: runs.Stop) -> S
     rows = min(plan.batch_size, len(train.kept))
     shown.stage("compiling the imitation of what was preferred...")
     learning = texts.Learning(byte_transformer(**plan.network), None, rows, (plan.schedule.seed,))
-    held = text_examples(chosen_texts(data.held), max_length=plan.max_length) if data.held else None
+    preferred = chosen_texts(data.held)
+    held = text_examples(preferred, max_length=plan.max_length) if preferred else None
     hosted = texts.imitation(learning, train, held)
     run = driver.prepare(hosted, driver.seed_keys(plan.schedule.seed, 1), chunk_updates=10)
     chunk = None

@@ -1,5 +1,6 @@
 """A person's file as examples: read, parted, made tokens of, with everything told that was left out."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +66,10 @@ def about_data(data: Data) -> str:
     """How much there is, in a sentence."""
     out = sum(problem.left_out for problem in data.problems)
     left = f", {out} left out" if out else ""
-    return f"{data.read} records read{left}: {len(data.train)} to learn from, {len(data.held)} held out."
+    said = f"{data.read} records read{left}: {len(data.train)} to learn from, {len(data.held)} held out."
+    sizes = Counter(record.prompt or n for n, record in enumerate(data.train))
+    crowded = not data.held and len(sizes) > 1 and min(sizes.values()) > MOST_HELD
+    return f"{said} Every prompt has more than {MOST_HELD} records, so none could be held out." if crowded else said
 
 
 def _short(records: Sequence[Any], kind: str, max_length: int) -> tuple[list[Any], list[Problem]]:

@@ -125,6 +125,11 @@ def columns() -> list[Column]:
             ("", "algorithm"), lambda s: (s["objective"] or s["algorithm"]) + ("" if s["status"] == "finished" else "*")
         ),
         Column(("", "reward"), lambda s: report.estimate(s.get("reward")), "Of the answers of the last tenth."),
+        Column(
+            ("", "unscored"),
+            lambda s: report.si(s.get("unscored") or None),
+            "Answers that nobody could score, of all updates and seeds.",
+        ),
         Column(("held-out", "reward"), held("reward"), "One sampled answer to each held-out prompt."),
         Column(("held-out", "loss"), held("loss"), "Of imitation in nats per token, else that of the objective."),
         Column(("held-out", "accuracy"), accuracy, "Share of held-out pairs, or labels, on the right side."),

@@ -11,7 +11,7 @@ from polopt_jax.cli._progress import acknowledge, progress, say
 from polopt_jax.cli._result import Result
 from polopt_jax.cli._running import exit_code, failures_told, is_done, started
 from polopt_jax.cli._text_build import build, init_config, start_of
-from polopt_jax.cli._text_data import Data, about_data, read_data, tell_problems, text_examples
+from polopt_jax.cli._text_data import Data, about_data, chosen_texts, read_data, tell_problems, text_examples
 from polopt_jax.cli._text_family import choose_objective, kind_of
 from polopt_jax.cli._text_options import TrainTexts
 from polopt_jax.cli._text_plan import TextPlan, answer_length, check_unchanged, plan_texts
@@ -63,6 +63,11 @@ def planned(algorithm: str, options: TrainTexts, hyperparameters: dict[str, Any]
 
     plan = plan_texts(algorithm, options, hyperparameters, number_of, start)
     check_reward(plan.reward)
+    if plan.init is None and kind == "labels" and not chosen_texts(found["data"].train):
+        raise UsageError(
+            f"--data: no line of {options.data} to learn from has label true, so there is nothing to imitate before "
+            "preferences are learnt: give --init RUN, of polopt train sft --data FILE"
+        )
     return plan, found["data"]
 
 

@@ -1,10 +1,10 @@
 """Whether training still works: which seeds are broken, by what, and since which update.
 
 A seed is broken in an update in which a loss, the KL of the update or the entropy is not finite, or every step was
-skipped, or no decision was left, as every step of its environments broke, or the policy went so far that float32 knows
-no probability ratio to the one before. It stays broken while the policy stands still after that; and it is broken from
-the start while the policy does not move at all under a gradient that is not zero. A policy that no longer moves because
-it has converged is not broken.
+skipped, or no decision was left, as every step of its environments broke, or nothing of all that was answered could be
+scored, or the policy went so far that float32 knows no probability ratio to the one before. It stays broken while the
+policy stands still after that; and it is broken from the start while the policy does not move at all under a gradient
+that is not zero. A policy that no longer moves because it has converged is not broken.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _Seed = tuple[int | None, tuple[str, ...]]
 """`(since, what)` of one seed, as `Health` has them of all."""
 _WATCHED = ("loss", "kl_old_new", "entropy")
 _STILL, _LOST = "the policy did not move", "parameters not finite"
+_UNSCORED = "no answer could be scored"
 
 
 class Health(NamedTuple):
@@ -74,15 +75,13 @@ def complaint(health: Health, schedule: Schedule, update: int) -> str | None:
     if not is_broken(health):
         return None
     since = max(number for number in health.since if number is not None)
-    ended_badly = update >= schedule.updates and all(set(what) != {_STILL} for what in health.what)
+    ended_badly = update >= schedule.updates and all(set(what) - {_STILL, _UNSCORED} for what in health.what)
     if update - since + 1 < min(GIVE_UP_AFTER, schedule.updates) and not ended_badly:
         return None
     reasons = ", ".join(dict.fromkeys(reason for what in health.what for reason in what))
     seeds = "" if schedule.num_seeds == 1 else " in every seed"
-    return (
-        f"broken{seeds} since update {since} ({reasons}), stopped at update {update}; "
-        "try a smaller step or smaller weights"
-    )
+    advice = "look at the reward" if reasons == _UNSCORED else "try a smaller step or smaller weights"
+    return f"broken{seeds} since update {since} ({reasons}), stopped at update {update}; {advice}"
 
 
 def _look_at_seed(before: _Seed, kl: np.ndarray, pushed: np.ndarray, faults: dict[str, np.ndarray], last: int) -> _Seed:
@@ -116,7 +115,10 @@ def _faults(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     counts = [x == 0 for name, x in metrics.items() if name.split("/")[-1] == "num_valid"]
     broke = metrics.get("nonfinite_steps", np.zeros_like(kl)) > 0
     lost["no decision left"] = broke & np.all([np.full_like(broke, bool(counts)), *counts], axis=0)
-    return {**lost, "every step skipped": every, "kl_old_new of {:.2g} nats": (kl > TOO_FAR) & np.isfinite(kl)}
+    unscored = metrics.get("episode/unscored", np.zeros_like(kl))
+    mute = (unscored > 0) & (metrics.get("episode/finished", unscored) == 0)
+    lost |= {"every step skipped": every, _UNSCORED: mute}
+    return {**lost, "kl_old_new of {:.2g} nats": (kl > TOO_FAR) & np.isfinite(kl)}
 
 
 def _has_gradient(metrics: dict[str, np.ndarray]) -> np.ndarray:
