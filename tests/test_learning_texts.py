@@ -520,6 +520,28 @@ def test_completions_have_the_log_probabilities_of_both_policies(params):
     assert "".join(plain.pieces) == plain.text
 
 
+def test_what_was_compiled_is_used_again(params):
+    """Other prompts of the same shape, and other rows of a batch, trace nothing anew."""
+    traced = []
+
+    def apply(params, tokens):
+        traced.append(1)
+        return NETWORK.apply(params, tokens)
+
+    network = NETWORK._replace(apply=apply)
+    sizes = dict(tokenizer=TOKENIZER, key=jax.random.key(0), length=4, samples=2)
+    said = [texts.complete_prompts(network, params, params, asked, **sizes) for asked in (["ab"], ["cd"], ["ab"])]
+    assert len(traced) == 1
+    assert [row[0][0].prompt for row in said] == ["ab", "cd", "ab"]
+    first, other, again = (row[0][0].log_prob for row in said)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    batch = pair_rows([Pair("p", s, "no", n) for n, s in enumerate(SENTENCES)], TOKENIZER, max_length=LENGTH).batch
+    for _ in range(2):
+        texts.with_reference(network, params, batch, rows=4, axis=1)
+    assert len(traced) == 2
+
+
 def test_a_prompt_that_is_too_long_is_named(params):
     with pytest.raises(ValueError, match="beyond the 24 that the network reads"):
         texts.complete_prompts(NETWORK, params, params, ["x" * 20], TOKENIZER, jax.random.key(0), length=6, samples=1)

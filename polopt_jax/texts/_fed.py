@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -181,11 +182,7 @@ def with_reference(network: TokenNetwork, reference: Params, batch: Batch, *, ro
     >>> with_reference(network, params, batch, rows=4, axis=1).ref_log_prob.shape
     (2, 7, 3)
     """
-
-    @jax.jit
-    def said(params: Params, obs: Any, action: Any) -> Any:
-        return network.apply(params, obs).policy.log_prob(action)
-
+    said = _saying(network)
     size = batch.mask.shape[axis]
     parts = []
     for first in range(0, size, rows):
@@ -193,3 +190,14 @@ def with_reference(network: TokenNetwork, reference: Params, batch: Batch, *, ro
         part = jax.tree.map(lambda x: np.take(np.asarray(x), places, axis=axis), (batch.obs, batch.action))  # noqa: B023
         parts.append(np.take(np.asarray(said(reference, *part)), np.arange(min(rows, size - first)), axis=axis))
     return replace(batch, ref_log_prob=np.concatenate(parts, axis=axis))
+
+
+@functools.lru_cache(maxsize=8)
+def _saying(network: TokenNetwork) -> Callable[..., Any]:
+    """What a network says of actions; compiled once for rows of one shape."""
+
+    @jax.jit
+    def said(params: Params, obs: Any, action: Any) -> Any:
+        return network.apply(params, obs).policy.log_prob(action)
+
+    return said

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from polopt_jax.episodes import to_batch
 from polopt_jax.fields import with_fields
-from polopt_jax.language import Prompt, Tokenizer, TokenNetwork, prompt_rows, sample_groups
+from polopt_jax.language import Prompt, Tokenizer, TokenNetwork, Tokens, prompt_rows, sample_groups
 from polopt_jax.types import Array, Params
 
 
@@ -72,14 +73,8 @@ def complete_prompts(
         )
     stop = getattr(tokenizer, "eos_token_id", None)
 
-    @jax.jit
-    def run(params: Params, reference: Params, key: Array) -> tuple[Any, ...]:
-        rollout = sample_groups(network, params, rows.tokens, key, length=length, group_size=samples, stop=stop)
-        batch = to_batch(rollout)
-        before = network.apply(reference, batch.obs).policy.log_prob(batch.action)
-        return batch.action, batch.mask, batch.log_prob, before
-
-    action, mask, log_prob, before = (np.asarray(x) for x in run(params, reference, key))
+    run = _sampling(network, length, samples, stop)
+    action, mask, log_prob, before = (np.asarray(x) for x in run(params, reference, rows.tokens, key))
 
     def completion(n: int, g: int) -> Completion:
         real = mask[n, g]
@@ -91,6 +86,20 @@ def complete_prompts(
         return Completion(prompts[n], tokenizer.decode(said), pieces, *numbers, ended=len(said) < len(tokens))
 
     return [[completion(n, g) for g in range(samples)] for n in range(len(prompts))]
+
+
+@functools.lru_cache(maxsize=8)
+def _sampling(network: TokenNetwork, length: int, samples: int, stop: int | None) -> Callable[..., tuple[Array, ...]]:
+    """What samples, and what the reference says of it; compiled once for prompts of one shape."""
+
+    @jax.jit
+    def run(params: Params, reference: Params, tokens: Tokens, key: Array) -> tuple[Array, ...]:
+        rollout = sample_groups(network, params, tokens, key, length=length, group_size=samples, stop=stop)
+        batch = to_batch(rollout)
+        before = network.apply(reference, batch.obs).policy.log_prob(batch.action)
+        return batch.action, batch.mask, batch.log_prob, before
+
+    return run
 
 
 def _parts(tokens: Sequence[int], tokenizer: Tokenizer, stop: int | None) -> list[slice]:
