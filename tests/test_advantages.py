@@ -280,6 +280,24 @@ def test_lists_are_as_good_as_arrays_and_a_step_is_the_least(name):
             EVERY[name](**empty)
 
 
+@pytest.mark.parametrize("hyper", [float, np.float64, np.asarray, jnp.asarray])
+@pytest.mark.parametrize("wide", ["reward", "next_value", None])
+@pytest.mark.parametrize("name", ["gae", "discounted_returns", "lambda_returns", "n_step_returns", "v_trace"])
+def test_fields_and_numbers_may_be_of_different_precision(name, wide, hyper):
+    """One wide field makes all wide; a wide discount makes none."""
+    fields = {f: jnp.ones((3, 2), jnp.float64 if f == wide else jnp.float32) for f in ("reward", "value", "next_value")}
+    fields |= {"terminated": jnp.zeros((3, 2), bool), "truncated": jnp.zeros((3, 2), bool)}
+    if name == "v_trace":
+        fields |= {"log_prob": jnp.zeros((3, 2), jnp.float32), "new_log_prob": jnp.zeros((3, 2), jnp.float32)}
+    elif name != "gae":
+        del fields["value"]
+    numbers = {"gamma": 0.5} | ({} if name in ("discounted_returns", "n_step_returns") else {"lambda_": 1.0})
+    found = getattr(po, name)(**fields, **{key: hyper(value) for key, value in numbers.items()})
+    target = found[1] if isinstance(found, tuple) else found
+    assert target.dtype == (jnp.float32 if wide is None else jnp.float64)
+    np.testing.assert_allclose(target[:, 0], [1.875, 1.75, 1.5])
+
+
 @pytest.mark.parametrize("bad", [{"gamma": 1.5}, {"gamma": -0.1}, {"lambda_": float("nan")}, {"lambda_": 2}])
 def test_a_discount_outside_the_unit_interval_is_refused_where_it_is_concrete(bad):
     (name,) = bad

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from polopt_jax.masking import accumulate, check_shape
 from polopt_jax.ranges import Count, Unit, check_range
-from polopt_jax.types import Array, Rollout
+from polopt_jax.types import Array, ArrayLike, Rollout
 
 
 def episode_fields(
     caller: str, names: tuple[str, ...], rollout: Rollout | None, arrays: dict[str, Array]
 ) -> list[Array]:
-    """The named fields of a rollout, or the arrays given instead: constants of one shape, in at least float32."""
+    """The named fields of a rollout, or the arrays given instead: constants of one shape and one dtype."""
     if (rollout is None) != (arrays.keys() == set(names)) or (rollout is not None and arrays):
         raise TypeError(f"{caller} takes a Rollout, or by keyword {', '.join(names)}; it was given {sorted(arrays)}")
     found = {name: getattr(rollout, name) for name in names} if rollout is not None else arrays
@@ -34,7 +35,18 @@ def episode_fields(
         raise ValueError(
             f"{caller}: reward must have a leading time axis [T, ...], T >= 1; its shape is {reward.shape}"
         )
-    return [jax.lax.stop_gradient(x if x.dtype == jnp.bool_ else accumulate(x)) for x in ordered]
+    dtype = jnp.result_type(*(accumulate(x) for x in ordered if x.dtype != jnp.bool_))
+    return [jax.lax.stop_gradient(x if x.dtype == jnp.bool_ else x.astype(dtype)) for x in ordered]
+
+
+def in_dtype_of(x: Array, *numbers: ArrayLike) -> list[ArrayLike]:
+    """Discounts and the like that leave the dtype of a field what it is, so that a loop over time can carry it.
+
+    >>> [(jnp.ones(2) * number).dtype.name for number in in_dtype_of(jnp.ones(2), 0.9, np.float64(0.9))]
+    ['float32', 'float32']
+    """
+    plain = (float, int, np.generic)  # of which a Python number leaves every dtype alone; np.float64 does not
+    return [float(n) if isinstance(n, plain) else jnp.asarray(n).astype(x.dtype) for n in numbers]
 
 
 def gae(
@@ -79,6 +91,7 @@ def gae(
     check_range("gae", Unit, gamma=gamma, lambda_=lambda_)
     names = ("reward", "value", "next_value", "terminated", "truncated")
     reward, value, next_value, terminated, truncated = episode_fields("gae", names, rollout, arrays)
+    gamma, lambda_ = in_dtype_of(reward, gamma, lambda_)
     delta = reward + gamma * jnp.where(terminated, 0, next_value) - value
 
     def backward(advantage: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -116,6 +129,7 @@ def discounted_returns(rollout: Rollout | None = None, /, *, gamma: Unit = 0.99,
     check_range("discounted_returns", Unit, gamma=gamma)
     names = ("reward", "next_value", "terminated", "truncated")
     reward, next_value, terminated, truncated = episode_fields("discounted_returns", names, rollout, arrays)
+    (gamma,) = in_dtype_of(reward, gamma)
 
     def backward(following: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
         reward, next_value, terminated, truncated = step
@@ -156,6 +170,7 @@ def lambda_returns(
     check_range("lambda_returns", Unit, gamma=gamma, lambda_=lambda_)
     names = ("reward", "next_value", "terminated", "truncated")
     reward, next_value, terminated, truncated = episode_fields("lambda_returns", names, rollout, arrays)
+    gamma, lambda_ = in_dtype_of(reward, gamma, lambda_)
 
     def backward(following: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
         reward, next_value, terminated, truncated = step
@@ -196,6 +211,7 @@ def n_step_returns(rollout: Rollout | None = None, /, *, n: Count = 5, gamma: Un
     check_range("n_step_returns", Count, n=n)
     names = ("reward", "next_value", "terminated", "truncated")
     reward, next_value, terminated, truncated = episode_fields("n_step_returns", names, rollout, arrays)
+    (gamma,) = in_dtype_of(reward, gamma)
 
     def one_further(_: Array, nearer: Array) -> Array:
         """The return over one step more, from those of the step after."""

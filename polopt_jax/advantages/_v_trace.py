@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.advantages._episodes import episode_fields
-from polopt_jax.masking import accumulate, check_shape
+from polopt_jax.advantages._episodes import episode_fields, in_dtype_of
+from polopt_jax.masking import check_shape
 from polopt_jax.ranges import Nonnegative, Unit, check_range
 from polopt_jax.surrogates import log_ratio
 from polopt_jax.types import Array, Rollout
@@ -68,9 +68,10 @@ def v_trace(
     check_range("v_trace", Nonnegative, rho_bar=rho_bar, c_bar=c_bar)
     names = ("reward", "value", "next_value", "terminated", "truncated", "log_prob")
     reward, value, next_value, terminated, truncated, old_log_prob = episode_fields("v_trace", names, rollout, arrays)
+    gamma, lambda_, rho_bar, c_bar = in_dtype_of(reward, gamma, lambda_, rho_bar, c_bar)
     new_log_prob = jnp.asarray(new_log_prob)
     check_shape("v_trace", "new_log_prob", new_log_prob, reward.shape, of="reward")
-    ratio = jnp.exp(log_ratio(jax.lax.stop_gradient(accumulate(new_log_prob)), old_log_prob))
+    ratio = jnp.exp(log_ratio(jax.lax.stop_gradient(new_log_prob.astype(reward.dtype)), old_log_prob))
     rho, trace = jnp.minimum(ratio, rho_bar), lambda_ * jnp.minimum(ratio, c_bar)
     surprise = reward + gamma * jnp.where(terminated, 0, next_value) - value
 
