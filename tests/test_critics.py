@@ -79,6 +79,15 @@ def test_two_hot_has_the_mean_of_its_target_on_the_two_points_beside_it():
     np.testing.assert_array_equal(outside, np.eye(5)[[0, 4, 0, 4]])
 
 
+@pytest.mark.parametrize("support", [[0.0, 1.0, 1.0], [2.0, 1.0, 0.0], [0.0, np.nan, 1.0]])
+def test_a_support_that_does_not_increase_is_refused_where_it_is_concrete(support):
+    for of in (lambda x: po.two_hot(jnp.zeros(2), x), lambda x: po.expected_value(jnp.zeros((2, 3)), x)):
+        for x in (support, jnp.asarray(support)):
+            with pytest.raises(ValueError, match="support must be strictly increasing; it is"):
+                of(x)
+        assert jax.jit(of)(jnp.asarray(support)).shape[0] == 2
+
+
 def test_categorical_value_loss_is_a_loop_over_decisions():
     _, target, mask, batch = example(3)
     logits = np.random.default_rng(30).normal(size=(*SHAPE, 5))

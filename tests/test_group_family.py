@@ -250,6 +250,16 @@ def test_gspo_and_its_token_form_agree_where_a_row_has_one_advantage():
     assert 0 < results["row"][0][1]["clip_fraction"] < 1
 
 
+def test_where_the_policy_that_acted_knew_no_action_the_token_form_is_what_gspo_is():
+    """A log-probability of -inf of one decision: its row's ratio is at the limit in both, and no gradient is NaN."""
+    outputs, batch, _ = example(seed=2, per_row=True)
+    batch = replace(batch, log_prob=batch.log_prob.at[0, 0].set(-jnp.inf), mask=batch.mask.at[0, 0].set(True))
+    results = evaluate({"row": po.gspo(clip_eps=0.1), "token": po.gspo_token(clip_eps=0.1)}, outputs, batch)
+    assert np.isfinite(results["row"][0][0])
+    np.testing.assert_allclose(results["row"][0][0], results["token"][0][0], rtol=1e-12)
+    assert np.isfinite(results["token"][1]).all()
+
+
 def test_without_a_bound_each_is_what_it_bounds():
     outputs, batch, _ = example(seed=3)
     terms = {

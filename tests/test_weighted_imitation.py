@@ -7,6 +7,7 @@ import pytest
 from scipy.optimize import brentq
 
 import polopt_jax as po
+from polopt_jax.surrogates import top_entries
 
 GROUP = (3, 6, 4)  # states' rows, actions, time
 ACTIONS = 5
@@ -154,6 +155,16 @@ def test_v_mpo_is_a_loop_over_the_better_half():
         np.testing.assert_allclose(metrics["top_fraction"], len(used) / len(real), rtol=1e-6)
         np.testing.assert_allclose(gradient, expected, atol=1e-14)
         np.testing.assert_allclose(slopes["temperature"], 0.15 - kl_to_uniform(weights), rtol=1e-11)
+
+
+@pytest.mark.parametrize("size", [10, 100, 1000])
+def test_the_top_is_as_large_as_the_fraction_says(size):
+    """Of 100 the top 0.53 are 53, though 0.53 times 100 is a little less in floating point."""
+    worth, real = jnp.arange(size, dtype=jnp.float32), jnp.ones(size, bool)
+    top = jax.jit(lambda fraction: top_entries(worth, real, jnp.float32(fraction)).sum())
+    for number in range(1, size + 1):
+        assert int(top(number / size)) == number
+    assert int(top(0.999999)) == size - 1
 
 
 def test_the_top_has_at_least_one_decision_and_all_that_tie():

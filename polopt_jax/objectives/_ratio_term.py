@@ -41,7 +41,8 @@ def sequence_token_ratio(difference: Array, batch: Batch) -> Array:
     log s_t = sg[log s] + log π_θ - sg[log π_θ]
     """
     constant = jax.lax.stop_gradient
-    return constant(sequence_ratio(difference, batch)) + difference - constant(difference)
+    own = jnp.where(jnp.isfinite(difference), difference, 0)  # an infinite one has no gradient, and inf - inf no value
+    return constant(sequence_ratio(difference, batch)) + own - constant(own)
 
 
 def trajectory_ratio(difference: Array, batch: Batch) -> Array:

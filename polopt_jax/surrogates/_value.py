@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from polopt_jax.masking import accumulate
 from polopt_jax.types import Array, ArrayLike
@@ -45,6 +46,8 @@ def _on_axis(support: Array, x: Array) -> Array:
     """A support `[K]` beside `x` `[..., K]`: of its dtype, and of its rank, so that nothing is promoted."""
     if jnp.ndim(support) != 1 or jnp.shape(support)[0] < 2:
         raise ValueError(f"support must have shape [K] with K >= 2; it has {jnp.shape(support)}")
+    if not isinstance(support, jax.core.Tracer) and not (np.diff(np.asarray(support)) > 0).all():
+        raise ValueError(f"support must be strictly increasing; it is {np.asarray(support).tolist()}")
     return jnp.asarray(support, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
@@ -63,8 +66,10 @@ def two_hot(target: Array, support: Array) -> Array:
       `[..., K]`, a probability per point; `probability @ support` is the target.
 
     Raises:
-      ValueError: support is not `[K]`. Source: Bellemare et al. 2017 (C51), equation 7, for a single point;
-      "two-hot" is Schrittwieser et al. 2020's (MuZero).
+      ValueError: support is not `[K]`, or not increasing (where it is concrete).
+
+    Source: Bellemare et al. 2017 (C51), equation 7, for a single point; "two-hot" is Schrittwieser et al. 2020's
+    (MuZero).
 
     >>> two_hot(jnp.array([0.25, -9.0]), jnp.array([0.0, 1.0, 3.0])).tolist()
     [[0.75, 0.25, 0.0], [1.0, 0.0, 0.0]]
@@ -80,7 +85,7 @@ def two_hot(target: Array, support: Array) -> Array:
 def expected_value(logits: Array, support: Array) -> Array:
     """Σ_k softmax(logits)_k s_k `[...]`, of logits `[..., K]`: the value that a law on `support` stands for.
 
-    Raises ValueError if support is not `[K]`.
+    Raises ValueError if support is not `[K]`, or not increasing (where it is concrete).
 
     >>> expected_value(jnp.zeros((1, 3)), jnp.array([0.0, 1.0, 5.0])).tolist()
     [2.0]
