@@ -99,3 +99,15 @@ def check_annotated(function: Callable[..., Any], values: Mapping[str, Any]) -> 
         declared = any(isinstance(x, Interval) for x in getattr(parameter.annotation, "__metadata__", ()))
         if declared and not callable(values[name]):
             check_range(function.__name__, parameter.annotation, **{name: values[name]})
+
+
+def check_clip_range(caller: str, clip_eps: Any) -> None:
+    """Raises ValueError unless `clip_eps` is a number of at least 0, or a pair of them.
+
+    >>> check_clip_range("ppo", (0.1, 0.2, 0.3))
+    Traceback (most recent call last):
+    ValueError: ppo: clip_eps must be a number or a pair (low, high), a tuple; it is (0.1, 0.2, 0.3)
+    """
+    if isinstance(clip_eps, list | tuple) and not (isinstance(clip_eps, tuple) and len(clip_eps) == 2):
+        raise ValueError(f"{caller}: clip_eps must be a number or a pair (low, high), a tuple; it is {clip_eps}")
+    check_range(caller, Nonnegative, clip_eps=clip_eps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -133,6 +134,7 @@ TEXT_SIZES = ("max_length", "width", "depth", "heads", "temperature")
 """What the config of a run on texts says of its network."""
 
 
+@functools.lru_cache(maxsize=8)
 def byte_transformer(
     *, max_length: int, width: int, depth: int, heads: int, temperature: float | None = None
 ) -> TokenNetwork:

@@ -74,7 +74,8 @@ def make_step(phase: Phase | None = None, /, *unpaired: Any, **phases: Phase) ->
     A phase that has a name has it before each of them, `policy/loss`.
 
     Raises ValueError if there is no phase, or both one without and some with a name; TypeError if a phase is no pair
-    of an objective and an optimizer, or the objective does not return a scalar loss and a dict of metrics.
+    of an objective and an optimizer, or the objective does not return a scalar loss and a dict of metrics; when it is
+    traced ValueError if no array is among the parameters.
 
     >>> import polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
@@ -112,6 +113,8 @@ def _one_phase(objective: Objective, optimizer: optax.GradientTransformation) ->
 
     def attempt(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
         del key
+        if not jax.tree.leaves(params):
+            raise ValueError(f"make_step: params must have an array to learn; they are {described(unraveled(params))}")
         (loss, metrics), grads = jax.value_and_grad(checked, has_aux=True)(params, batch)
 
         def value_fn(params: Params, batch: Batch = batch, objective: Objective = checked) -> Array:

@@ -214,3 +214,19 @@ def test_what_is_right_costs_nothing():
 def test_functions_without_a_signature_pass():
     boundaries.check_takes("here", "part", print, "a", "b")
     boundaries.check_takes("here", "part", max, "a", "b")
+
+
+@pytest.mark.parametrize("make", [po.ppo, po.dapo, po.gspo, po.gspo_token, po.luspo, po.dual_clip])
+@pytest.mark.parametrize("clip_eps", [[0.2, 0.28], (0.1, 0.2, 0.3), (0.1,)])
+def test_a_clip_is_a_number_or_a_pair(make, clip_eps):
+    with pytest.raises(
+        ValueError, match=rf"{make.__name__}: clip_eps must be a number or a pair \(low, high\), a tuple"
+    ):
+        make(clip_eps=clip_eps)
+
+
+def test_there_must_be_something_to_learn():
+    step = po.make_step((lambda params, batch: (jnp.zeros(()), {}), optax.sgd(1.0)))
+    batch = po.Batch(obs=None, action=None, mask=jnp.ones(2, bool))
+    with pytest.raises(ValueError, match="make_step: params must have an array to learn; they are a dict"):
+        step.update({}, step.init({}), batch, None)

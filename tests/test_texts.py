@@ -210,6 +210,37 @@ def test_longer_rows_are_left_out_and_told():
         language.text_rows([], ByteTokenizer(), max_length=6)
 
 
+def test_a_pair_of_which_a_completion_has_no_token_is_left_out_and_told():
+    """Of a tokenizer that has no token to end a row with: its row would have no decision."""
+
+    class Letters:
+        bos_token_id = 0
+
+        def encode(self, text):
+            return [ord(letter) for letter in text if letter != "~"]
+
+    pairs = [Pair("ab", "~", "de", 3), Pair("ab", "c", "de", 4)]
+    rows = language.pair_rows(pairs, Letters(), max_length=9)
+    assert rows.kept == pairs[1:]
+    assert [str(problem) for problem in rows.problems] == ["line 3: has a completion without a token (left out)"]
+
+
+def test_records_that_stood_in_no_file_need_no_line_and_anything_else_is_named():
+    makers = {
+        language.pair_rows: Pair("a", "b", "c"),
+        language.labelled_rows: Labelled("a", "b", True),
+        language.text_rows: Text("a", "b"),
+        language.packed_rows: Text("a", "b"),
+        language.prompt_rows: language.Prompt("a"),
+    }
+    for rows, record in makers.items():
+        assert record.line == 0
+        assert len(rows([record], ByteTokenizer(), max_length=9).kept) == 1
+        kind = type(record).__name__
+        with pytest.raises(TypeError, match=rf"_rows: a record must be a language.{kind}\(.*\); it is a dict"):
+            rows([record._asdict()], ByteTokenizer(), max_length=9)
+
+
 def test_labels_stay_with_their_rows():
     records = [Labelled("a", "b", True, 1), Labelled("a", "long", False, 2), Labelled("a", "c", False, 3)]
     rows = language.labelled_rows(records, ByteTokenizer(), max_length=4)

@@ -22,8 +22,8 @@ class Pair(NamedTuple):
     prompt: str
     chosen: str
     rejected: str
-    line: int
-    """Where it stood in the file, from 1."""
+    line: int = 0
+    """Where it stood in the file, from 1; 0 where it was in none."""
 
 
 class Labelled(NamedTuple):
@@ -32,7 +32,7 @@ class Labelled(NamedTuple):
     prompt: str
     completion: str
     label: bool
-    line: int
+    line: int = 0
 
 
 class Text(NamedTuple):
@@ -40,14 +40,14 @@ class Text(NamedTuple):
 
     prompt: str
     completion: str
-    line: int
+    line: int = 0
 
 
 class Prompt(NamedTuple):
     """A prompt to be completed."""
 
     prompt: str
-    line: int
+    line: int = 0
 
 
 class Problem(NamedTuple):

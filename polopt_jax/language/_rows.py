@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from polopt_jax.boundaries import described
 from polopt_jax.language._records import Labelled, Pair, Problem, Prompt, Text
 from polopt_jax.language._tokenizer import Tokenizer, plain_tokens
 from polopt_jax.language._tokens import Tokens, padded_tokens
 from polopt_jax.types import Batch
+
+NOTHING_SAID = "has a completion without a token"
+"""What is told of a record of which nothing can be learnt: its row would have no decision."""
 
 
 class Prompts(NamedTuple):
@@ -43,13 +47,15 @@ def pair_rows(pairs: Sequence[Pair], tokenizer: Tokenizer, *, max_length: int) -
     Args:
       pairs: as `read_pairs` gives them.
       tokenizer: `ByteTokenizer()`, or one of your own.
-      max_length: the most tokens that a row may have, both special ones counted. Longer pairs are left out, and told.
+      max_length: the most tokens that a row may have, both special ones counted. Longer pairs are left out, and
+        those of which a completion has no token, and told.
 
     Returns:
       `Rows(batch, kept, problems)`. The batch has `obs`, `action` and `mask`; a reference's log-probabilities are yours
       to add: `replace(batch, ref_log_prob=model(reference, batch.obs).policy.log_prob(batch.action))`.
 
     Raises:
+      TypeError: something in `pairs` is no `Pair`.
       ValueError: max_length is below 2, no pair is left, or there is nothing before the first token of a completion (an
       empty prompt, and a tokenizer without `bos_token_id`).
 
@@ -58,12 +64,14 @@ def pair_rows(pairs: Sequence[Pair], tokenizer: Tokenizer, *, max_length: int) -
     >>> rows.batch.action.shape, rows.batch.mask[:, 0].sum(-1).tolist()
     ((2, 1, 9), [2, 5])
     """
+    _check_records("pair_rows", Pair, pairs)
     sides = [[(pair.prompt, pair.chosen), (pair.prompt, pair.rejected)] for pair in pairs]
     return _rows("pair_rows", pairs, sides, tokenizer, max_length)
 
 
 def labelled_rows(records: Sequence[Labelled], tokenizer: Tokenizer, *, max_length: int) -> Rows:
     """A batch `[N, T]` with a label per row, for `kto` and `bco`; the rest as `pair_rows`."""
+    _check_records("labelled_rows", Labelled, records)
     rows = _rows("labelled_rows", records, [[(r.prompt, r.completion)] for r in records], tokenizer, max_length)
     labels = jnp.array([record.label for record in rows.kept])
     return rows._replace(batch=replace(_without_sides(rows.batch), label=labels))
@@ -71,6 +79,7 @@ def labelled_rows(records: Sequence[Labelled], tokenizer: Tokenizer, *, max_leng
 
 def text_rows(texts: Sequence[Text], tokenizer: Tokenizer, *, max_length: int) -> Rows:
     """A batch `[N, T]` of texts to be imitated, for `negative_log_likelihood`; the rest as `pair_rows`."""
+    _check_records("text_rows", Text, texts)
     rows = _rows("text_rows", texts, [[(text.prompt, text.completion)] for text in texts], tokenizer, max_length)
     return rows._replace(batch=_without_sides(rows.batch))
 
@@ -133,6 +142,7 @@ def prompt_rows(prompts: Sequence[Prompt], tokenizer: Tokenizer, *, max_length: 
     """
     if max_length < 1:
         raise ValueError(f"prompt_rows: max_length must be at least 1; it is {max_length}")
+    _check_records("prompt_rows", Prompt, prompts)
     begin = _special(tokenizer, "bos")
     kept, tokens, problems = [], [], []
     for prompt in prompts:
@@ -150,6 +160,15 @@ def prompt_rows(prompts: Sequence[Prompt], tokenizer: Tokenizer, *, max_length: 
     for n, row in enumerate(tokens):
         token[n, size - len(row) :], real[n, size - len(row) :] = row, True
     return Prompts(padded_tokens(jnp.asarray(token), jnp.asarray(real)), kept, problems)
+
+
+def _check_records(caller: str, kind: type, records: Sequence[Any]) -> None:
+    """Raises TypeError for what has not the fields of a record: a dict, or a plain string."""
+    needs: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]
+    for record in records:
+        if not all(hasattr(record, name) for name in needs):
+            said = f"{caller}: a record must be a language.{kind.__name__}({', '.join(needs)})"
+            raise TypeError(f"{said}; it is {described(record)}")
 
 
 def _special(tokenizer: Tokenizer, name: str) -> list[int]:
@@ -183,8 +202,8 @@ def _rows(
             raise ValueError(
                 f"{caller}: line {record.line} has an empty prompt, and the tokenizer no bos_token_id to begin with"
             )
-        if longest > max_length:
-            what = f"has {longest} tokens, more than {max_length}"
+        if longest > max_length or not all(said for _, said in rows):
+            what = f"has {longest} tokens, more than {max_length}" if longest > max_length else NOTHING_SAID
             problems.append(Problem(record.line, what, left_out=True))
             continue
         kept.append(record)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from polopt_jax.objectives._ratio_term import ratio_term
-from polopt_jax.ranges import Nonnegative, check_range
+from polopt_jax.ranges import check_clip_range
 from polopt_jax.reductions import token_mean
 from polopt_jax.surrogates import ClipRange, clipped_surrogate
 from polopt_jax.types import Term
@@ -44,5 +44,5 @@ def dapo(*, clip_eps: ClipRange = (0.2, 0.28)) -> Term:
     >>> round(float(dapo()(outputs, batch)[0]), 4)
     -1.28
     """
-    check_range("dapo", Nonnegative, clip_eps=clip_eps)
+    check_clip_range("dapo", clip_eps)
     return ratio_term(partial(clipped_surrogate, clip_eps=clip_eps), reduce=token_mean, caller="dapo")

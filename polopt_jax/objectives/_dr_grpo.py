@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from polopt_jax.objectives._ratio_term import ratio_term
-from polopt_jax.ranges import Nonnegative, Positive, check_range
+from polopt_jax.ranges import Positive, check_clip_range, check_range
 from polopt_jax.reductions import constant_length
 from polopt_jax.surrogates import ClipRange, clipped_surrogate
 from polopt_jax.types import Term
@@ -45,5 +45,5 @@ def dr_grpo(*, length: Positive, clip_eps: ClipRange = 0.2) -> Term:
     -0.6
     """
     check_range("dr_grpo", Positive, length=length)
-    check_range("dr_grpo", Nonnegative, clip_eps=clip_eps)
+    check_clip_range("dr_grpo", clip_eps)
     return ratio_term(partial(clipped_surrogate, clip_eps=clip_eps), reduce=constant_length(length), caller="dr_grpo")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from polopt_jax.objectives._ratio_term import ratio_term
-from polopt_jax.ranges import AboveOne, Nonnegative, check_range
+from polopt_jax.ranges import AboveOne, check_clip_range, check_range
 from polopt_jax.reductions import token_mean
 from polopt_jax.surrogates import ClipRange, dual_clipped_surrogate
 from polopt_jax.types import Reduction, Term
@@ -46,7 +46,7 @@ def dual_clip(*, clip_eps: ClipRange = 0.2, cap: AboveOne = 3.0, reduce: Reducti
     >>> float(loss), float(metrics["clip_fraction"])
     (3.0, 1.0)
     """
-    check_range("dual_clip", Nonnegative, clip_eps=clip_eps)
+    check_clip_range("dual_clip", clip_eps)
     check_range("dual_clip", AboveOne, cap=cap)
     gain = partial(dual_clipped_surrogate, clip_eps=clip_eps, cap=cap)
     return ratio_term(gain, reduce=reduce, caller="dual_clip")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from polopt_jax.objectives._ratio_term import ratio_term
-from polopt_jax.ranges import Nonnegative, check_range
+from polopt_jax.ranges import check_clip_range
 from polopt_jax.reductions import token_mean
 from polopt_jax.surrogates import ClipRange, clipped_surrogate
 from polopt_jax.types import Reduction, Term
@@ -45,5 +45,5 @@ def ppo(*, clip_eps: ClipRange = 0.2, reduce: Reduction = token_mean) -> Term:
     (-1.2, 1.0)
     """
 
-    check_range("ppo", Nonnegative, clip_eps=clip_eps)
+    check_clip_range("ppo", clip_eps)
     return ratio_term(partial(clipped_surrogate, clip_eps=clip_eps), reduce=reduce, caller="ppo")
