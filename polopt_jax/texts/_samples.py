@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -89,11 +89,11 @@ def complete_prompts(
 
 
 @functools.lru_cache(maxsize=8)
-def _sampling(network: TokenNetwork, length: int, samples: int, stop: int | None) -> Callable[..., tuple[Array, ...]]:
+def _sampling(network: TokenNetwork, length: int, samples: int, stop: int | None) -> Callable[..., tuple[Any, ...]]:
     """What samples, and what the reference says of it; compiled once for prompts of one shape."""
 
     @jax.jit
-    def run(params: Params, reference: Params, tokens: Tokens, key: Array) -> tuple[Array, ...]:
+    def run(params: Params, reference: Params, tokens: Tokens, key: Array) -> tuple[Any, ...]:
         rollout = sample_groups(network, params, tokens, key, length=length, group_size=samples, stop=stop)
         batch = to_batch(rollout)
         before = network.apply(reference, batch.obs).policy.log_prob(batch.action)
