@@ -68,11 +68,14 @@ def _mean(name: str, *, band: bool = False) -> Any:
         if isinstance(value, Interval):
             if not np.isfinite(value.mean):
                 return report.NONE
-            ends = f" [{report.short(value.low)}, {report.short(value.high)}]" if band and value.has_ends else ""
-            return report.short(value.mean) + ends
+            return _with_ends(value) if band else report.short(value.mean)
         return report.short(value) if np.isfinite(value) else report.NONE
 
     return cell
+
+
+def _with_ends(x: Interval) -> str:
+    return report.short(x.mean) + (f" [{report.short(x.low)}, {report.short(x.high)}]" if x.has_ends else "")
 
 
 def _never(row: Projected | Reading) -> str:
@@ -292,10 +295,7 @@ def _changes(result: Mapping[str, Any], earlier: Mapping[str, Any]) -> tuple[lis
     """D_z at success .9, now and then, of what both runs have."""
 
     def text(x: Interval) -> str:
-        if not np.isfinite(x.mean):
-            return "never"
-        ends = f" [{report.short(x.low)}, {report.short(x.high)}]" if x.has_ends else ""
-        return report.short(x.mean) + ends
+        return _with_ends(x) if np.isfinite(x.mean) else "never"
 
     def verdict(row: tuple[str, float, Interval, Interval]) -> str:
         then, now = row[2], row[3]
