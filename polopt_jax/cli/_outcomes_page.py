@@ -63,13 +63,10 @@ def _mean(name: str, *, band: bool = False) -> Any:
 
     def cell(row: Projected | Reading) -> str:
         value = row.columns.get(name)
-        if value is None:
+        mean = value.mean if isinstance(value, Interval) else value
+        if mean is None or not np.isfinite(mean):
             return report.NONE
-        if isinstance(value, Interval):
-            if not np.isfinite(value.mean):
-                return report.NONE
-            return _with_ends(value) if band else report.short(value.mean)
-        return report.short(value) if np.isfinite(value) else report.NONE
+        return _with_ends(value) if band and isinstance(value, Interval) else report.short(mean)
 
     return cell
 
