@@ -66,12 +66,13 @@ def _mean(name: str, *, band: bool = False) -> Any:
         mean = value.mean if isinstance(value, Interval) else value
         if mean is None or not np.isfinite(mean):
             return report.NONE
-        return _with_ends(value) if band and isinstance(value, Interval) else report.short(mean)
+        return with_ends(value) if band and isinstance(value, Interval) else report.short(mean)
 
     return cell
 
 
-def _with_ends(x: Interval) -> str:
+def with_ends(x: Interval) -> str:
+    """A mean with its interval, where it has one."""
     return report.short(x.mean) + (f" [{report.short(x.low)}, {report.short(x.high)}]" if x.has_ends else "")
 
 
@@ -292,7 +293,7 @@ def _changes(result: Mapping[str, Any], earlier: Mapping[str, Any]) -> tuple[lis
     """D_z at success .9, now and then, of what both runs have."""
 
     def text(x: Interval) -> str:
-        return _with_ends(x) if np.isfinite(x.mean) else "never"
+        return with_ends(x) if np.isfinite(x.mean) else "never"
 
     def verdict(row: tuple[str, float, Interval, Interval]) -> str:
         then, now = row[2], row[3]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polopt_jax import report, study
+from polopt_jax.cli._outcomes_page import with_ends
 from polopt_jax.report import Column, Curve, Group, Panel, Section, Strip
 from polopt_jax.study import Interval, Response, Verdict
 
@@ -126,8 +127,7 @@ def _cell(name: str, *, band: bool) -> Any:
         value = row.columns[name]
         if not np.isfinite(value.mean):
             return report.NONE
-        ends = f" [{report.short(value.low)}, {report.short(value.high)}]" if band else ""
-        return report.short(value.mean) + ends
+        return with_ends(value) if band else report.short(value.mean)
 
     return cell
 

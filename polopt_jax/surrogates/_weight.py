@@ -91,7 +91,8 @@ def top_entries(x: Array, mask: Array, fraction: Unit) -> Array:
     >>> top_entries(jnp.array([3.0, 1.0, 2.0, 9.0]), jnp.array([True, True, True, False]), 0.7).tolist()
     [True, False, True, False]
     """
-    total = mask.sum().astype(jnp.promote_types(x.dtype, jnp.float32))
+    fraction = jnp.asarray(fraction)
+    total = mask.sum().astype(fraction.dtype)
     number = jnp.floor(fraction * total * (1 + 2**-22))  # 0.53 of 100 are 53, whatever a product is rounded to
     number = jnp.clip(number.astype(jnp.int32), 1, mask.size)
     least = jnp.sort(jnp.where(mask, x, -jnp.inf).reshape(-1))[mask.size - number]
