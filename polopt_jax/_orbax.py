@@ -60,13 +60,8 @@ def checkpointer(ocp: Any, *items: str) -> Any:
 
 def left_over(path: Path, step: int) -> list[Path]:
     """What has the name of a killed save or removal, or of this step."""
-    entries = sorted(path.iterdir()) if path.is_dir() else []
-    names = {entry: entry.name.removesuffix(REMOVED) for entry in entries}
-    return [
-        entry
-        for entry, number in names.items()
-        if TEMPORARY.fullmatch(entry.name) or entry.name == str(step) or (number != entry.name and number.isdecimal())
-    ]
+    names = re.compile(rf"{TEMPORARY.pattern}|{step}|\d+{re.escape(REMOVED)}")
+    return [entry for entry in sorted(path.iterdir()) if names.fullmatch(entry.name)] if path.is_dir() else []
 
 
 def is_own(entry: Path) -> bool:

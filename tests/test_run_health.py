@@ -76,8 +76,9 @@ def test_ten_bad_updates_in_a_row_are_enough_and_say_what_and_since_when(fault, 
     start = [] if said == "the policy did not move" else [{name: FINE.get(name, 0.0) for name in {**FINE, **fault}}]
     assert complaint_after(*start, *[fault] * 9) is None
     since, stopped = 1 + len(start), 10 + len(start)
+    advice = "look at the environment" if "nonfinite_steps" in fault else "try a smaller step or smaller weights"
     assert complaint_after(*start, *[fault] * 10) == (
-        f"broken since update {since} ({said}), stopped at update {stopped}; try a smaller step or smaller weights"
+        f"broken since update {since} ({said}), stopped at update {stopped}; {advice}"
     )
 
 

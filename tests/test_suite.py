@@ -182,6 +182,13 @@ def test_an_interval_covers_the_mean():
     assert np.isnan([one.low, one.high]).all()
 
 
+@pytest.mark.parametrize(("draw", "mean", "share"), [("normal", 0.0, 0.82), ("lognormal", np.exp(0.5), 0.7)])
+def test_of_five_runs_an_interval_covers_what_is_said(draw, mean, share):
+    rng = np.random.default_rng(2)
+    found = [suite.interval(getattr(rng, draw)(0.0, 1.0, 5)) for _ in range(1500)]
+    assert np.mean([x.low <= mean <= x.high for x in found]) == pytest.approx(share, abs=0.04)
+
+
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 

@@ -28,8 +28,8 @@ def outcome_estimate(num_outcomes: int, *, of: CellsOf = identity, between: Betw
 
     A function `(old, new, batch) -> Estimate`, where `outcome_kl` gives one number to step on. The interval is of these
     prompts, widened by how much prompts differ where there are several. Both are to second order: with few effective
-    rows in a cell that matters, they promise too much. With 24 (the median) in the rarer of two cells, after a step of
-    .5 on 512 episodes, the interval held the truth in 87% of cases and the estimate was 19% too high.
+    rows in a cell that matters, they promise too much. Of 512 episodes that weigh unevenly (the vase of the burning
+    building, a step of .5) the interval held the truth in 85% of cases, and the estimate was 31% too high.
 
     Args:
       num_outcomes, of: as `outcome_divergence`.

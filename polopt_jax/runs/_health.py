@@ -29,7 +29,8 @@ _Seed = tuple[int | None, tuple[str, ...]]
 """`(since, what)` of one seed, as `Health` has them of all."""
 _WATCHED = ("loss", "kl_old_new", "entropy")
 _STILL, _LOST = "the policy did not move", "parameters not finite"
-_UNSCORED = "no answer could be scored"
+_UNSCORED, _UNSOUND = "no answer could be scored", "no decision left"
+_ADVICE = {_UNSCORED: "look at the reward", _UNSOUND: "look at the environment"}
 
 
 class Health(NamedTuple):
@@ -80,7 +81,7 @@ def complaint(health: Health, schedule: Schedule, update: int) -> str | None:
         return None
     reasons = ", ".join(dict.fromkeys(reason for what in health.what for reason in what))
     seeds = "" if schedule.num_seeds == 1 else " in every seed"
-    advice = "look at the reward" if reasons == _UNSCORED else "try a smaller step or smaller weights"
+    advice = _ADVICE.get(reasons, "try a smaller step or smaller weights")
     return f"broken{seeds} since update {since} ({reasons}), stopped at update {update}; {advice}"
 
 
@@ -114,7 +115,7 @@ def _faults(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     every = np.any([np.zeros_like(kl, bool), *skipped], axis=0)
     counts = [x == 0 for name, x in metrics.items() if name.split("/")[-1] == "num_valid"]
     broke = metrics.get("nonfinite_steps", np.zeros_like(kl)) > 0
-    lost["no decision left"] = broke & np.all([np.full_like(broke, bool(counts)), *counts], axis=0)
+    lost[_UNSOUND] = broke & np.all([np.full_like(broke, bool(counts)), *counts], axis=0)
     unscored = metrics.get("episode/unscored", np.zeros_like(kl))
     mute = (unscored > 0) & (metrics.get("episode/finished", unscored) == 0)
     lost |= {"every step skipped": every, _UNSCORED: mute}

@@ -100,16 +100,11 @@ def _evaluated(rows: Sequence[Row]) -> dict[str, Any]:
     known = [row["eval/return"] for row in rows if any(x is not None for x in row.get("eval/return", ()))]
     shares = [row["eval/ended"] for row in rows if any(x is not None for x in row.get("eval/ended", ()))]
     ended = over_seeds(shares[-1])[0] if shares else None
-    if ended is not None and ended < 1:
-        return {**_evaluated_return(known), "eval_ended": ended}
-    return _evaluated_return(known)
-
-
-def _evaluated_return(known: Sequence[Any]) -> dict[str, Any]:
+    share = {} if ended is None or ended == 1 else {"eval_ended": ended}
     if not known:
-        return {}
+        return share
     mean, half_width = over_seeds(known[-1])
-    return {"eval_return": mean, "eval_return_interval": half_width, "eval_return_by_seed": known[-1]}
+    return {"eval_return": mean, "eval_return_interval": half_width, "eval_return_by_seed": known[-1], **share}
 
 
 def _held_out(rows: Sequence[Row]) -> dict[str, Any]:
