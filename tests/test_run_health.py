@@ -34,7 +34,7 @@ FINE = {"loss": 0.5, "kl_old_new": 0.01, "entropy": 0.3, "skipped": 0.0, "grad_n
 def chunk_of(updates, *, last, params=1.0):
     """A chunk that ends at update `last`; `updates` has, seed by seed, what differs from fine."""
     metrics = {
-        name: np.array([[{**FINE, **update}[name] for update in seed] for seed in updates], np.float32)
+        name: np.array([[{**FINE, **update}.get(name, 1.0) for update in seed] for seed in updates], np.float32)
         for name in {**FINE, **updates[0][0]}
     }
     weights = np.broadcast_to(np.float32(params), (len(updates), 3))
@@ -151,10 +151,13 @@ def test_parameters_that_are_not_finite_are_named():
 
 def test_metrics_that_are_measured_once_in_a_chunk_are_no_obstacle():
     """Those of `Algorithm.measure` have one value where the others have one for each update."""
-    chunk = chunk_of([[{}, {"loss": NAN}, {}, {"loss": NAN}]], last=4)
-    chunk.metrics["episode/return_sum"] = np.ones((1, 1), np.float32)
-    health = _health.look(_health.healthy(1, []), chunk)
-    assert health == ((4,), (("loss not finite",),))
+    updates = [{"num_valid": 8.0}, {"loss": NAN}, {}, {"loss": NAN}]
+    chunk = chunk_of([updates] * 3, last=4)
+    for name in ("episode/return_sum", "episode/unscored", "nonfinite_steps"):
+        chunk.metrics[name] = np.ones((3, 1), np.float32)
+    chunk.metrics["episode/finished"] = np.zeros((3, 1), np.float32)
+    health = _health.look(_health.healthy(3, []), chunk)
+    assert health == ((4,) * 3, (("loss not finite",),) * 3)
 
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("reinforce", "actor_critic", "npg", "trpo")]

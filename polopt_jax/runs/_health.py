@@ -110,6 +110,7 @@ def _faults(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     ['loss not finite', 'every step skipped', 'kl_old_new of {:.2g} nats']
     """
     kl = metrics["kl_old_new"]
+    metrics = {name: x for name, x in metrics.items() if x.shape == kl.shape}  # not what is measured once per chunk
     lost = {f"{name} not finite": ~np.isfinite(x) for name, x in metrics.items() if name.split("/")[-1] in _WATCHED}
     skipped = [x >= 1.0 for name, x in metrics.items() if name.split("/")[-1] == "skipped"]
     every = np.any([np.zeros_like(kl, bool), *skipped], axis=0)
