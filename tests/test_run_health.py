@@ -5,17 +5,20 @@ import math
 import re
 import signal
 
+import jax
 import numpy as np
 import pytest
 from small_run import RUN, build, interrupt_at, rows_without_times, run_small
 
 from polopt_jax import checkpoint, driver
-from polopt_jax.cli import _plan, _running, main
+from polopt_jax.cli import _build, _plan, _running, main
 from polopt_jax.cli._options import Train
 from polopt_jax.cli._presets import PRESETS, Preset, Presets
 from polopt_jax.driver import Chunk
+from polopt_jax.language import token_table
 from polopt_jax.runs import _health, _loop
 from polopt_jax.training import TrainState
+from polopt_jax.worlds import skip_the_test
 
 
 @pytest.fixture(autouse=True)
@@ -237,3 +240,14 @@ def test_what_is_broken_is_not_saved_but_a_signal_is_obeyed(monkeypatch):
     interrupt_at(monkeypatch, 8, signal.SIGINT)
     assert run_small("--out", "other") == 130
     assert saved == [0, 5, 0, 5, 8]
+
+
+def test_what_is_measured_once_in_a_chunk_of_several_updates_is_no_fault_of_one(tmp_path, monkeypatch):
+    """Two seeds of DPO, two updates a chunk: the rewards of a policy on fresh rollouts are no table of updates."""
+    world = (token_table(num_prompts=8, length=24, vocabulary=6), skip_the_test(jax.random.key(0), num_worlds=8))
+    monkeypatch.setattr(_build, "token_world", lambda: world)
+    line = "train dpo --env skip_the_test --num-envs 16 --num-pairs 16 --steps 19200 --num-seeds 2 --out run"
+    assert main(line.split()) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["update"] for row in rows] == list(range(2, 51, 2))
+    assert len(rows[-1]["episode/return_sum"]) == len(rows[-1]["loss"]) == 2
