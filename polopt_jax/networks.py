@@ -170,9 +170,9 @@ def shared_actor_critic(
 def tabular_actor_critic(num_states: int, action_space: ActionSpace) -> Network:
     """A table: logits and a value for each of S states, whose number is the observation, `[..., 1]`.
 
-    Parameters are `{"policy": [S, A], "value": [S]}`, zero at first: the uniform policy. The two share nothing. A
-    number out of range reads the first or the last row; standardised it is another number, so that a `control_task`
-    needs `observations=normalization.raw_observations()`.
+    Parameters are `{"policy": [S, A], "value": [S]}`, zero at first: the uniform policy. The two share nothing. What is
+    no number of a state reads NaN. A standardised number is none, so a `control_task` needs
+    `observations=normalization.raw_observations()`.
 
     Raises `ValueError` if `action_space` is no `Discrete`, there is no state, or obs does not end in one number.
 
@@ -198,9 +198,9 @@ def tabulated(network: Network, observations: Array) -> Network:
     """The same network where there are only G observations, which are named by their numbers, `[..., 1]`.
 
     It is computed for each of the G observations once, whatever the number of rows, and looked up: in a world of few
-    states a wide network then costs hardly more than a table. Parameters and gradients are the network's own. A number
-    out of range reads the first or the last observation; standardised it is another number, so that a `control_task`
-    needs `observations=normalization.raw_observations()`.
+    states a wide network then costs hardly more than a table. Parameters and gradients are the network's own. What is
+    no number of an observation reads NaN. A standardised number is none, so a `control_task` needs
+    `observations=normalization.raw_observations()`.
 
     Args:
       observations: `[G, ...]`.
@@ -219,14 +219,19 @@ def tabulated(network: Network, observations: Array) -> Network:
 
 def look_up(outputs: Outputs, obs: Array) -> Outputs:
     """The rows of outputs `[G, ...]` whose numbers are `obs`, `[..., 1]`, as an environment and `raw_observations()`
-    give them: one out of range reads the first or the last row.
+    give them. Where `obs` is no whole number from 0 to G - 1, the outputs are NaN.
 
     >>> table = Outputs(policy=Categorical(logits=jnp.zeros((3, 2))), value=jnp.array([0.0, 1.0, 2.0]))
-    >>> look_up(table, jnp.array([[2.0], [1.0]])).value.tolist()
-    [2.0, 1.0]
+    >>> look_up(table, jnp.array([[2.0], [1.0], [0.5]])).value.tolist()
+    [2.0, 1.0, nan]
     """
     if obs.shape[-1:] != (1,):
         raise ValueError(f"obs must be numbers, of shape [..., 1]; it has {obs.shape}")
     number = jax.tree.leaves(outputs)[0].shape[0]
     row = jnp.clip(obs[..., 0].astype(jnp.int32), 0, number - 1)
-    return jax.tree.map(lambda x: x[row], outputs)
+    is_row = obs[..., 0] == row
+
+    def read(x: Array) -> Array:
+        return jnp.where(is_row.reshape(*is_row.shape, *(1,) * (x.ndim - 1)), x[row], jnp.nan)
+
+    return jax.tree.map(read, outputs)

@@ -1,16 +1,20 @@
 """Networks: shapes, initial values, what reads what, and the transformer against a plain NumPy one."""
 
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from polopt_jax import algorithms, driver
 from polopt_jax.distributions import TanhGaussian
-from polopt_jax.envs import Box, Discrete
+from polopt_jax.envs import Box, Discrete, chain
 from polopt_jax.language import transformer
-from polopt_jax.networks import mlp_actor_critic, shared_actor_critic, tabulated
+from polopt_jax.networks import mlp_actor_critic, shared_actor_critic, tabular_actor_critic, tabulated
+from polopt_jax.normalization import raw_observations
+from polopt_jax.tasks import control_task
 
 BUILDERS = [mlp_actor_critic, shared_actor_critic]
 SPACES = [Discrete(4), Box(3)]
@@ -406,8 +410,41 @@ def test_numbers_of_observations_are_checked(few):
         table.apply(params, jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match="G >= 1"):
         tabulated(network, jnp.zeros((0, 3)))
-    ends = table.apply(params, jnp.array([[-3.0], [0.0], [4.0], [9.0]])).value
-    np.testing.assert_array_equal(ends[::3], ends[1:3], err_msg="the first and the last observation")
+    numbers = jnp.array([[-1.0], [0.0], [4.0], [5.0], [0.5], [jnp.nan], [jnp.inf]])
+    found = table.apply(params, numbers)
+    for x in (found.value, found.policy.logits.T):
+        np.testing.assert_array_equal(jnp.isfinite(x), jnp.broadcast_to((numbers[:, 0] % 4) == 0, x.shape))
+
+
+class Numbered:
+    """A chain whose observation is the number of its state."""
+
+    chain = chain(num_states=4, horizon=6)
+    obs_shape, action_space = (1,), chain.action_space
+
+    def reset(self, key):
+        state, obs = self.chain.reset(key)
+        return state, self.number(obs)
+
+    def step(self, state, action, key):
+        after = self.chain.step(state, action, key)
+        return replace(after, obs=self.number(after.obs))
+
+    def number(self, obs):
+        return obs.argmax(keepdims=True).astype(jnp.float32)
+
+
+def test_a_table_in_a_control_task_learns_from_raw_numbers_and_not_from_standardised_ones():
+    env = Numbered()
+    table = tabular_actor_critic(4, env.action_space)
+
+    def learnt_from(**options):
+        task = control_task(env, table, num_envs=8, num_steps=6, **options)
+        run = driver.prepare(algorithms.reinforce(task), driver.seed_keys(0, 1), chunk_updates=2)
+        return run.advance(run.state)[1]["policy/num_valid"][0].tolist()
+
+    assert learnt_from(observations=raw_observations()) == [48.0, 48.0]
+    assert learnt_from() == [48.0, 0.0], "the statistics of the first update are those of nothing"
 
 
 @pytest.mark.parametrize("make", [mlp_actor_critic, shared_actor_critic])

@@ -31,7 +31,14 @@ def plan_of(algorithm="ppo", seeds=1, steps=100_000):
     return _plan.plan_train(algorithm, Train(env="inverted_pendulum", steps=steps, num_seeds=seeds))
 
 
-FINE = {"loss": 0.5, "kl_old_new": 0.01, "entropy": 0.3, "skipped": 0.0, "grad_norm": 1.0}
+FINE = {
+    "loss": 0.5,
+    "kl_old_new": 0.01,
+    "entropy": 0.3,
+    "skipped": 0.0,
+    "grad_norm": 1.0,
+    "policy/num_valid": 64.0,
+}
 
 
 def chunk_of(updates, *, last, params=1.0):
@@ -70,6 +77,7 @@ NAN, INF = math.nan, math.inf
         ({"skipped": 1.0}, "every step skipped"),
         ({"critic/skipped": 1.0}, "every step skipped"),
         ({"policy/num_valid": 0.0, "nonfinite_steps": 64.0}, "no decision left"),
+        ({"policy/num_valid": 0.0, "nonfinite_steps": 0.0}, "nothing to learn from"),
         ({"kl_old_new": 88.0}, "kl_old_new of 88 nats"),
         ({"kl_old_new": 0.0}, "the policy did not move"),
         ({"kl_old_new": 0.0, "grad_norm": INF}, "the policy did not move"),
@@ -79,7 +87,10 @@ def test_ten_bad_updates_in_a_row_are_enough_and_say_what_and_since_when(fault, 
     start = [] if said == "the policy did not move" else [{name: FINE.get(name, 0.0) for name in {**FINE, **fault}}]
     assert complaint_after(*start, *[fault] * 9) is None
     since, stopped = 1 + len(start), 10 + len(start)
-    advice = "look at the environment" if "nonfinite_steps" in fault else "try a smaller step or smaller weights"
+    advice = {
+        "no decision left": "look at the environment",
+        "nothing to learn from": "look at the network, whose outputs may not be finite, and at the reward",
+    }.get(said, "try a smaller step or smaller weights")
     assert complaint_after(*start, *[fault] * 10) == (
         f"broken since update {since} ({said}), stopped at update {stopped}; {advice}"
     )
@@ -98,6 +109,14 @@ def test_a_run_of_which_nothing_is_scored_learns_nothing():
     assert complaint_after(*[none] * 9, some, *[none] * 9) is None
     empty = {"episode/unscored": 0.0, "episode/finished": 0.0}
     assert complaint_after(*[empty] * 20) is None, "no episode has ended"
+
+
+def test_an_update_without_decisions_is_broken_only_where_no_term_had_one_and_names_its_cause_once():
+    one_left = {"policy/num_valid": 0.0, "critic/num_valid": 8.0}
+    assert complaint_after(*[one_left] * 20) is None
+    unscored = {"policy/num_valid": 0.0, "episode/unscored": 8.0, "episode/finished": 0.0}
+    assert "(no answer could be scored)" in complaint_after(*[unscored] * 10)
+    assert complaint_after(*[{}] * (plan_of().schedule.updates - 1), {"policy/num_valid": 0.0}) is None, "bad luck at the end"
 
 
 def test_one_good_update_forgives():

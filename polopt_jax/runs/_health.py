@@ -1,8 +1,8 @@
 """Whether training still works: which seeds are broken, by what, and since which update.
 
 A seed is broken in an update in which a loss, the KL of the update or the entropy is not finite, or every step was
-skipped, or no decision was left, as every step of its environments broke, or nothing of all that was answered could be
-scored, or the policy went so far that float32 knows no probability ratio to the one before. It stays broken while the
+skipped, or no decision was left, as every step of its environments broke or no answer of the network was finite, or
+nothing of all that was answered could be scored, or the policy went so far that float32 knows no probability ratio to the one before. It stays broken while the
 policy stands still after that; and it is broken from the start while the policy does not move at all under a gradient
 that is not zero. A policy that no longer moves because it has converged is not broken.
 """
@@ -29,8 +29,12 @@ _Seed = tuple[int | None, tuple[str, ...]]
 """`(since, what)` of one seed, as `Health` has them of all."""
 _WATCHED = ("loss", "kl_old_new", "entropy")
 _STILL, _LOST = "the policy did not move", "parameters not finite"
-_UNSCORED, _UNSOUND = "no answer could be scored", "no decision left"
-_ADVICE = {_UNSCORED: "look at the reward", _UNSOUND: "look at the environment"}
+_UNSCORED, _UNSOUND, _EMPTY = "no answer could be scored", "no decision left", "nothing to learn from"
+_ADVICE = {
+    _UNSCORED: "look at the reward",
+    _UNSOUND: "look at the environment",
+    _EMPTY: "look at the network, whose outputs may not be finite, and at the reward",
+}
 
 
 class Health(NamedTuple):
@@ -76,7 +80,7 @@ def complaint(health: Health, schedule: Schedule, update: int) -> str | None:
     if not is_broken(health):
         return None
     since = max(number for number in health.since if number is not None)
-    ended_badly = update >= schedule.updates and all(set(what) - {_STILL, _UNSCORED} for what in health.what)
+    ended_badly = update >= schedule.updates and all(set(what) - {_STILL, _UNSCORED, _EMPTY} for what in health.what)
     if update - since + 1 < min(GIVE_UP_AFTER, schedule.updates) and not ended_badly:
         return None
     reasons = ", ".join(dict.fromkeys(reason for what in health.what for reason in what))
@@ -116,10 +120,10 @@ def _faults(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     every = np.any([np.zeros_like(kl, bool), *skipped], axis=0)
     counts = [x == 0 for name, x in metrics.items() if name.split("/")[-1] == "num_valid"]
     broke = metrics.get("nonfinite_steps", np.zeros_like(kl)) > 0
-    lost[_UNSOUND] = broke & np.all([np.full_like(broke, bool(counts)), *counts], axis=0)
+    empty = np.all([np.full_like(broke, bool(counts)), *counts], axis=0)
     unscored = metrics.get("episode/unscored", np.zeros_like(kl))
     mute = (unscored > 0) & (metrics.get("episode/finished", unscored) == 0)
-    lost |= {"every step skipped": every, _UNSCORED: mute}
+    lost |= {_UNSOUND: empty & broke, _EMPTY: empty & ~broke & ~mute, "every step skipped": every, _UNSCORED: mute}
     return {**lost, "kl_old_new of {:.2g} nats": (kl > TOO_FAR) & np.isfinite(kl)}
 
 
