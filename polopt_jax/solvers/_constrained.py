@@ -40,7 +40,7 @@ class ConstrainedState(NamedTuple):
     """How the last step came about; with m costs."""
 
     excess: Array
-    """Each cost above its limit before the step, `[m]`; below 0 it is kept."""
+    """Each cost above its limit before the step, float32 `[m]`; below 0 it is kept."""
     reachable: Array
     """Bool: some step within the radius keeps every linearised limit. If not, the step only lowers costs."""
     solves: NaturalGradientState
@@ -185,7 +185,7 @@ def constrained_trpo(
 
     def init(params: Any) -> ConstrainedState:
         solves = jax.tree.map(lambda x: jnp.stack([x] * (len(costs) + 1)), solve.init(params))
-        return ConstrainedState(jnp.zeros(len(costs)), jnp.zeros((), bool), solves, search.init(params))
+        return ConstrainedState(jnp.zeros(len(costs), jnp.float32), jnp.zeros((), bool), solves, search.init(params))
 
     def update(
         updates: Any, state: Any, params: Any = None, *, batch: Any = None, objective: Any = None, **extra_args: Any
@@ -219,7 +219,7 @@ def constrained_trpo(
             return jnp.where(is_above.any(), above, loss), aux
 
         step, searched = search.update(step, state.search, params, batch=batch, objective=improved)
-        return step, ConstrainedState(excess, reachable, solves, searched)
+        return step, ConstrainedState(excess.astype(jnp.float32), reachable, solves, searched)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
