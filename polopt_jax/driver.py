@@ -186,8 +186,14 @@ def _prepare_hosted(algorithm: Hosted, keys: Array, *, chunk_updates: int, state
 
 
 def chunks(run: Run, num_chunks: int) -> Iterator[Chunk]:
-    """Runs `num_chunks` chunks, yielding after each. Stop iterating and the run stops."""
+    """Runs `num_chunks` chunks, yielding after each. Stop iterating and the run stops.
+
+    The state that a chunk begins with is given up to it. Go on with `run._replace(state=chunk.state)`. Raises
+    ValueError if the run's state was given up before.
+    """
     state = run.state
+    if any(leaf.is_deleted() for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)):
+        raise ValueError("this run has begun before; go on with run._replace(state=chunk.state) of its last chunk")
     update = int(np.asarray(state.update).ravel()[0])
     for _ in range(num_chunks):
         began = time.perf_counter()

@@ -112,6 +112,9 @@ def test_a_donated_state_is_gone_and_nothing_recompiles():
         held.append(chunk.state)
     assert compilations == []
     assert all(x.is_deleted() for x in jax.tree.leaves(held[0].params))
+    with pytest.raises(ValueError, match=r"go on with run\._replace\(state=chunk\.state\)"):
+        finish(run, 1)
+    assert finish(run._replace(state=held[-1]), 1).update == 12
 
 
 def test_the_first_ratio_of_every_update_is_one():

@@ -116,7 +116,8 @@ def test_an_update_without_decisions_is_broken_only_where_no_term_had_one_and_na
     assert complaint_after(*[one_left] * 20) is None
     unscored = {"policy/num_valid": 0.0, "episode/unscored": 8.0, "episode/finished": 0.0}
     assert "(no answer could be scored)" in complaint_after(*[unscored] * 10)
-    assert complaint_after(*[{}] * (plan_of().schedule.updates - 1), {"policy/num_valid": 0.0}) is None, "bad luck at the end"
+    good = [{}] * (plan_of().schedule.updates - 1)
+    assert complaint_after(*good, {"policy/num_valid": 0.0}) is None, "bad luck at the end"
 
 
 def test_one_good_update_forgives():
