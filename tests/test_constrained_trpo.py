@@ -357,7 +357,8 @@ def test_the_state_keeps_its_types_from_the_first(dtype):
     model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=jnp.stack([params] * 2)[:, None]))  # noqa: E731
     batch = po.Batch(
         obs=None, action=jnp.array([[0], [1]]), mask=jnp.ones((2, 1), bool),
-        advantage=jnp.array([[1.0], [-1.0]], dtype), log_prob=jnp.log(jnp.full((2, 1), 0.5, dtype)), outcome=jnp.array([0, 1]),
+        advantage=jnp.array([[1.0], [-1.0]], dtype), log_prob=jnp.log(jnp.full((2, 1), 0.5, dtype)),
+        outcome=jnp.array([0, 1]),
     )  # fmt: skip
     objective, params = po.objective(model, po.surrogate()), jnp.zeros(2, dtype)
     optimizer = constrained_trpo(model, costs=[(outcomes.outcome_mean(), 0.9)])
