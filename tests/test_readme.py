@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 from small_run import run_small
 
 import polopt_jax as po
@@ -61,6 +62,7 @@ def learns(model, weights):
     assert float(po.objective(model, po.ppo())(new, batch)[0]) < float(metrics["loss"])
 
 
+@pytest.mark.timeout(900)
 def test_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(settings, "control", chain_setting)
@@ -94,9 +96,8 @@ def test_the_readme_runs(tmp_path, monkeypatch):
             .replace("range(100)", "range(2)")
         )
         if i == 0:
-            code = code.replace(
-                "params, opt_state, metrics = step", "opt_state = step.init(params)\nparams, opt_state, metrics = step"
-            )
+            jitted = "opt_state = step.init(params)\nparams, opt_state, metrics = jax.jit(step.update)"
+            code = code.replace("params, opt_state, metrics = step.update", jitted)
         if i == 12:
             names |= episodes_of(names["network"], names["params"])
         exec(compile(code, f"README block {i}", "exec"), names)
