@@ -82,7 +82,8 @@ def make_step(phase: Phase | None = None, /, *unpaired: Any, **phases: Phase) ->
     >>> step = make_step((po.objective(model, po.reinforce()), optax.sgd(1.0)))
     >>> batch = po.Batch(obs=jnp.ones((2, 1, 1)), action=jnp.zeros((2, 1), int), mask=jnp.ones((2, 1), bool),
     ...                  advantage=jnp.ones((2, 1)))
-    >>> params, opt_state, metrics = step.update(jnp.zeros((1, 2)), step.init(jnp.zeros((1, 2))), batch, None)
+    >>> params = jnp.zeros((1, 2))
+    >>> params, opt_state, metrics = jax.jit(step.update)(params, step.init(params), batch, None)
     >>> params.tolist()
     [[0.5, -0.5]]
     """

@@ -153,8 +153,8 @@ def brax_env(name: str, *, backend: str = "spring", episode_length: int = 1000) 
     >>> env = brax_env("inverted_pendulum")
     >>> env.obs_shape, env.action_space
     ((4,), Box(size=1))
-    >>> state, obs = env.reset(jax.random.key(0))
-    >>> bool(env.step(state, jnp.zeros(1), jax.random.key(1)).terminated)
+    >>> state, obs = jax.jit(env.reset)(jax.random.key(0))
+    >>> bool(jax.jit(env.step)(state, jnp.zeros(1), jax.random.key(1)).terminated)
     False
     """
     check_known("backend", backend, brax_backends(name))

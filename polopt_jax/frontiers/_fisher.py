@@ -71,7 +71,7 @@ def outcome_factor(problem: ExactProblem, held: Held, logits: Array) -> Array:
     >>> from polopt_jax.frontiers import exact_problem
     >>> from polopt_jax.worlds import outcome_table, tabulate
     >>> problem = exact_problem(tabulate(outcome_table()), side_effects=("side_effect",))
-    >>> outcome_factor(problem, marginal, jnp.zeros((1, 4)))[0].tolist()
+    >>> jax.jit(lambda logits: outcome_factor(problem, marginal, logits))(jnp.zeros((1, 4)))[0].tolist()
     [0.125, -0.125, 0.125, -0.125]
     """
 

@@ -89,7 +89,7 @@ def natural_ascent(
     >>> from polopt_jax.worlds import outcome_table, tabulate
     >>> problem = frontiers.exact_problem(tabulate(outcome_table()), side_effects=("side_effect",))
     >>> method = frontiers.natural_ascent(problem, frontiers.reward(problem), step_size=1.0, damping=1e-6)
-    >>> method.step(jnp.zeros((1, 4)), ())[0].round(3).tolist()
+    >>> jax.jit(method.step)(jnp.zeros((1, 4)), ())[0].round(3).tolist()
     [[-0.5, -0.5, 0.5, 0.5]]
     """
     check_range("natural_ascent", Positive, step_size=step_size, damping=damping)
@@ -132,7 +132,7 @@ def trust_region(
     >>> from polopt_jax.worlds import outcome_table, tabulate
     >>> problem = frontiers.exact_problem(tabulate(outcome_table()), side_effects=("side_effect",))
     >>> method = frontiers.trust_region(problem, frontiers.reward(problem), radius=0.02)
-    >>> after, _ = method.step(jnp.zeros((1, 4)), ())
+    >>> after, _ = jax.jit(method.step)(jnp.zeros((1, 4)), ())
     >>> round(float(frontiers.reward(problem)(after)), 2)
     0.6
     """
@@ -197,7 +197,7 @@ def bounded(
     >>> rate = lambda table: table.sum(0)[1:]                                # of the side effect, .5 at first
     >>> method = frontiers.bounded(problem, frontiers.reward(problem), rate, jnp.array([0.5]))
     >>> logits = jnp.array([[0.0, 1.0, 0.0, 0.0]])                           # .63 now
-    >>> after, _ = method.step(logits, ())
+    >>> after, _ = jax.jit(method.step)(logits, ())
     >>> round(float(rate(frontiers.cell_law(problem, frontiers.log_policy(problem, after)))[0]), 2)
     0.55
     """
@@ -241,7 +241,8 @@ def clipped_ascent(
     >>> from polopt_jax.worlds import outcome_table, tabulate
     >>> problem = frontiers.exact_problem(tabulate(outcome_table()), side_effects=("side_effect",))
     >>> method = frontiers.clipped_ascent(problem)
-    >>> after, _ = method.step(jnp.zeros((1, 4)), method.init(jnp.zeros((1, 4))))     # 10 steps of 0.01
+    >>> logits = jnp.zeros((1, 4))
+    >>> after, _ = jax.jit(method.step)(logits, method.init(logits))                    # 10 steps of 0.01
     >>> [round(x, 3) for x in after[0].tolist()]
     [-0.1, -0.1, 0.1, 0.1]
     """
@@ -294,7 +295,8 @@ def priced(
     >>> table = jnp.array([[0.4, 0.1], [0.4, 0.1]])
     >>> rule = lambda objective: frontiers.gradient_ascent(objective, step_size=1.0)
     >>> method = frontiers.priced(problem, rule, frontiers.reward(problem), table, dual_step=1.0)
-    >>> logits, (price, _) = method.step(jnp.zeros((1, 4)), method.init(jnp.zeros((1, 4))))
+    >>> logits = jnp.zeros((1, 4))
+    >>> logits, (price, _) = jax.jit(method.step)(logits, method.init(logits))
     >>> [round(c, 3) for c in price.tolist()]
     [-0.3, 0.3]
     """

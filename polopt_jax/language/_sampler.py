@@ -53,7 +53,7 @@ def sample_tokens(
     >>> network = transformer(vocab_size=5, num_outputs=3, max_length=6, width=8, depth=1)
     >>> prompt, key = jnp.array([[3, 4], [4, 4]]), jax.random.key(0)
     >>> params = jax.jit(network.init)(key)
-    >>> rollout = sample_tokens(network, params, prompt, key, length=5)
+    >>> rollout = jax.jit(lambda key: sample_tokens(network, params, prompt, key, length=5))(key)
     >>> rollout.action.shape, rollout.obs[:2].T.tolist(), rollout.mask[:, 0].tolist()
     ((6, 2), [[3, 4], [4, 4]], [False, True, True, True, True, True])
     """
@@ -80,8 +80,9 @@ def sample_groups(
 
     >>> from polopt_jax.language import transformer
     >>> network = transformer(vocab_size=5, num_outputs=3, max_length=6, width=8, depth=1)
-    >>> params = jax.jit(network.init)(jax.random.key(0))
-    >>> sample_groups(network, params, jnp.array([[3, 4]]), jax.random.key(1), length=4, group_size=7).mask.shape
+    >>> params, prompt = jax.jit(network.init)(jax.random.key(0)), jnp.array([[3, 4]])
+    >>> sample = jax.jit(lambda key: sample_groups(network, params, prompt, key, length=4, group_size=7))
+    >>> sample(jax.random.key(1)).mask.shape
     (5, 1, 7)
     """
     if group_size < 1:

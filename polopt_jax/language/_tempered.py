@@ -39,8 +39,8 @@ def tempered_network(
     >>> from polopt_jax.language import transformer
     >>> network = transformer(vocab_size=5, num_outputs=3, max_length=6, width=8, depth=1)
     >>> params, tokens = jax.jit(network.init)(jax.random.key(0)), jnp.array([[4, 0]])
-    >>> said = tempered_network(network, top_k=1).apply(params, tokens).policy
-    >>> said.log_prob(network.apply(params, tokens).policy.mode()).tolist()
+    >>> said = jax.jit(tempered_network(network, top_k=1).apply)(params, tokens).policy
+    >>> said.log_prob(jax.jit(network.apply)(params, tokens).policy.mode()).tolist()
     [[0.0, 0.0]]
     """
     check_range("tempered_network", Positive, temperature=temperature)

@@ -185,9 +185,9 @@ def transformer(
 
     >>> network = transformer(vocab_size=6, num_outputs=5, max_length=4, width=8, depth=1)
     >>> params = jax.jit(network.init)(jax.random.key(0))
-    >>> network.apply(params, jnp.zeros((3, 2, 4), jnp.int32)).policy.logits.shape
+    >>> jax.jit(network.apply)(params, jnp.zeros((3, 2, 4), jnp.int32)).policy.logits.shape
     (3, 2, 4, 5)
-    >>> cache, outputs = network.decode(params, network.init_cache((3,)), jnp.zeros((3, 2), jnp.int32), 0)
+    >>> cache, outputs = jax.jit(network.decode)(params, network.init_cache((3,)), jnp.zeros((3, 2), jnp.int32), 0)
     >>> outputs.value.shape
     (3, 2)
     """

@@ -42,12 +42,13 @@ def grpo(*, clip_eps: ClipRange = 0.2, beta: Nonnegative = 0.04, reduce: Reducti
 
     Source: Shao et al. 2024, DeepSeekMath, equations 3 and 4.
 
-    >>> import jax.numpy as jnp, polopt_jax as po
+    >>> import jax, jax.numpy as jnp, polopt_jax as po
     >>> log_prob = jnp.log(jnp.full((1, 2, 1), 0.25))
     >>> batch = po.Batch(obs=jnp.zeros((1, 2, 1)), action=jnp.zeros((1, 2, 1), int), mask=jnp.ones((1, 2, 1), bool),
     ...                  log_prob=log_prob, ref_log_prob=log_prob,
     ...                  advantage=po.group_relative(jnp.array([[0.0, 1.0]]))[..., None])
-    >>> loss, metrics = grpo()(po.Outputs(policy=po.Categorical(logits=jnp.zeros((1, 2, 1, 4)))), batch)
+    >>> outputs = po.Outputs(policy=po.Categorical(logits=jnp.zeros((1, 2, 1, 4))))
+    >>> loss, metrics = jax.jit(grpo())(outputs, batch)
     >>> float(loss), float(metrics["ref_kl"])
     (0.0, 0.0)
     """

@@ -37,11 +37,11 @@ def gspo(*, clip_eps: ClipRange = (3e-4, 4e-4)) -> Term:
 
     Source: Zheng et al. 2025, "Group sequence policy optimization", equations 5 and 7; the range, section 5.1.
 
-    >>> import jax.numpy as jnp, polopt_jax as po
+    >>> import jax, jax.numpy as jnp, polopt_jax as po
     >>> batch = po.Batch(obs=jnp.zeros((1, 2)), action=jnp.zeros((1, 2), int), mask=jnp.ones((1, 2), bool),
     ...                  advantage=jnp.ones((1, 2)), log_prob=jnp.log(jnp.full((1, 2), 0.125)))
     >>> outputs = po.Outputs(policy=po.Categorical(logits=jnp.zeros((1, 2, 4))))
-    >>> round(float(gspo()(outputs, batch)[0]), 4)
+    >>> round(float(jax.jit(gspo())(outputs, batch)[0]), 4)
     -1.0004
     """
     check_clip_range("gspo", clip_eps)
@@ -68,11 +68,11 @@ def gspo_token(*, clip_eps: ClipRange = (3e-4, 4e-4)) -> Term:
 
     Source: Zheng et al. 2025, "Group sequence policy optimization", equations 13 and 14.
 
-    >>> import jax.numpy as jnp, polopt_jax as po
+    >>> import jax, jax.numpy as jnp, polopt_jax as po
     >>> batch = po.Batch(obs=jnp.zeros((1, 2)), action=jnp.zeros((1, 2), int), mask=jnp.ones((1, 2), bool),
     ...                  advantage=jnp.ones((1, 2)), log_prob=jnp.log(jnp.full((1, 2), 0.125)))
     >>> outputs = po.Outputs(policy=po.Categorical(logits=jnp.zeros((1, 2, 4))))
-    >>> round(float(gspo_token()(outputs, batch)[0]), 4)
+    >>> round(float(jax.jit(gspo_token())(outputs, batch)[0]), 4)
     -1.0004
     """
     check_clip_range("gspo_token", clip_eps)
@@ -99,11 +99,11 @@ def luspo(*, clip_eps: ClipRange = (2e-3, 2.5e-3)) -> Term:
 
     Source: "Length-unbiased sequence policy optimization", 2026, arXiv 2602.05261; the range, section 5.1.
 
-    >>> import jax.numpy as jnp, polopt_jax as po
+    >>> import jax, jax.numpy as jnp, polopt_jax as po
     >>> batch = po.Batch(obs=jnp.zeros((1, 2)), action=jnp.zeros((1, 2), int), mask=jnp.ones((1, 2), bool),
     ...                  advantage=jnp.ones((1, 2)), log_prob=jnp.log(jnp.full((1, 2), 0.125)))
     >>> outputs = po.Outputs(policy=po.Categorical(logits=jnp.zeros((1, 2, 4))))
-    >>> round(float(luspo()(outputs, batch)[0]), 4)
+    >>> round(float(jax.jit(luspo())(outputs, batch)[0]), 4)
     -2.005
     """
     check_clip_range("luspo", clip_eps)

@@ -80,7 +80,7 @@ def mixture_within(gram: Array, excess: Array, radius: ArrayLike) -> tuple[Array
 
     >>> gram = jnp.array([[1.0, -0.6], [-0.6, 1.0]])    # down the gradient the cost rises
     >>> for excess in (-9.0, 0.0, 9.0):                 # far below its limit, at it, too far above it to come back
-    ...     a, reachable = mixture_within(gram, jnp.array([excess]), 0.5)
+    ...     a, reachable = jax.jit(mixture_within)(gram, jnp.array([excess]), 0.5)
     ...     print(a.round(2).tolist(), bool(reachable))
     [1.0, 0.0] True
     [1.25, 0.75] True
@@ -164,8 +164,10 @@ def constrained_trpo(
     ...                  outcome=jnp.array([0, 0, 1, 1]))
     >>> loss, params = po.objective(model, po.surrogate()), jnp.zeros(3)
     >>> optimizer = constrained_trpo(model, costs=[(outcomes.outcome_mean(), 0.5)])     # it is 0.5 already
-    >>> grads = jax.grad(lambda p: loss(p, batch)[0])(params)
-    >>> updates, state = optimizer.update(grads, optimizer.init(params), params, batch=batch, objective=loss)
+    >>> def step(params, state):
+    ...     grads = jax.grad(lambda p: loss(p, batch)[0])(params)
+    ...     return optimizer.update(grads, state, params, batch=batch, objective=loss)
+    >>> updates, state = jax.jit(step)(params, optimizer.init(params))
     >>> (updates[1] > updates[0]).item(), abs(updates[2] - updates[:2].mean()).item() < 0.02
     (True, True)
     """

@@ -77,7 +77,7 @@ def fisher_operator(
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))
     >>> batch = po.Batch(obs=None, action=jnp.zeros(1, int), mask=jnp.ones(1, bool))
     >>> f = fisher_operator(model, po.action_kl, jnp.zeros(2), batch)
-    >>> f(jnp.array([1.0, 0.0])).tolist()      # diag(p) - p pᵀ
+    >>> jax.jit(f)(jnp.array([1.0, 0.0])).tolist()      # diag(p) - p pᵀ
     [0.25, -0.25]
     """
     if num_microbatches > 1:
@@ -114,7 +114,8 @@ def quadratic_form(model: Model, divergence: Divergence, params: Params, batch: 
     >>> import polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))
     >>> batch = po.Batch(obs=None, action=jnp.zeros(1, int), mask=jnp.ones(1, bool))
-    >>> float(quadratic_form(model, po.action_kl, jnp.zeros(2), batch, jnp.array([1.0, 0.0])))
+    >>> form = jax.jit(lambda v: quadratic_form(model, po.action_kl, jnp.zeros(2), batch, v))
+    >>> float(form(jnp.array([1.0, 0.0])))
     0.25
     """
     outputs, tangent = jax.jvp(_policy_map(model, batch), (params,), (_cast_like(v, params),))

@@ -104,7 +104,8 @@ def natural_gradient(
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))
     >>> batch = po.Batch(obs=None, action=jnp.zeros(1, int), mask=jnp.ones(1, bool))
     >>> transform, params = natural_gradient(model, damping=0.0), jnp.zeros(2)
-    >>> x, state = transform.update(jnp.array([0.25, -0.25]), transform.init(params), params, batch=batch)
+    >>> update = jax.jit(lambda g, state: transform.update(g, state, params, batch=batch))
+    >>> x, state = update(jnp.array([0.25, -0.25]), transform.init(params))
     >>> x.round(4).tolist()
     [0.5, -0.5]
     """

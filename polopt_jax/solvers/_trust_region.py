@@ -116,7 +116,8 @@ def backtrack(
     ...                  log_prob=jnp.log(jnp.full(1, 0.5)))
     >>> search, params = backtrack(model, [(po.action_kl, 0.01)], shrink=0.5), jnp.zeros(2)
     >>> objective = po.objective(model, po.surrogate())
-    >>> u, state = search.update(jnp.array([0.4, -0.4]), search.init(params), params, batch=batch, objective=objective)
+    >>> update = jax.jit(lambda u, state: search.update(u, state, params, batch=batch, objective=objective))
+    >>> u, state = update(jnp.array([0.4, -0.4]), search.init(params))
     >>> [round(x, 3) for x in u.tolist()], float(state.step_size)
     ([0.1, -0.1], 0.25)
     """
@@ -207,8 +208,10 @@ def trpo(
     ...                  log_prob=jnp.log(jnp.full(1, 0.5)))
     >>> loss, params = po.objective(model, po.surrogate()), jnp.zeros(2)
     >>> optimizer = trpo(model, radius=0.01)
-    >>> grads = jax.grad(lambda p: loss(p, batch)[0])(params)
-    >>> updates, state = optimizer.update(grads, optimizer.init(params), params, batch=batch, objective=loss)
+    >>> def step(params, state):
+    ...     grads = jax.grad(lambda p: loss(p, batch)[0])(params)
+    ...     return optimizer.update(grads, state, params, batch=batch, objective=loss)
+    >>> updates, state = jax.jit(step)(params, optimizer.init(params))
     >>> bool(state[-1].accepted), 0.009 < float(state[-1].divergence) <= 0.01
     (True, True)
     """
