@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -9,6 +11,7 @@ from polopt_jax.outcomes._intervals import Estimate, Estimator, Moments, OfPromp
 from polopt_jax.outcomes._laws import Between, kl, log_law, log_sum
 from polopt_jax.outcomes._rows import (
     CellsOf,
+    Rows,
     as_cells,
     effective_sample_size,
     identity,
@@ -51,7 +54,7 @@ def outcome_estimate(num_outcomes: int, *, of: CellsOf = identity, between: Betw
 
     def estimate(old: Outputs, new: Outputs, batch: Batch) -> Estimate:
         rows = read_rows("outcome_estimate", old, new, batch, read_cells("outcome_estimate", batch, of))
-        return estimate_rows(rows, of_cells(num_outcomes, between))
+        return _estimate(rows, num_outcomes, between)
 
     return estimate
 
@@ -78,7 +81,12 @@ def sample_estimate(first: Array, second: Array, num_outcomes: int, *, between: 
             f"sample_estimate: second must have shape {(*first.shape[:-1], 'G')}, that of first but for its rows, and "
             f"both must have rows; first has shape {first.shape}, second {second.shape}"
         )
-    return estimate_rows(two_samples(first, second, first.ndim - 1), of_cells(num_outcomes, between))
+    return _estimate(two_samples(first, second, first.ndim - 1), num_outcomes, between)
+
+
+@partial(jax.jit, static_argnums=(1, 2))  # or in eager mode hundreds of small programs are compiled
+def _estimate(rows: Rows, num_outcomes: int, between: Between) -> Estimate:
+    return estimate_rows(rows, of_cells(num_outcomes, between))
 
 
 def of_cells(num_outcomes: int, between: Between) -> OfPrompt:

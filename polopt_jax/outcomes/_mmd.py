@@ -65,7 +65,7 @@ def mmd_estimate(of: Callable[..., Array], *, bandwidth: ArrayLike | None = None
 
     def estimate(old: Outputs, new: Outputs, batch: Batch) -> Estimate:
         rows = read_rows("mmd_estimate", old, new, batch, read_outcome("mmd_estimate", batch, of))
-        return estimate_rows(replace(rows, outcome=_features(rows)), _of_features(bandwidth))
+        return _estimate(rows, bandwidth)
 
     return estimate
 
@@ -88,7 +88,11 @@ def sample_mmd(first: Array, second: Array, *, bandwidth: ArrayLike | None = Non
         raise ValueError(
             f"sample_mmd: second must have the axes of first but for its rows, {first.shape}; it has {second.shape}"
         )
-    rows = two_samples(first, second, axis)
+    return _estimate(two_samples(first, second, axis), bandwidth)
+
+
+@jax.jit  # or in eager mode hundreds of small programs are compiled
+def _estimate(rows: Rows, bandwidth: ArrayLike | None) -> Estimate:
     return estimate_rows(replace(rows, outcome=_features(rows)), _of_features(bandwidth))
 
 
