@@ -105,6 +105,7 @@ def kl(log_p: Array, log_q: Array) -> Array:
     return kl_of_logits(*_laws("kl", log_p, log_q))
 
 
+@jax.jit  # or in eager mode dozens of small programs are compiled
 def kl_of_logits(log_p: Array, log_q: Array) -> Array:
     """`kl` of laws that are known up to a factor each."""
     divergence = Categorical(logits=log_p).kl_divergence(Categorical(logits=log_q))

@@ -81,7 +81,11 @@ def pump(table: Array, success: Unit) -> Projection:
     True
     """
     check_range("pump", Unit, success=success)
-    table = _as_table("pump", table)
+    return _pump(_as_table("pump", table), success)
+
+
+@jax.jit  # or in eager mode a hundred small programs are compiled
+def _pump(table: Array, success: Unit) -> Projection:
     rates = jnp.stack([table[0].sum(), table[1].sum()])
     wanted = jnp.stack([1 - jnp.asarray(success, table.dtype), jnp.asarray(success, table.dtype)])
     factor = jnp.where(rates > 0, wanted / jnp.where(rates > 0, rates, 1), 0)
@@ -106,7 +110,11 @@ def ipf(table: Array, success: Unit) -> Projection:
     (0.012, True)
     """
     check_range("ipf", Unit, success=success)
-    table = _as_table("ipf", table)
+    return _ipf(_as_table("ipf", table), success)
+
+
+@jax.jit  # as `_pump`
+def _ipf(table: Array, success: Unit) -> Projection:
     marginal, log_odds = table.sum(0), safe_log(table[1]) - safe_log(table[0])
     log_odds = jnp.where(marginal > 0, log_odds, 0)
 
