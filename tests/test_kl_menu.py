@@ -114,7 +114,8 @@ def test_the_weight_is_to_the_engine_that_sampled_where_that_was_recorded(logits
     }
     term = po.corrected_kl_to_reference(reduce=lambda x, _: (jax.nn.softmax(sampler) * x).sum(-1).mean())
     recorded = po.Batch(log_prob=jnp.full((S, A), jnp.nan), sampler_log_prob=jax.nn.log_softmax(sampler), **fields)
-    np.testing.assert_allclose(term(outputs, recorded)[0], exact(TOWARDS)(policy, ref)[0], rtol=1e-12)
+    found, wanted = jax.jit(term)(outputs, recorded)[0], jax.jit(exact(TOWARDS))(policy, ref)[0]
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize("make", [po.sampled_kl_to_reference, po.corrected_kl_to_reference])
@@ -148,13 +149,13 @@ def test_metrics_and_means_are_those_of_the_real_decisions(make):
 @pytest.mark.parametrize("nats", [30.0, 300.0])
 def test_a_weight_is_clamped_at_20_nats_and_has_no_gradient_beyond(nats):
     """Beyond e^20 the weight is constant, so that only k3 itself is differentiated, as its tangent says: 1 - ref/π."""
-    logits = jnp.log(jnp.array([[0.2, 0.3, 0.5]]))
-    log_prob = logits[:, 2]
+    logits = np.log([[0.2, 0.3, 0.5]])
+    log_prob = jnp.asarray(logits[:, 2])
     batch = po.Batch(
         obs=None, action=jnp.array([2]), mask=jnp.ones(1, bool), log_prob=log_prob - nats, ref_log_prob=log_prob - 1.0
     )
     loss = lambda x: po.corrected_kl_to_reference()(po.Outputs(policy=po.Categorical(logits=x)), batch)[0]  # noqa: E731
-    value, gradient = jax.value_and_grad(loss)(logits)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(logits)
     np.testing.assert_allclose(value, np.exp(20.0) * np.exp(-1.0), rtol=1e-12)
     expected = np.exp(20.0) * (1 - np.exp(-1.0)) * np.array([[-0.2, -0.3, 0.5]])
     np.testing.assert_allclose(gradient, expected, rtol=1e-12)
@@ -198,7 +199,7 @@ def penalised_return(reward, ref):
 def test_in_the_reward_it_is_the_kl_of_whole_trajectories():
     logits, ref = table(1), table(2)
     reward = np.random.default_rng(3).normal(size=(N, G))
-    expected = penalised_return(reward, ref)(jnp.asarray(logits))
+    expected = jax.jit(penalised_return(reward, ref))(logits)
     mask = jnp.ones((N, G, T), bool)
 
     def ours(**arrays):
@@ -214,7 +215,7 @@ def test_in_the_reward_it_is_the_kl_of_whole_trajectories():
     probability, data = jnp.asarray(law(logits)), batch(dtype=jnp.float64)
     data = po.types.Batch(**{**vars(data), "ref_log_prob": jnp.asarray(log_probs(ref))})
     term = po.sampled_kl_to_reference(reduce=lambda x, _: BETA * (probability * x.sum(-1)).sum())
-    in_the_loss = jax.grad(lambda x: po.objective(model, term)(x, data)[0])(jnp.asarray(logits))
+    in_the_loss = jax.jit(jax.grad(lambda x: po.objective(model, term)(x, data)[0]))(logits)
     plain = sentences(lambda reward, **_: reward, logits, ref, reward)
     assert np.abs(plain + in_the_loss - expected).max() > 1e-3
 

@@ -172,23 +172,24 @@ OBJECTIVES = {
 @pytest.mark.parametrize("label", OBJECTIVES)
 def test_every_objective_that_reads_an_advantage_can_be_priced(label, shape):
     """With nothing else to gain, a step down the priced loss makes the charged action rarer, for every term."""
-    action = jnp.arange(12).reshape(*shape, 1) % 3
-    zeros = jnp.zeros(action.shape)
+    action = np.arange(12).reshape(*shape, 1) % 3
+    zeros = np.zeros(action.shape, np.float32)
     model = lambda params, obs: po.Outputs(  # noqa: E731
         policy=po.Categorical(logits=jnp.broadcast_to(params, (*obs.shape, 3))), value=jnp.zeros(obs.shape)
     )
     batch = po.Batch(
         obs=zeros,
         action=action,
-        mask=jnp.ones(action.shape, bool),
-        log_prob=zeros - jnp.log(3.0),
-        ref_log_prob=zeros - jnp.log(3.0),
+        mask=np.ones(action.shape, bool),
+        log_prob=zeros - np.float32(np.log(3.0)),
+        ref_log_prob=zeros - np.float32(np.log(3.0)),
         advantage=zeros,
         target=zeros,
         outcome=action[..., 0] == 2,
     )
-    priced = outcomes.outcome_price(batch, jnp.array([0.0, 1.0]))
-    gradient = jax.grad(lambda params: po.objective(model, OBJECTIVES[label])(params, priced)[0])(jnp.zeros(3))
+    loss = po.objective(model, OBJECTIVES[label])
+    price = lambda batch: outcomes.outcome_price(batch, jnp.array([0.0, 1.0]))  # noqa: E731
+    gradient = np.asarray(jax.jit(jax.grad(lambda x, batch: loss(x, price(batch))[0]))(np.zeros(3, np.float32), batch))
     assert float(gradient[2]) > 0.05
     np.testing.assert_allclose(gradient[:2], -gradient[2] / 2, rtol=1e-4)
 
@@ -244,6 +245,12 @@ def test_the_penalty_is_the_divergence_to_a_table():
         outcomes.outcome_penalty(jnp.ones((5, 3)) / 3, of=of)(world.model(new, batch.obs), batch)
 
 
+def scores_of_rows(params, batch):
+    """∇ log P(row), `[N, G, *]`."""
+    log_prob = lambda p: world.model(p, batch.obs).policy.log_prob(batch.action).sum(-1)  # noqa: E731
+    return np.asarray(jax.jit(jax.jacrev(log_prob))(params))
+
+
 def test_the_mean_of_a_feature_by_enumeration():
     """E_θ[f] from rows of another policy, and its gradient E[(f - E f) ∇ log P(row)]; of booleans it is a rate."""
     params, of = world.table(1), lambda o: o["side_effect"]  # noqa: E731
@@ -251,12 +258,11 @@ def test_the_mean_of_a_feature_by_enumeration():
     law = world.law(params)
     with jax.enable_x64(True):
         batch = world.batch(dtype=jnp.float64)
-        mean = outcomes.outcome_mean(of=of)
-        found, metrics = mean(world.model(jnp.asarray(params), batch.obs), batch)
-        gradient = jax.grad(lambda p: mean(world.model(p, batch.obs), batch)[0])(jnp.asarray(params))
-        rate, _ = outcomes.outcome_mean(of=lambda o: of(o) == 2)(world.model(jnp.asarray(params), batch.obs), batch)
-        rows_log_prob = lambda p: world.model(p, batch.obs).policy.log_prob(batch.action).sum(-1)  # noqa: E731
-        scores = np.asarray(jax.jacrev(rows_log_prob)(jnp.asarray(params)))
+        mean, share = outcomes.outcome_mean(of=of), outcomes.outcome_mean(of=lambda o: of(o) == 2)
+        its = lambda term: lambda p: term(world.model(p, batch.obs), batch)  # noqa: E731
+        (found, metrics), gradient = jax.jit(jax.value_and_grad(its(mean), has_aux=True))(params)
+        rate, _ = jax.jit(its(share))(params)
+        scores = scores_of_rows(params, batch)
     expected = (law * values).sum(-1)
     np.testing.assert_allclose(found, expected.mean(), rtol=1e-10)
     np.testing.assert_allclose(rate, (law * (values == 2)).sum(-1).mean(), rtol=1e-10)
@@ -284,9 +290,8 @@ def test_the_gradient_of_the_penalty_is_a_price():
     with jax.enable_x64(True):
         batch = world.batch(dtype=jnp.float64)
         penalty = outcomes.outcome_penalty(jnp.asarray(reference), of=of)
-        found = jax.grad(lambda p: penalty(world.model(p, batch.obs), batch)[0])(jnp.asarray(params))
-        rows_log_prob = lambda p: world.model(p, batch.obs).policy.log_prob(batch.action).sum(-1)  # noqa: E731
-        scores = np.asarray(jax.jacrev(rows_log_prob)(jnp.asarray(params)))
+        found = jax.jit(jax.grad(lambda p: penalty(world.model(p, batch.obs), batch)[0]))(params)
+        scores = scores_of_rows(params, batch)
     law = world.cells_law(world.law(params), world.OUTCOME["side_effect"], 3)
     charge = np.log(law / reference)[:, world.OUTCOME["side_effect"]]
     expected = np.einsum("ng,ng...->...", world.law(params) * charge, scores) / world.N

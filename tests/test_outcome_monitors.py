@@ -16,12 +16,13 @@ OLD, NEW = world.table(0), world.table(1)
 
 def test_token_statistics_by_hand():
     batch = world.batch(OLD)
-    mask = batch.mask.at[0, 3].set(False).at[:, ::2, -1].set(False)
-    batch = replace(batch, mask=mask)
-    keep = np.asarray(mask)
+    keep = np.array(batch.mask)
+    keep[0, 3], keep[:, ::2, -1] = False, False
+    batch = replace(batch, mask=keep)
     difference = (world.log_probs(NEW) - world.log_probs(OLD)) * keep
     reward = jnp.asarray(np.random.default_rng(0).normal(size=(world.N, world.G)), jnp.float32)
-    found = outcomes.token_statistics(world.model(jnp.asarray(NEW, jnp.float32), batch.obs), batch, reward=reward)
+    outputs = jax.jit(world.model)(jnp.asarray(NEW, jnp.float32), batch.obs)
+    found = jax.jit(outcomes.token_statistics)(outputs, batch, reward=reward)
     np.testing.assert_allclose(found["mean_kl"], (np.exp(difference) - 1 - difference)[keep].mean(), rtol=1e-4)
     np.testing.assert_allclose(found["max_log_ratio"], np.abs(difference).max(), rtol=1e-5)
     per_step = np.abs(difference).sum((0, 1))
@@ -68,8 +69,8 @@ def test_with_few_expected_counts_the_p_value_errs_on_either_side():
     rates = {}
     for n in (32, 64, 100):
         hits = np.arange(n + 1)
-        cells = jnp.asarray(np.arange(n)[None] < hits[:, None]).astype(int)
-        p = np.asarray(outcomes.g_statistic(cells, jnp.array([0.97, 0.03])).p_value)
+        cells = (np.arange(n)[None] < hits[:, None]).astype(int)
+        p = np.asarray(jax.jit(outcomes.g_statistic)(cells, jnp.array([0.97, 0.03])).p_value)
         rates[n] = scipy.stats.binom.pmf(hits, n, 0.03)[p < 0.05].sum()
     np.testing.assert_allclose([rates[64], rates[100], rates[32]], [0.155, 0.079, 0.015], atol=0.001)
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -300,12 +300,12 @@ def test_trained_on_bradley_terry_labels_a_bandit_reaches_the_optimum_of_the_pen
 
 @pytest.mark.usefixtures("x64")
 def test_flipped_labels_bias_dpo_and_not_its_robust_form():
-    clean = expected_loss(po.dpo(beta=0.5), bradley_terry_wins)
+    clean = jax.jit(expected_loss(po.dpo(beta=0.5), bradley_terry_wins))
     noisy = lambda a, b: 0.8 * bradley_terry_wins(a, b) + 0.2 * bradley_terry_wins(b, a)  # noqa: E731
     logits = jnp.array([0.5, -1.0, 0.2, 0.1])
-    robust = expected_loss(po.robust_dpo(beta=0.5, label_smoothing=0.2), noisy)
+    robust = jax.jit(expected_loss(po.robust_dpo(beta=0.5, label_smoothing=0.2), noisy))
     np.testing.assert_allclose(robust(logits), clean(logits), rtol=1e-9)
-    assert abs(expected_loss(po.dpo(beta=0.5), noisy)(logits) - clean(logits)) > 1e-3
+    assert abs(jax.jit(expected_loss(po.dpo(beta=0.5), noisy))(logits) - clean(logits)) > 1e-3
 
 
 @pytest.mark.usefixtures("x64")
@@ -326,7 +326,7 @@ def test_smoothing_takes_the_seen_labels_to_flip_once_more():
             one = lambda i: term(*jax.tree.map(lambda x: x[:, i : i + 1], (outputs, batch)))[0]  # noqa: E731
             return sum(weight[i] * one(i) for i in first)
 
-        return float(jax.grad(loss)(start)[0])
+        return float(jax.jit(jax.grad(loss))(start)[0])
 
     twice = (1 - smoothing) * share + smoothing * (1 - share)
     assert abs(slope(po.dpo(beta=0.5), share)) < 1e-12
@@ -393,29 +393,35 @@ def test_alpha_divergences_run_from_the_reverse_to_the_forward_kl():
     np.testing.assert_allclose(value(surrogates.alpha_slope), value(forward), rtol=1e-12)
 
 
+@cache
+def slopes():
+    """Value and gradient of every member, as functions of outputs and a batch; each is compiled once."""
+    free = {"simpo": po.simpo(), "cpo": po.cpo(), "orpo": po.orpo(), "aot": po.aot(), "unpaired": po.aot_unpaired()}
+    terms = {**{name: row[0] for name, row in PAIRED.items()}, **free}
+    return {name: jax.jit(jax.value_and_grad(lambda *x, f=f: f(*x)[0])) for name, f in terms.items()}
+
+
 @pytest.mark.parametrize("scale", [1e2, 1e4])
 @pytest.mark.parametrize("far", [-1.0, 1.0])
 def test_rows_that_have_become_impossible_give_finite_losses_and_gradients(scale, far):
     outputs, batch, _ = example(PAIRS, seed=11)
     batch = replace(batch, ref_log_prob=jnp.asarray(batch.ref_log_prob).at[0].add(scale * far))
-    free = {"simpo": po.simpo(), "cpo": po.cpo(), "orpo": po.orpo(), "aot": po.aot(), "unpaired": po.aot_unpaired()}
-    for name, term in {**{name: row[0] for name, row in PAIRED.items()}, **free}.items():
+    for name, both in slopes().items():
         grown = replace(outputs, policy=po.Categorical(logits=scale * outputs.policy.logits))
         for these in (outputs, grown):
-            value, grads = jax.value_and_grad(lambda o, term=term: term(o, batch)[0])(these)
-            assert jnp.isfinite(value), name
-            assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(grads)), name
+            value, grads = both(these, batch)
+            assert np.isfinite(value), name
+            assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads)), name
 
 
 def test_certain_rows_have_finite_odds():
     """A row of probability one, as a model of a single legal token has."""
     batch = po.Batch(obs=None, action=jnp.zeros((2, 1, 1), int), mask=jnp.ones((2, 1, 1), bool))
     logits = jnp.array([0.0, -jnp.inf])
-    value, grads = jax.value_and_grad(
-        lambda x: po.orpo()(po.Outputs(policy=po.Categorical(logits=jnp.broadcast_to(x, (2, 1, 1, 2)))), batch)[0]
-    )(logits)
-    assert jnp.isfinite(value)
-    assert jnp.isfinite(grads).all()
+    loss = lambda x: po.orpo()(po.Outputs(policy=po.Categorical(logits=jnp.broadcast_to(x, (2, 1, 1, 2)))), batch)[0]  # noqa: E731
+    value, grads = jax.jit(jax.value_and_grad(loss))(logits)
+    assert np.isfinite(value)
+    assert np.isfinite(grads).all()
 
 
 # --- shares of a batch ------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def test_a_ratio_of_the_whole_row_makes_gspo():
         jnp.exp(log_ratio) * advantage, jnp.clip(jnp.exp(log_ratio), 0.9, 1.1) * advantage
     )
     term = po.ratio_term(gain, ratio=sequence_ratio, reduce=po.sequence_mean)
-    (loss, metrics), gradient = jax.value_and_grad(lambda o: term(o, batch), has_aux=True)(outputs)
+    (loss, metrics), gradient = jax.jit(jax.value_and_grad(lambda o: term(o, batch), has_aux=True))(outputs)
     old, advantage = np.asarray(batch.log_prob), np.asarray(batch.advantage)
     total, expected = 0.0, np.zeros((*GROUP, A))
     score = np.eye(A)[np.asarray(batch.action)] - np.exp(log_softmax(np.asarray(outputs.policy.logits)))
@@ -90,7 +90,7 @@ def test_ppo_surrogate_and_grpo_are_members_of_the_ratio_family():
 
 def test_grpos_penalty_does_not_depend_on_the_type_of_beta():
     outputs, batch, _ = example(GROUP, seed=2)
-    values = [po.grpo(beta=beta)(outputs, batch) for beta in (0, 0.0, np.float32(0), jnp.zeros(()))]
+    values = [jax.jit(po.grpo(beta=beta))(outputs, batch) for beta in (0, 0.0, np.float32(0), jnp.zeros(()))]
     for value in values[1:]:
         assert jax.tree.map(float, value) == jax.tree.map(float, values[0])
     for beta in (0, jnp.zeros(())):
@@ -110,7 +110,7 @@ LINKS = {
 def test_a_link_of_two_scores_makes_a_preference_loss(name):
     link, beta = LINKS[name]
     outputs, batch, log_prob = example(PAIRS, seed=3)
-    loss, metrics = po.preference(link, summed_log_ratio, beta=beta)(outputs, batch)
+    loss, metrics = jax.jit(po.preference(link, summed_log_ratio, beta=beta))(outputs, batch)
     score = np.where(batch.mask, log_prob - np.asarray(batch.ref_log_prob), 0).sum(-1)
     valid = np.asarray(batch.mask).any(-1).all(0)
     assert 0 < valid.sum() < len(valid)
