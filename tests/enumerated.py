@@ -55,13 +55,13 @@ OUTCOME = {"success": success(SENTENCES), "side_effect": side_effect(SENTENCES)}
 
 def batch(logits=None, *, dtype=jnp.float32):
     """Every sentence once, for each prompt, `[N, G, T]`; behaved by the policy of `logits`, uniformly if None."""
-    rows = lambda x: jnp.broadcast_to(jnp.asarray(x), (N, *x.shape))  # noqa: E731
+    rows = lambda x: jnp.asarray(np.broadcast_to(x, (N, *x.shape)))  # noqa: E731
     behaviour = np.full((N, G, T), -np.log(V)) if logits is None else log_probs(logits)
     before = np.concatenate([np.full((G, 1), V), SENTENCES[:, :-1]], axis=1)
     return po.Batch(
         obs=rows(before),
         action=rows(SENTENCES),
-        mask=jnp.ones((N, G, T), bool),
+        mask=jnp.asarray(np.ones((N, G, T), bool)),
         log_prob=jnp.asarray(behaviour, dtype),
         outcome=jax.tree.map(rows, OUTCOME),
     )
