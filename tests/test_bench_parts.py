@@ -35,7 +35,7 @@ ONCE = Wanted(Peers(("/no/such/python",)), quick=True)
 @pytest.mark.parametrize("form", [estimator.HAND, estimator.ASSOCIATIVE])
 def test_the_associative_scan_and_the_recursion_by_hand_are_the_same_estimator(name, form):
     given, forms = estimator.arrays(40, 8), estimator.FORMS[name]
-    np.testing.assert_allclose(forms[form](given), forms[estimator.OURS](given), atol=1e-4)
+    np.testing.assert_allclose(*(jax.jit(forms[its])(given) for its in (form, estimator.OURS)), atol=1e-4)
 
 
 @pytest.mark.peers
@@ -79,8 +79,8 @@ def test_small_parts_measure_what_they_say(monkeypatch):
 def test_shares_of_rows_are_the_same_direction(monkeypatch):
     monkeypatch.setattr(solvers, "SHARE", 16)
     forms = solvers.Forms(64)
-    g = forms.gradient(forms.params, forms.batch)
-    whole, shares = (solve(forms.params, forms.batch, g)[0] for solve in (forms.solve, forms.solve_in_shares))
+    g = jax.jit(forms.gradient)(forms.params, forms.batch)
+    whole, shares = (jax.jit(solve)(forms.params, forms.batch, g)[0] for solve in (forms.solve, forms.solve_in_shares))
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(shares), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3 * float(np.abs(a).max()))
 
@@ -211,8 +211,8 @@ def test_stable_baselines_is_asked_both_questions(monkeypatch):
 
 def test_two_backward_passes_are_the_same_product():
     forms = solvers.Forms(32)
-    v = forms.gradient(forms.params, forms.batch)
-    ours, theirs = forms.product(forms.params, forms.batch, v), forms.twice_backward(forms.params, forms.batch, v)
+    v = jax.jit(forms.gradient)(forms.params, forms.batch)
+    ours, theirs = (jax.jit(form)(forms.params, forms.batch, v) for form in (forms.product, forms.twice_backward))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -235,12 +235,18 @@ def test_curves_are_means_of_the_episodes_that_ended():
     np.testing.assert_allclose(learning.on_the_way(said), [10 / 5])
 
 
+@pytest.fixture
+def few_draws(monkeypatch):
+    monkeypatch.setattr(learning, "DRAWS", 20)
+
+
 def learnt(returns, seconds, differs="that"):
     """Four seeds that end one episode a slice; the return grows to the end."""
     sums = np.tile(np.linspace(0, returns, learning.SLICES), (4, 1))
     return {"return_sum": sums, "finished": np.ones_like(sums), "first_seconds": seconds, "differs": differs}
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_what_was_learnt_stands_beside_each_of_the_others():
     last = np.linspace(0, 1, learning.SLICES)[-learning.LAST :].mean()
     said = {"ours": learnt(6.0, 10.0, "this"), "PureJaxRL": learnt(3.0, 20.0), "brax": learnt(2.0, None)}
@@ -260,6 +266,7 @@ def test_what_was_learnt_stands_beside_each_of_the_others():
     assert (trpo.beside, trpo.ratio, trpo.goal) == (learning.TRPO, pytest.approx(0.5), None)
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_the_seconds_to_a_stated_return_are_told(monkeypatch):
     """Returns grow evenly from 0, so the first slice at or above a share of the last one is known."""
     monkeypatch.setattr(learning, "STATED", {"ant": 3.0})
@@ -308,6 +315,7 @@ def test_everybody_learns_from_as_many_decisions(monkeypatch):
     assert not [p for p in found[:4] if "initial_log_std" in p.options]
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_what_a_narrower_first_policy_is_worth_stands_beside_ours_and_each_of_the_others():
     said = {"ours": learnt(6.0, 10.0), "PureJaxRL": learnt(3.0, 20.0), learning.TRPO: learnt(12.0, 40.0)}
     said[learning.NARROWER] = learnt(9.0, 10.0)

@@ -1,6 +1,7 @@
 """What composition and the natural gradient cost, in units of one policy gradient of the same batch."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -25,6 +26,7 @@ MANY = 65536
 PRODUCT, CG, IN_SHARES = "product", "CG(10)", f"CG(10) in shares of {SHARE} rows"
 
 
+@partial(jax.jit, static_argnames=("network", "size"))
 def make_batch(network: Any, params: Any, size: int) -> po.Batch:
     """On-policy decisions of random observations, `[size, 1]`."""
     keys = jax.random.split(jax.random.key(0), 4)
