@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -18,9 +19,8 @@ DOOR, HAZARD, TOLD = study.GROUNDS
 WORDS = ("study", "--worlds", DOOR, "--scales", "8", "table", "--objectives", "trpo", "grpo", "--seeds", "2")
 
 
-@pytest.fixture(autouse=True)
-def runs(monkeypatch):
-    """What is asked to be run, in order; each is answered at once."""
+def answered(monkeypatch):
+    """What is asked to be run from now on, in order; each is answered at once."""
     asked = []
 
     def measure(ground, objective, scale, *, seeds, updates):
@@ -34,14 +34,28 @@ def runs(monkeypatch):
     return asked
 
 
+@pytest.fixture(autouse=True)
+def runs(monkeypatch):
+    return answered(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody changes, and what was asked for it."""
+    directory = tmp_path_factory.mktemp("study") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        asked = answered(patch)
+        assert main([*WORDS, "--out", str(directory)]) == 0
+    return directory, asked
+
+
 @pytest.fixture
-def done(tmp_path, capsys):
-    assert main([*WORDS, "--out", str(tmp_path / "run")]) == 0
-    capsys.readouterr()
-    return tmp_path / "run"
+def done(whole):
+    return whole[0]
 
 
-def test_what_it_leaves(done, runs):
+def test_what_it_leaves(whole):
+    done, runs = whole
     assert {path.name for path in done.iterdir()} >= {"study.json", "report.html", "study.png", "config.json", "parts"}
     assert runs == [(DOOR, scale, objective, 2, 100) for scale in ("8", "table") for objective in ("trpo", "grpo")]
     result = json.loads((done / "study.json").read_text())
@@ -110,9 +124,9 @@ def test_its_json_is_what_the_study_says(tmp_path, capsys):
     assert rows["8", "grpo", "careful"]["columns"]["P(z)"] == pytest.approx(dict.fromkeys(("mean", "low", "high"), 0.6))
 
 
-def test_a_run_is_gone_on_with(done, runs, capsys):
+def test_a_run_is_gone_on_with(whole, tmp_path, runs, capsys):
+    done = shutil.copytree(whole[0], tmp_path / "run")
     (done / "parts" / DOOR / "8" / "grpo.json").unlink()
-    del runs[:]
     wider = [word if word != "grpo" else "ppo" for word in WORDS]
     assert main([*WORDS, "--out", str(done), "--resume"]) == 0
     assert runs == [(DOOR, "8", "grpo", 2, 100)]
