@@ -1,5 +1,7 @@
 """Problems that are learnt from attempts: their attempts, their exact judge, and the path between them."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,14 +25,17 @@ def building():
 
 def test_a_table_is_judged_as_in_exact_mode(building):
     _, exact, logits, problem = building
-    before = frontiers.log_policy(exact, logits)
-    np.testing.assert_allclose(problem.reference, frontiers.cell_law(exact, before), rtol=1e-5)
+    stands = jax.jit(problem.standing)
+    law = jax.jit(lambda logits: frontiers.cell_law(exact, frontiers.log_policy(exact, logits)))
+    np.testing.assert_allclose(problem.reference, law(logits), rtol=1e-5)
     moved = logits + jax.random.normal(jax.random.key(0), logits.shape)
-    found = problem.standing({"policy": moved, "value": jnp.zeros(len(logits))})
-    expected = frontiers.standing(exact, before, frontiers.log_policy(exact, moved))
+    found = stands({"policy": moved, "value": jnp.zeros(len(logits))})
+    expected = jax.jit(lambda *both: frontiers.standing(exact, *(frontiers.log_policy(exact, x) for x in both)))(
+        logits, moved
+    )
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
-    assert problem.standing(problem.group.reference).trajectory_kl == 0
+    assert stands(problem.group.reference).trajectory_kl == 0
 
 
 def test_attempts_at_a_table_follow_its_law(building):
@@ -74,7 +79,7 @@ def test_a_token_world_is_judged_by_its_exact_law(drawn):
         problem = frontiers.token_problem(world, group_size=16)
         noise = np.asarray(jax.random.normal(jax.random.key(1), world.logits.shape))
         params = {"policy": (world.logits + noise)[None], "value": jnp.zeros((1, 24))}
-        point = problem.standing(params)
+        point = jax.jit(problem.standing)(params)
         new, old = (np.asarray(jax.nn.softmax(x), np.float64) for x in (world.logits + noise, world.logits))
         skip = new[4, 1]
         honest = np.prod([new[t, 0] for t in (8, 12, 16, 20)[: int(world.depth)]])
@@ -132,7 +137,7 @@ def test_a_table_problem_checks_its_unit(building):
 def small_network(building):
     world, exact, _, _ = building
     network = networks.mlp_actor_critic(world.obs_shape, world.action_space, hidden=(8, 8))
-    params = network.init(jax.random.key(3))
+    params = jax.jit(network.init)(jax.random.key(3))
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(4), x.shape), params)
     problem = frontiers.network_problem(world, network, params, side_effects=NAMES, group_size=4000, reward_unit=2.0)
     return network, params, problem
@@ -142,12 +147,14 @@ def test_a_network_is_judged_by_its_exact_law(building, small_network):
     world, exact, _, _ = building
     network, params, problem = small_network
 
+    @jax.jit
     def policy(params):
         return jax.nn.log_softmax(network.apply(params, world.obs).policy.logits)
 
-    np.testing.assert_allclose(problem.reference, frontiers.cell_law(exact, policy(params)), rtol=1e-4, atol=1e-7)
-    moved = jax.tree.map(lambda x: 1.5 * x, params)
-    found, wanted = problem.standing(moved), frontiers.standing(exact, policy(params), policy(moved))
+    law, standing = (jax.jit(partial(f, exact)) for f in (frontiers.cell_law, frontiers.standing))
+    np.testing.assert_allclose(problem.reference, law(policy(params)), rtol=1e-4, atol=1e-7)
+    moved = jax.tree.map(lambda x: 1.5 * np.asarray(x), params)
+    found, wanted = jax.jit(problem.standing)(moved), standing(policy(params), policy(moved))
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
@@ -162,10 +169,11 @@ def test_attempts_of_a_network_follow_its_law_and_its_model_says_what_was_record
     assert (np.abs(found - law) < 4 * np.sqrt(law / 4000) + 1e-4).all()
     np.testing.assert_allclose(rollout.reward.sum(0), np.asarray(outcome["success"]) / 2.0, err_msg="in reward units")
     batch = po.to_batch(rollout)
-    outputs = task.model(params, batch.obs)
+    outputs = jax.jit(task.model)(params, batch.obs)
+    log_prob = jax.jit(outputs.policy.log_prob)(batch.action)
     kept = np.asarray(batch.mask)
-    np.testing.assert_allclose(np.asarray(outputs.policy.log_prob(batch.action))[kept], batch.log_prob[kept], atol=1e-5)
-    np.testing.assert_allclose(np.asarray(outputs.value)[kept], batch.value[kept], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(log_prob)[kept], np.asarray(batch.log_prob)[kept], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(outputs.value)[kept], np.asarray(batch.value)[kept], atol=1e-5)
 
 
 def test_parameters_of_a_network_problem_may_be_traced(building, small_network):
