@@ -291,11 +291,12 @@ def test_answers_are_those_of_the_policy_and_judged_by_the_world(speaker, tmp_pa
     assert sorted(prompts) == [0, 1, 2]
     found = Answers(html).found
     assert len(found) == 3 * (1 + _play_answers.SAMPLES)
+    law_of = jax.jit(lambda inputs: jax.nn.softmax(speaker.network.apply(speaker.params, inputs).policy.logits))
     for place, answer in enumerate(found):
         prompt, greedy = prompts[place // 4], place % 4 == 0
         tokens = np.array([int(token) for token in answer["tokens"]])
         inputs = np.concatenate([speaker.env.words[prompt], tokens[:-1]])
-        law = np.asarray(jax.nn.softmax(speaker.network.apply(speaker.params, inputs).policy.logits))
+        law = np.asarray(law_of(inputs))
         np.testing.assert_allclose(answer["probability"], law[np.arange(24), tokens], rtol=6e-3)
         assert (tokens == law.argmax(-1)).all() == greedy
         reward, outcome = speaker.env.reward(prompt, tokens), speaker.env.outcome(prompt, tokens)

@@ -266,7 +266,7 @@ def test_far_from_every_limit_it_goes_where_trpo_goes():
     params, batch = case(3)
     after, state = stepped(params, batch, np.array([2.0, 10.0]), radius=0.001)
     optimizer = solvers.trpo(model, radius=0.001)
-    grads = jax.grad(lambda p: surrogate(p, batch)[0])(params)
+    grads = jax.jit(jax.grad(lambda p: surrogate(p, batch)[0]))(params)
     update = jax.jit(functools.partial(optimizer.update, objective=surrogate))
     usual, _ = update(grads, optimizer.init(params), params, batch=batch)
     step = np.asarray(after["actor"] - params["actor"]).ravel() / float(state.search.step_size)
