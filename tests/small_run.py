@@ -1,5 +1,6 @@
 """A run of the command that takes a second, because its world is a chain of four states, and what it leaves behind."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -8,6 +9,10 @@ import subprocess
 import sys
 from unittest import mock
 
+import jax
+import jax.numpy as jnp
+
+from polopt_jax import driver, runs
 from polopt_jax.cli import _build, _recipes, _running, main
 from polopt_jax.envs import chain
 from polopt_jax.networks import mlp_actor_critic
@@ -26,6 +31,33 @@ def build(plan, reference=None):
     network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(8,))
     task = control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps)
     return _build.evaluated(plan, _recipes.make(plan.algorithm, task, plan.arguments), env, network)
+
+
+@contextlib.contextmanager
+def compiled_once():
+    """Within, runs of plans that are equal, but maybe for their length, share one compiled program.
+
+    Compiling it is most of what going on with a run takes."""
+    own_build, made, prepared = build, {}, {}
+    copied = jax.jit(lambda state: jax.tree.map(jnp.copy, state))  # the state of a run is donated
+
+    def shared_build(plan, reference=None):
+        config = plan.config()
+        length = ("steps", "updates") if config["schedule"] == "constant" else ()
+        known = runs.to_json({name: x for name, x in config.items() if name not in length})
+        if known not in made:
+            made[known] = own_build(plan, reference)
+        return made[known]
+
+    def prepare(algorithm, keys, *, chunk_updates, mesh=None):
+        known = (id(algorithm), chunk_updates, mesh)
+        if known not in prepared:
+            run = driver.prepare(algorithm, keys, chunk_updates=chunk_updates, mesh=mesh)
+            prepared[known] = run._replace(state=copied(run.state))
+        return prepared[known]._replace(state=copied(prepared[known].state))
+
+    with mock.patch.object(sys.modules[__name__], "build", shared_build), mock.patch.object(_loop, "prepare", prepare):
+        yield
 
 
 def run_small(*words, line=RUN):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_run import ENVIRON, rows_without_times, run_small
+from small_run import ENVIRON, compiled_once, rows_without_times, run_small
 
 import polopt_jax as po
 from polopt_jax import runs
@@ -103,6 +103,12 @@ def own(tmp_path, monkeypatch):
     (tmp_path / f"{name}.py").write_text(OWN)
     yield name
     sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared():
+    with compiled_once():
+        yield
 
 
 def last_line(capsys):
@@ -524,7 +530,7 @@ def test_json_says_nothing_of_what_is_not_there(tmp_path, monkeypatch, capsys):
     assert not {None, (), ""} & {x if not isinstance(x, list | dict) else tuple(x) for x in summary.values()}
 
 
-@pytest.mark.parametrize(("num_seeds", "marks"), [(1, 0), (3, 3), (6, 6)])
+@pytest.mark.parametrize(("num_seeds", "marks"), [pytest.param(1, 0, marks=pytest.mark.slow), (3, 3), (6, 6)])
 def test_few_seeds_are_shown_each_and_not_by_an_interval(num_seeds, marks, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_small("--out", "run", "--num-seeds", str(num_seeds)) == 0

@@ -5,7 +5,7 @@ import shutil
 import signal
 
 import pytest
-from small_run import RUN, digests, hashes, interrupt_at, rows_without_times, run_small
+from small_run import RUN, compiled_once, digests, hashes, interrupt_at, rows_without_times, run_small
 
 from polopt_jax import checkpoint
 from polopt_jax.cli import main
@@ -19,8 +19,15 @@ def somewhere_else(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shared():
+    """What is tested is how a run goes on, not how it is compiled; that it is compiled alike, `test_driver` tests."""
+    with compiled_once():
+        yield
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, shared):
     """A run of twelve updates that nothing disturbed, with all its checkpoints: 0, 5, 10, 12."""
     directory = tmp_path_factory.mktemp("finished") / "whole"
     with pytest.MonkeyPatch.context() as patch:
@@ -212,7 +219,7 @@ def test_a_damaged_line_beyond_the_checkpoint_is_named_and_done_again(at_ten, fi
     assert_same(at_ten, finished)
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"update": 10, "ste'])
+@pytest.mark.parametrize("torn", [pytest.param(b"", marks=pytest.mark.slow), b'{"update": 10, "ste'])
 def test_a_log_cut_at_the_checkpointed_row_goes_back_one_checkpoint_and_says_so(torn, at_ten, finished, capsys):
     keep_lines(at_ten, 9, torn)
     capsys.readouterr()
