@@ -43,7 +43,10 @@ TWO_SAMPLES = {
 }
 
 
-@pytest.mark.parametrize("label", TWO_SAMPLES)
+@pytest.mark.parametrize(
+    "label",
+    [pytest.param(x, marks=pytest.mark.slow if x in ("near", "far", "four equal cells") else ()) for x in TWO_SAMPLES],
+)
 def test_two_samples(label):
     p, q, size = TWO_SAMPLES[label]
 
@@ -81,8 +84,10 @@ def test_other_divergences_have_intervals_too(between):
     np.testing.assert_allclose(found.value.mean(), truth, rtol=0.05)
 
 
-@pytest.mark.parametrize("size", [40, 300])
-@pytest.mark.parametrize("step", [0.05, 0.5])
+@pytest.mark.parametrize(
+    ("step", "size"),
+    [(0.05, 40), (0.5, 300), *(pytest.param(*x, marks=pytest.mark.slow) for x in ((0.05, 300), (0.5, 40)))],
+)
 def test_weighted_rows(size, step):
     """Rows of the old policy, of which the new one's law is estimated by weights: `outcome_estimate` on a batch."""
     old = world.table(0)
@@ -116,7 +121,7 @@ def u_statistic(x, y, bandwidth):
     return within(x) + within(y) - 2 * k(x, y).mean()
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("shift", [0.0, pytest.param(0.1, marks=pytest.mark.slow), 1.0])
 def test_mmd_of_two_samples(shift):
     """Against the U-statistic, and the truth for two normal laws."""
     draw = lambda key: (jax.random.normal(key, (80,)), shift + jax.random.normal(jax.random.fold_in(key, 1), (60,)))  # noqa: E731
@@ -137,13 +142,13 @@ def test_mmd_moments_are_derivatives(x64):
     from polopt_jax.outcomes._mmd import _of_features
 
     rng = np.random.default_rng(0)
-    z, old, new = jnp.asarray(rng.normal(size=(9, 2))), jnp.asarray(rng.normal(size=9)), jnp.asarray(rng.normal(size=9))
-    real = jnp.arange(9) != 4
-    of_prompt = _of_features(0.8)
+    z, old, new = rng.normal(size=(9, 2)), rng.normal(size=9), rng.normal(size=9)
+    real = np.arange(9) != 4
+    of_prompt = jax.jit(_of_features(0.8))
     found = of_prompt(z, real, old, new)
     value = lambda u: of_prompt(z, real, old + jnp.log(u), new + jnp.log(u)).plug_in  # noqa: E731
-    gradient, hessian = jax.grad(value)(jnp.ones(9)), jax.hessian(value)(jnp.ones(9))
-    np.testing.assert_allclose(found.bias, jnp.trace(hessian) / 2, rtol=1e-9)
+    gradient, hessian = (np.asarray(jax.jit(of(value))(np.ones(9))) for of in (jax.grad, jax.hessian))
+    np.testing.assert_allclose(found.bias, np.trace(hessian) / 2, rtol=1e-9)
     np.testing.assert_allclose(found.slope_variance, gradient @ gradient, rtol=1e-9)
     np.testing.assert_allclose(found.floor_variance, (hessian**2).sum() / 2, rtol=1e-9)
 
@@ -211,7 +216,7 @@ def test_novel_mass_is_apart_and_the_rest_is_finite():
 
 def test_no_rows_are_no_certainty():
     """It was 0 [0, 0], and an interval without a width from one row of each."""
-    one, none, some = jnp.array([1]), jnp.zeros((0,), int), jnp.array([0, 1, 1])
+    one, none, some = np.array([1]), np.zeros((0,), int), np.array([0, 1, 1])
     for first, second in ((none, one), (one, none), (none, some), (some, none)):
         for found in (sample_estimate(first, second, 2), outcomes.sample_mmd(first * 1.0, second * 1.0)):
             assert np.isnan(found.value)
