@@ -70,7 +70,8 @@ def test_every_attempt_has_a_first_state_of_its_own():
 
 @pytest.fixture(scope="module")
 def drawn():
-    return worlds.skip_the_test(jax.random.key(3), num_worlds=4, p_skip=(0.1, 0.3), p_legit=(0.2, 0.4))
+    four = partial(worlds.skip_the_test, num_worlds=4, p_skip=(0.1, 0.3), p_legit=(0.2, 0.4))
+    return jax.jit(four)(jax.random.key(3))
 
 
 def test_a_token_world_is_judged_by_its_exact_law(drawn):
@@ -102,7 +103,7 @@ def test_attempts_at_a_token_world_follow_its_law(drawn):
     law = np.asarray(problem.reference)
     found = np.bincount(cell, minlength=4).reshape(2, 2) / 4000
     assert (np.abs(found - law) < 4 * np.sqrt(law / 4000) + 1e-4).all()
-    told = worlds.select_worlds(worlds.told_worlds(jax.random.key(0)), 3)
+    told = worlds.select_worlds(jax.jit(worlds.told_worlds)(jax.random.key(0)), 3)
     for wrong in (drawn, told):
         with pytest.raises(ValueError, match="one world with one word"):
             frontiers.token_problem(wrong, group_size=4)
