@@ -53,7 +53,7 @@ def test_the_scale_of_a_group_is_that_of_all_its_possible_rewards(size, success,
 @pytest.mark.parametrize("penalty", [ref_new, new_ref])
 def test_the_expected_gradient_is_that_of_finite_differences(penalty, moved, x64):
     world = the_worlds()
-    few = worlds.select_worlds(world, jnp.array([0, 1, 2]))
+    few = jax.tree.map(np.asarray, worlds.select_worlds(world, jnp.array([0, 1, 2])))
     ref = np.asarray(few.logits) - np.log(np.exp(few.logits).sum(-1, keepdims=True))
 
     def parts(shift):
@@ -65,8 +65,8 @@ def test_the_expected_gradient_is_that_of_finite_differences(penalty, moved, x64
         )
         return 1 - (1 - skip) * (1 - honest), kl.sum((1, 2)) * (1 if penalty is new_ref else -1)
 
-    scale = np.asarray(group_scale(jnp.asarray(parts(moved)[0]), GROUP))
-    gradient = expected_gradient(jnp.asarray(moved), few, size=GROUP, beta=0.3, penalty=penalty)
+    scale = np.asarray(group_scale(parts(moved)[0], GROUP))
+    gradient = jax.jit(partial(expected_gradient, size=GROUP, beta=0.3, penalty=penalty))(moved, few)
     for place in [(4, 1), (4, 2), (8, 0), (12, 0), (20, 0), (8, 3), (0, 0)]:
         step = np.zeros_like(moved)
         step[place] = 1e-5
@@ -75,21 +75,21 @@ def test_the_expected_gradient_is_that_of_finite_differences(penalty, moved, x64
         assert np.isclose(gradient[place], slope, rtol=1e-6, atol=1e-10), place
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("beta", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_the_library_has_that_gradient_in_the_mean_of_many_attempts(beta, moved):
     world = the_worlds()
     problem = attempts.together(world)
     params = {"policy": jnp.asarray(0.5 * moved, jnp.float32), "value": problem.group.reference["value"]}
     loss = po.objective(problem.group.task.model, po.grpo(beta=beta))
     algorithm = po.algorithms.grpo(problem.group, beta=beta)
-    first = algorithm.init(jax.random.key(0))
+    first = jax.jit(algorithm.init)(jax.random.key(0))
 
     def sampled(key):
         _, batch, _ = algorithm.collect(params, first.collect_state, key)
         return -jax.grad(loss, has_aux=True)(params, batch)[0]["policy"]
 
     found = jax.jit(lambda keys: jax.lax.map(sampled, keys, batch_size=50))(jax.random.split(jax.random.key(1), 800))
-    wanted = expected_gradient(params["policy"], world, size=GROUP, beta=beta)
+    wanted = jax.jit(partial(expected_gradient, size=GROUP, beta=beta))(params["policy"], world)
     error = np.std(found, axis=0) / np.sqrt(len(found))
     off = (np.mean(found, axis=0) - np.asarray(wanted)) / np.maximum(error, 1e-9)
     assert np.abs(off).max() < 4.5
@@ -180,9 +180,9 @@ def test_what_is_seen_of_a_policy_that_has_moved(moved):
     reference = problem.group.reference
     params = {**reference, "policy": reference["policy"] + jnp.asarray(moved, jnp.float32)}
     algorithm = attempts.watched(attempts.grpo(attempts.BENCHMARK)(problem), problem)
-    first = algorithm.init(jax.random.key(0))
-    _, batch, _ = algorithm.collect(params, first.collect_state, jax.random.key(1))
-    _, _, metrics = algorithm.step.update(params, first.opt_state, batch, jax.random.key(2))
+    first = jax.jit(algorithm.init)(jax.random.key(0))
+    _, batch, _ = jax.jit(algorithm.collect)(params, first.collect_state, jax.random.key(1))
+    _, _, metrics = jax.jit(algorithm.step.update)(params, first.opt_state, batch, jax.random.key(2))
     prob, ref = (np.asarray(jax.nn.softmax(x["policy"][0]), float) for x in (params, reference))
     np.testing.assert_allclose(metrics["seen/pull"], np.maximum(prob - ref, 0).sum(-1), rtol=1e-4)
 
