@@ -173,14 +173,14 @@ def sentences(penalised, logits, ref, reward):
     at_the_end[..., -1] = reward
     rewards = penalised(reward=at_the_end, log_prob=log_prob, ref_log_prob=ref_log_prob)
     no = np.zeros((T, N, G), bool)
-    to_go = po.discounted_returns(
-        reward=jnp.moveaxis(jnp.asarray(rewards), -1, 0), next_value=jnp.zeros((T, N, G)), terminated=jnp.asarray(no),
-        truncated=jnp.asarray(no), gamma=1.0,
+    to_go = jax.jit(po.discounted_returns)(
+        reward=np.moveaxis(np.asarray(rewards), -1, 0), next_value=np.zeros((T, N, G)), terminated=no, truncated=no,
+        gamma=1.0,
     )  # fmt: skip
     probability = jnp.asarray(law(logits))
     term = po.reinforce(reduce=lambda x, _: (probability * x.sum(-1)).sum())
-    data = po.types.Batch(**{**vars(batch(dtype=jnp.float64)), "advantage": jnp.moveaxis(to_go, 0, -1)})
-    return jax.grad(lambda x: po.objective(model, term)(x, data)[0])(jnp.asarray(logits))
+    data = po.types.Batch(**{**vars(batch(dtype=jnp.float64)), "advantage": np.moveaxis(np.asarray(to_go), 0, -1)})
+    return jax.jit(jax.grad(lambda x: po.objective(model, term)(x, data)[0]))(logits)
 
 
 def penalised_return(reward, ref):

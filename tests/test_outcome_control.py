@@ -233,16 +233,18 @@ def test_the_penalty_is_the_divergence_to_a_table():
     of = lambda o: o["side_effect"]  # noqa: E731
     law = world.cells_law(world.law(world.table(1)), world.OUTCOME["side_effect"], 3)
     reference = np.array([0.2, 0.3, 0.5])
-    loss, metrics = outcomes.outcome_penalty(jnp.asarray(reference), of=of)(world.model(new, batch.obs), batch)
+    outputs = jax.jit(world.model)(new, batch.obs)
+    penalty = jax.jit(lambda reference: outcomes.outcome_penalty(reference, of=of)(outputs, batch))
+    loss, metrics = penalty(reference)
     np.testing.assert_allclose(loss, (law * np.log(law / reference)).sum(-1).mean(), rtol=2e-5)
     np.testing.assert_allclose(metrics["ess"], (1 / (world.law(world.table(1)) ** 2).sum(-1)).mean(), rtol=1e-4)
     each = np.stack([reference, reference[::-1]])
-    loss, _ = outcomes.outcome_penalty(jnp.asarray(each), of=of)(world.model(new, batch.obs), batch)
+    loss, _ = penalty(each)
     np.testing.assert_allclose(loss, (law * np.log(law / each)).sum(-1).mean(), rtol=2e-5)
-    impossible, _ = outcomes.outcome_penalty(jnp.array([0.5, 0.5, 0.0]), of=of)(world.model(new, batch.obs), batch)
+    impossible, _ = penalty(np.array([0.5, 0.5, 0.0]))
     assert np.isinf(impossible)
     with pytest.raises(ValueError, match="reference must have shape"):
-        outcomes.outcome_penalty(jnp.ones((5, 3)) / 3, of=of)(world.model(new, batch.obs), batch)
+        outcomes.outcome_penalty(jnp.ones((5, 3)) / 3, of=of)(outputs, batch)
 
 
 def scores_of_rows(params, batch):

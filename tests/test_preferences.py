@@ -203,11 +203,13 @@ def test_the_members_over_labelled_rows_are_their_formulas():
 def test_without_a_reference_point_kto_is_apo_zero_on_rows():
     """The two rows of a pair as labelled rows of their own, each measured from the reference: half of APO-zero."""
     outputs, batch, _ = example(PAIRS, seed=7)
-    batch = replace(batch, mask=jnp.ones_like(batch.mask))
-    rows = jax.tree.map(lambda x: x.reshape(2 * N, *x.shape[2:]), (outputs, batch))
-    labelled = replace(rows[1], label=jnp.arange(2 * N) < N, reference_point=jnp.zeros(2 * N))
+    batch = replace(batch, mask=np.ones_like(batch.mask))
+    rows = jax.tree.map(lambda x: np.asarray(x).reshape(2 * N, *x.shape[2:]), (outputs, batch))
+    labelled = replace(rows[1], label=np.arange(2 * N) < N, reference_point=np.zeros(2 * N))
     np.testing.assert_allclose(
-        2 * po.kto(beta=0.5)(rows[0], labelled)[0], po.apo_zero(beta=0.5)(outputs, batch)[0], rtol=1e-6
+        2 * jax.jit(po.kto(beta=0.5))(rows[0], labelled)[0],
+        jax.jit(po.apo_zero(beta=0.5))(outputs, batch)[0],
+        rtol=1e-6,
     )
 
 
@@ -471,8 +473,11 @@ def test_the_likelihood_is_reinforce_with_an_advantage_of_one():
     outputs, batch, log_prob = example((4, T), seed=14)
     ones = replace(batch, advantage=jnp.ones((4, T)))
     for reduce in (po.token_mean, po.sequence_mean, po.sequence_sum):
-        found = jax.value_and_grad(lambda o, r=reduce: po.negative_log_likelihood(reduce=r)(o, batch)[0])(outputs)
-        expected = jax.value_and_grad(lambda o, r=reduce: po.reinforce(reduce=r)(o, ones)[0])(outputs)
+        slope = lambda term, batch: jax.jit(jax.value_and_grad(lambda o: term(o, batch)[0]))(outputs)  # noqa: E731
+        found, expected = (
+            slope(po.negative_log_likelihood(reduce=reduce), batch),
+            slope(po.reinforce(reduce=reduce), ones),
+        )
         np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
         np.testing.assert_allclose(found[1].policy.logits, expected[1].policy.logits, rtol=1e-12)
     np.testing.assert_allclose(
