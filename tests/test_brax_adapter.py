@@ -25,7 +25,7 @@ SIZES = {  # observation and action
     "swimmer": (8, 2),
     "walker2d": (17, 6),
 }
-TRACED = ("inverted_pendulum", "swimmer", "ant")
+TRACED = ("inverted_pendulum", "swimmer")
 """Those of every test run: tracing one takes seconds."""
 PUSH = jnp.ones(1)
 

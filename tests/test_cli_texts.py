@@ -353,6 +353,7 @@ def test_a_reward_that_fails_leaves_answers_out_and_counts_them(place, capsys):
     assert rows_of(out)[0]["reward"] == [1.0]
 
 
+@pytest.mark.slow
 def test_a_reward_that_scores_nothing_is_no_run_that_is_fine(place, capsys):
     out = place / "mute"
     words = ["--init", place / "start", "--steps", 8, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]
@@ -503,7 +504,8 @@ def test_the_kl_of_a_completion_is_that_of_the_samples_on_the_page(place, prefer
     )
     key, length = jax.random.key(_text_completions.KEY), 24 - rows.tokens.token.shape[-1] + 1
     said = po.to_batch(language.sample_groups(network, policy, rows.tokens, key, length=length, group_size=2, stop=257))
-    now, before = (network.apply(p, said.obs).policy.log_prob(said.action) for p in (policy, reference))
+    log_prob = jax.jit(lambda params: network.apply(params, said.obs).policy.log_prob(said.action))
+    now, before = log_prob(policy), log_prob(reference)
     ratio = np.where(said.mask, now - before, 0).sum(-1).ravel()
     np.testing.assert_allclose(found["ref_kl_per_completion"], ratio.mean(), rtol=1e-3)
     np.testing.assert_allclose(found["ref_kl_interval"], runs.interval(ratio.tolist())[1], rtol=1e-3)

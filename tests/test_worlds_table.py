@@ -197,7 +197,9 @@ def _one_hot(world):
     return dataclasses.replace(world, obs=jnp.eye(len(world.initial)))
 
 
-@pytest.mark.parametrize("rules", [burning_building(slip=0.2), tomato_watering(horizon=10), _rules()])
+@pytest.mark.parametrize(
+    "rules", [burning_building(slip=0.2), pytest.param(tomato_watering(horizon=10), marks=pytest.mark.slow), _rules()]
+)
 def test_sampled_episodes_follow_the_exact_law(rules):
     world = _one_hot(tabulate(rules))
     policy = _policy(7, *world.prob.shape[:2]).astype(jnp.float32)
@@ -229,7 +231,7 @@ def test_whole_episodes_carry_their_outcome():
     whole, dropped = po.episodes(rollout, max_length=8, num_episodes=4000)
     assert int(dropped) == 0
     cell = cells(world, ("success", "idle"))
-    exact = np.asarray(outcome_law(world, policy, cell, 4))
+    exact = np.asarray(jax.jit(lambda policy: outcome_law(world, policy, cell, 4))(policy))
     sampled = np.bincount(2 * whole.outcome["success"][-1] + whole.outcome["idle"][-1], minlength=4) / 4000
     np.testing.assert_array_less(np.abs(sampled - exact), 5 * np.sqrt(exact * (1 - exact) / 4000) + 1e-4)
     assert 0.01 < exact[3] < 0.99
