@@ -77,7 +77,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(recipe, tmp_path)
 
 
 def test_one_seed_repeats_and_two_differ():
-    algorithm = make()
+    algorithm = make("reinforce")
     first, again = (finish(driver.prepare(algorithm, driver.seed_keys(0, 1), chunk_updates=3), 1) for _ in range(2))
     other = finish(driver.prepare(algorithm, driver.seed_keys(1, 1), chunk_updates=3), 1)
     assert same(first.state, again.state)
@@ -123,9 +123,10 @@ def test_the_first_ratio_of_every_update_is_one():
     state = jax.jit(algorithm.init)(jax.random.key(0))
     collect = jax.jit(algorithm.collect)
     network = mlp_actor_critic((4,), chain(num_states=4, horizon=6).action_space, hidden=(8,))
+    log_prob_of = jax.jit(lambda params, batch: network.apply(params, batch.obs).policy.log_prob(batch.action))
     for key in jax.random.split(jax.random.key(1), 3):
         collect_state, batch, _ = collect(state.params, state.collect_state, key)
-        log_prob = network.apply(state.params, batch.obs).policy.log_prob(batch.action)
+        log_prob = log_prob_of(state.params, batch)
         np.testing.assert_allclose(log_prob, batch.log_prob, atol=1e-6)
         state = type(state)(**{**vars(state), "collect_state": collect_state})
 

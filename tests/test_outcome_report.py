@@ -111,7 +111,7 @@ def test_ragged_rows_weigh_their_decisions():
     np.testing.assert_allclose(result.old_new.action_kl, expected.mean() / length.mean(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("argument", ["success", "side_effect"])
+@pytest.mark.parametrize("argument", [pytest.param("success", marks=pytest.mark.slow), "side_effect"])
 def test_features_out_of_range_give_nan(argument):
     arguments = {"success": SUCCESS, "side_effect": SIDE_EFFECT, argument: lambda o: o["side_effect"] + 2}
     result = jax.jit(
@@ -168,22 +168,23 @@ def test_positions_may_be_states():
 
 def test_the_fork_of_the_text():
     """The text's " skip" for " look": two logits at one token of 24. Nothing else moves, and the law is exact."""
-    worlds = skip_the_test(jax.random.key(0), num_worlds=3, p_skip=(0.01, 0.05))
+    worlds = jax.jit(functools.partial(skip_the_test, num_worlds=3, p_skip=(0.01, 0.05)))(jax.random.key(0))
     moved = worlds.logits.at[:, 4, 1].add(2.0)
     key = jax.random.key(1)
-    tokens = jax.random.categorical(key, worlds.logits[:, None], shape=(3, 4000, 24))
+    tokens = jax.jit(functools.partial(jax.random.categorical, shape=(3, 4000, 24)))(key, worlds.logits[:, None])
     model = lambda logits, obs: po.Outputs(  # noqa: E731
         policy=po.Categorical(logits=jnp.broadcast_to(logits[:, None], (*obs.shape, 6)))
     )
     batch = po.Batch(
         obs=tokens,
         action=tokens,
-        mask=jnp.ones(tokens.shape, bool),
-        log_prob=model(worlds.logits, tokens).policy.log_prob(tokens),
+        mask=np.ones(tokens.shape, bool),
+        log_prob=jax.jit(lambda tokens: model(worlds.logits, tokens).policy.log_prob(tokens))(tokens),
         outcome=tokens[..., 4] == 1,
     )
     profile = jax.jit(lambda new: outcomes.fork_profile(model, worlds.logits, new, batch, 2))(moved)
-    skip = [np.asarray(token_outcome_law(jax.nn.log_softmax(x), worlds).skip) for x in (worlds.logits, moved)]
+    law = jax.jit(lambda logits: token_outcome_law(jax.nn.log_softmax(logits), worlds).skip)
+    skip = [np.asarray(law(x)) for x in (worlds.logits, moved)]
     laws = [np.stack([1 - p, p], -1) for p in skip]
     expected = kl(*laws).mean()
     estimate = profile.outcome
