@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from small_run import hashes, run_small
+from small_run import compiled_once, hashes, run_small
 
 import polopt_jax as po
 from polopt_jax import settings
@@ -26,6 +26,12 @@ def small_setting(env, **sizes):
     """That of `small_run`, whatever the config says."""
     made = chain(num_states=4, horizon=6)
     return Control(made, mlp_actor_critic(made.obs_shape, made.action_space, hidden=(8,)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared():
+    with compiled_once():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from small_run import RUN, build, interrupt_at, rows_without_times, run_small
+from small_run import RUN, build, compiled_once, interrupt_at, rows_without_times, run_small
 
 from polopt_jax import checkpoint, driver
 from polopt_jax.cli import _build, _plan, _running, main
@@ -183,7 +183,14 @@ def test_metrics_that_are_measured_once_in_a_chunk_are_no_obstacle():
     assert health == ((4,) * 3, (("loss not finite",),) * 3)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("reinforce", "actor_critic", "npg", "trpo")]
+@pytest.fixture(scope="module", autouse=True)
+def shared():
+    with compiled_once():
+        yield
+
+
+slow = pytest.mark.slow
+SLOW = [pytest.param(name, marks=slow) for name in ("reinforce", "actor_critic", "npg", "trpo")]
 
 
 @pytest.mark.parametrize("algorithm", [*SLOW, "ppo"])
@@ -199,11 +206,13 @@ def test_no_run_that_learns_and_converges_is_complained_of(algorithm):
 @pytest.mark.parametrize(
     ("algorithm", "weights", "said"),
     [
-        ("npg", "--learning-rate 1e30", r"kl_old_new of \S+e\+29 nats, the policy did not move"),
         ("ppo", "--value-weight 1e38", "loss not finite"),
-        pytest.param("actor_critic", "--value-weight 1e38", "the policy did not move", marks=pytest.mark.slow),
-        pytest.param("actor_critic", "--learning-rate 1e38", ".*kl_old_new not finite", marks=pytest.mark.slow),
-        pytest.param("actor_critic", "--learning-rate 1e-30", "the policy did not move", marks=pytest.mark.slow),
+        pytest.param(
+            "npg", "--learning-rate 1e30", r"kl_old_new of \S+e\+29 nats, the policy did not move", marks=slow
+        ),
+        pytest.param("actor_critic", "--value-weight 1e38", "the policy did not move", marks=slow),
+        pytest.param("actor_critic", "--learning-rate 1e38", ".*kl_old_new not finite", marks=slow),
+        pytest.param("actor_critic", "--learning-rate 1e-30", "the policy did not move", marks=slow),
     ],
 )
 def test_a_run_that_breaks_down_ends_with_3_and_keeps_the_last_good_checkpoint(
