@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_run
 
 import polopt_jax
 from polopt_jax import algorithms, report, settings
@@ -33,7 +32,6 @@ from polopt_jax.cli import (
     _recipes,
     _report,
     _result,
-    _running,
     _table,
     _token_worlds,
     _train,
@@ -216,11 +214,11 @@ def test_help_fits_eighty_columns(line, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        ("trian 2>&{gone}", 2),
-        ("trian 2>&-", 2),
+        pytest.param("trian 2>&{gone}", 2, marks=pytest.mark.slow),
+        pytest.param("trian 2>&-", 2, marks=pytest.mark.slow),
         ("trian 2>/dev/full", 2),
         ("envs anti >&-", 2),
-        ("envs ant >&-", 0),
+        pytest.param("envs ant >&-", 0, marks=pytest.mark.slow),
         ("--version >&{gone}", 0),
     ],
 )
@@ -620,8 +618,8 @@ def test_the_discount_of_the_command_reaches_the_scale_of_the_rewards(monkeypatc
     for gamma in (0.5, 0.99):
         words = f"train actor_critic --env ant --num-envs 2 --rollout-steps 3 --gamma {gamma}"
         algorithm = _build.build(planned(words, monkeypatch))
-        state = algorithm.init(jax.random.key(0))
-        (task_state, _), _, _ = algorithm.collect(state.params, state.collect_state, jax.random.key(1))
+        state = jax.jit(algorithm.init)(jax.random.key(0))
+        (task_state, _), _, _ = jax.jit(algorithm.collect)(state.params, state.collect_state, jax.random.key(1))
         np.testing.assert_allclose(task_state.return_scale.running, 1 + gamma + gamma**2, rtol=1e-6)
 
 
@@ -1094,33 +1092,3 @@ def test_the_report_escapes_what_it_is_given(text, results):
     facts = dict.fromkeys(FACTS, text)
     page = _report.render(text, results[:1], facts, notes=[text])
     assert Tags(page).found == Tags(_report.render("x", results[:1], FACTS, notes=["x"])).found
-
-
-# --- runs ----------------------------------------------------------------------------------------------------------
-
-
-def test_compare_prints_one_table(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(_running, "build", small_run.build)
-    line = "compare --algorithms actor_critic reinforce --env inverted_pendulum --num-envs 8 --steps 1024 --num-seeds 2"
-    assert main([*line.split(), "--out", "both"]) == 0
-    out = capsys.readouterr().out
-    assert out.count("algorithm ") == 1
-    assert [line.split()[0] for line in out.splitlines() if line.startswith(("rein", "actor"))] == [
-        "reinforce",
-        "actor_critic",
-    ]
-    assert "Report: both/report.html" in out
-    for name in ("reinforce", "actor_critic"):
-        directory = tmp_path / "both" / f"inverted_pendulum-{name}"
-        rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-        assert all(len(row["kl_old_new"]) == 2 for row in rows)
-        assert json.loads((directory / "config.json").read_text())["algorithm"] == name
-    assert {path.name for path in (tmp_path / "both").iterdir()} == {
-        ".lock",
-        "config.json",
-        "curves.png",
-        "inverted_pendulum-actor_critic",
-        "inverted_pendulum-reinforce",
-        "report.html",
-        "summary.json",
-    }

@@ -1,33 +1,67 @@
 """`polopt compare`: every run is one of its own, and what is not finished goes on."""
 
+import contextlib
 import errno
+import io
 import json
 import os
 import shutil
 import signal
 
 import pytest
-from small_run import build, digests, hashes, interrupt_at, rows_without_times, run_small
+import small_run
+from small_run import compiled_once, digests, hashes, interrupt_at, rows_without_times, run_small
 
 from polopt_jax import checkpoint
 from polopt_jax.cli import _running, main
 
-LINE = "compare --algorithms reinforce actor_critic --env inverted_pendulum --num-envs 8 --steps 6000 --num-seeds 2"
+LINE = "compare --algorithms actor_critic reinforce --env inverted_pendulum --num-envs 8 --steps 6000 --num-seeds 2"
 NAMES = ("inverted_pendulum-reinforce", "inverted_pendulum-actor_critic")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared():
+    with compiled_once():
+        yield
 
 
 @pytest.fixture
 def in_tmp(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_running, "build", build)
+    monkeypatch.setattr(_running, "build", small_run.build)
     return tmp_path
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     directory = tmp_path_factory.mktemp("compare") / "whole"
-    assert run_small("--out", str(directory), line=LINE) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert run_small("--out", str(directory), line=LINE) == 0
+    (directory.parent / "said").write_text(said.getvalue())
     return directory
+
+
+def test_compare_prints_one_table(whole):
+    out = (whole.parent / "said").read_text()
+    assert out.count("algorithm ") == 1
+    assert [line.split()[0] for line in out.splitlines() if line.startswith(("rein", "actor"))] == [
+        "reinforce",
+        "actor_critic",
+    ]
+    assert f"Report: {whole}/report.html" in out
+    for algorithm, name in zip(("reinforce", "actor_critic"), NAMES, strict=True):
+        rows = [json.loads(line) for line in (whole / name / "metrics.jsonl").read_text().splitlines()]
+        assert all(len(row["kl_old_new"]) == 2 for row in rows)
+        assert json.loads((whole / name / "config.json").read_text())["algorithm"] == algorithm
+    assert {path.name for path in whole.iterdir()} == {
+        ".lock",
+        "config.json",
+        "curves.png",
+        "inverted_pendulum-actor_critic",
+        "inverted_pendulum-reinforce",
+        "report.html",
+        "summary.json",
+    }
 
 
 def last_line(capsys):
