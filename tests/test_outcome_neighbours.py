@@ -83,8 +83,8 @@ def test_the_clean_price_pulls_below_the_contaminated_rate(x64):
     logits = w.outcome_table_logits(np.asarray(neighbours.contaminated(cells)).tolist())[None]
     entry = neighbours.clean_price(cells)
     method = entry.method(problem, logits, jnp.asarray(1.0))
-    after, (price, _) = method.step(logits, method.init(logits))
-    rate = frontiers.cell_law(problem, frontiers.log_policy(problem, after))[:, 1].sum()
+    after, (price, _) = jax.jit(lambda logits: method.step(logits, method.init(logits)))(logits)
+    rate = jax.jit(lambda x: frontiers.cell_law(problem, frontiers.log_policy(problem, x)))(after)[:, 1].sum()
     assert price[1] == pytest.approx(float(rate) - 0.001, abs=1e-6)
 
 

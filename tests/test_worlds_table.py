@@ -203,7 +203,7 @@ def _one_hot(world):
 def test_sampled_episodes_follow_the_exact_law(rules):
     world = _one_hot(tabulate(rules))
     policy = _policy(7, *world.prob.shape[:2]).astype(jnp.float32)
-    loop = po.start(world, jax.random.key(0), num_envs=20_000)
+    loop = jax.jit(lambda key: po.start(world, key, num_envs=20_000))(jax.random.key(0))
     run = jax.jit(lambda loop: po.unroll(world, _act(policy), loop, jax.random.key(1), num_steps=world.horizon))
     _, rollout = run(loop)
     rollout = jax.tree.map(np.asarray, rollout)
@@ -226,9 +226,9 @@ def test_sampled_episodes_follow_the_exact_law(rules):
 def test_whole_episodes_carry_their_outcome():
     world = _one_hot(tabulate(boat_race(horizon=8)))
     policy = _policy(8, *world.prob.shape[:2]).astype(jnp.float32)
-    loop = po.start(world, jax.random.key(2), num_envs=4000)
+    loop = jax.jit(lambda key: po.start(world, key, num_envs=4000))(jax.random.key(2))
     _, rollout = jax.jit(lambda loop: po.unroll(world, _act(policy), loop, jax.random.key(3), num_steps=8))(loop)
-    whole, dropped = po.episodes(rollout, max_length=8, num_episodes=4000)
+    whole, dropped = jax.jit(lambda rollout: po.episodes(rollout, max_length=8, num_episodes=4000))(rollout)
     assert int(dropped) == 0
     cell = cells(world, ("success", "idle"))
     exact = np.asarray(jax.jit(lambda policy: outcome_law(world, policy, cell, 4))(policy))
