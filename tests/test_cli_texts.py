@@ -503,7 +503,8 @@ def test_the_kl_of_a_completion_is_that_of_the_samples_on_the_page(place, prefer
         [language.Prompt(x, n) for n, x in enumerate(asked)], language.ByteTokenizer(), max_length=24
     )
     key, length = jax.random.key(_text_completions.KEY), 24 - rows.tokens.token.shape[-1] + 1
-    said = po.to_batch(language.sample_groups(network, policy, rows.tokens, key, length=length, group_size=2, stop=257))
+    how = {"length": length, "group_size": 2, "stop": 257}
+    said = jax.jit(lambda p: po.to_batch(language.sample_groups(network, p, rows.tokens, key, **how)))(policy)
     log_prob = jax.jit(lambda params: network.apply(params, said.obs).policy.log_prob(said.action))
     now, before = log_prob(policy), log_prob(reference)
     ratio = np.where(said.mask, now - before, 0).sum(-1).ravel()
