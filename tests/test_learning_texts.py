@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -39,6 +40,36 @@ SENTENCES = ["one", "two and", "three or four", "é", "five", "six six", "seven"
 @pytest.fixture(scope="module")
 def params():
     return jax.jit(NETWORK.init)(jax.random.key(0))
+
+
+@jax.jit
+def said_of(params, batch):
+    """The log-probability of each token."""
+    return NETWORK.apply(params, batch.obs).policy.log_prob(batch.action)
+
+
+@jax.jit
+def kl_of(params, others, batch):
+    """KL of what is said at each token to what is said with the other parameters."""
+    return NETWORK.apply(params, batch.obs).policy.kl_divergence(NETWORK.apply(others, batch.obs).policy)
+
+
+@jax.jit
+def noisy(params, scale, seed):
+    return jax.tree.map(lambda x: x + scale * jax.random.normal(jax.random.key(seed), x.shape), params)
+
+
+@jax.jit
+def logits_of(params, batch):
+    return NETWORK.apply(params, batch.obs).policy.logits
+
+
+def of_first_seed(tree):
+    return jax.tree.map(lambda x: np.asarray(x)[0], tree)
+
+
+def log_softmax(logits):
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
 def trees_close(ours, theirs, atol=1e-6):
@@ -131,7 +162,7 @@ def test_prompts_end_in_the_last_column():
 def test_the_reference_is_asked_in_parts(params, rows):
     batch = pair_rows([Pair("p", s, "no", n) for n, s in enumerate(SENTENCES)], TOKENIZER, max_length=LENGTH).batch
     found = texts.with_reference(NETWORK, params, batch, rows=rows, axis=1).ref_log_prob
-    np.testing.assert_allclose(found, NETWORK.apply(params, batch.obs).policy.log_prob(batch.action), atol=1e-5)
+    np.testing.assert_allclose(found, said_of(params, batch), atol=1e-5)
 
 
 # --- what is learnt from examples -----------------------------------------------------------------------------------
@@ -155,9 +186,14 @@ def one_update(hosted):
 def stepped(params, term, batch, *, rate=1e-3, optimizer=None):
     """What one step of the recipe does, put together by hand: clip at norm 1, then Adam with ε = 1e-5."""
     optimizer = optimizer or optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, eps=1e-5))
-    grads = jax.jit(jax.grad(lambda p, b: term(NETWORK.apply(p, b.obs), b)[0]))(params, batch)
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    return optax.apply_updates(params, updates)
+
+    @jax.jit
+    def step(params, batch):
+        grads = jax.grad(lambda p: term(NETWORK.apply(p, batch.obs), batch)[0])(params)
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    return step(params, batch)
 
 
 @pytest.fixture(scope="module")
@@ -174,13 +210,13 @@ def of_pairs(params):
 
 def test_an_update_of_pairs_is_one_step_on_the_pairs_that_are_due(params, of_pairs):
     train, *_, chunk = of_pairs
-    due = jax.tree.map(jnp.asarray, train.take(texts.places_of(8, rows=4, seed=0, update=0)))
+    due = train.take(texts.places_of(8, rows=4, seed=0, update=0))
+    now = of_first_seed(chunk.state.params)
     expected = stepped(params, po.dpo(beta=0.5), due, rate=1e-2)
-    trees_close(jax.tree.map(lambda x: x[0], chunk.state.params), expected, atol=1e-4)
-    trees_close(jax.tree.map(lambda x: x[0], chunk.state.collect_state[texts.REFERENCE]), params)
+    trees_close(now, expected, atol=1e-4)
+    trees_close(of_first_seed(chunk.state.collect_state[texts.REFERENCE]), params)
     assert chunk.metrics["loss"].shape == (1, 1)
-    old, new = (NETWORK.apply(p, due.obs).policy for p in (params, jax.tree.map(lambda x: x[0], chunk.state.params)))
-    moved = old.kl_divergence(new)[due.mask].mean()
+    moved = np.asarray(kl_of(params, now, due))[due.mask].mean()
     np.testing.assert_allclose(chunk.metrics["kl_old_new"], [[moved]], rtol=1e-3)  # four pairs are all of them
 
 
@@ -193,26 +229,23 @@ def test_at_the_reference_nothing_has_moved(of_pairs):
 
 def test_what_is_reported_of_held_out_pairs_is_what_they_say(params, of_pairs):
     _, held, _, seen, chunk = of_pairs
-    now = jax.tree.map(lambda x: x[0], chunk.state.params)
-    policy = NETWORK.apply(now, held.given.obs).policy
-    ratio = np.where(held.given.mask, policy.log_prob(jnp.asarray(held.given.action)) - held.given.ref_log_prob, 0)
+    now = of_first_seed(chunk.state.params)
+    ratio = np.where(held.given.mask, np.asarray(said_of(now, held.given)) - held.given.ref_log_prob, 0)
     chosen, rejected = ratio.sum(-1)
     np.testing.assert_allclose(seen["held/chosen_moved"], [chosen.mean()], rtol=1e-3)
     np.testing.assert_allclose(seen["held/rejected_moved"], [rejected.mean()], rtol=1e-3)
     np.testing.assert_allclose(seen["held/margin"], [0.5 * (chosen - rejected).mean()], rtol=1e-3)
-    before = NETWORK.apply(params, held.given.obs).policy
-    kl = policy.kl_divergence(before)[held.given.mask].mean()
+    kl = np.asarray(kl_of(now, params, held.given))[held.given.mask].mean()
     np.testing.assert_allclose(seen["held/ref_kl"], [kl], rtol=1e-3)
     assert abs(chosen.mean()) > 0.1
 
 
 def test_of_a_sum_the_preference_is_reported_under_plain_names(params, of_pairs):
     train, held, before, *_ = of_pairs
-    run = driver.prepare(
-        texts.from_pairs(learning(params), train, held, po.orpo()), driver.seed_keys(0, 1), chunk_updates=1
-    )
-    assert {"held/accuracy", "held/margin", "held/likelihood/loss"} <= set(run.evaluated)
-    loss = run.evaluate(run.state)["held/loss"]
+    hosted = texts.from_pairs(learning(params), train, held, po.orpo())
+    state = jax.jit(driver.over_seeds(hosted.init, 1))(driver.seed_keys(0, 1))
+    assert {"held/accuracy", "held/margin", "held/likelihood/loss"} <= set(hosted.evaluated)
+    loss = hosted.evaluate(state)["held/loss"]
     assert abs(loss - before["held/loss"]) > 0.1, "the loss is that of the sum, and not of its part"
 
 
@@ -232,7 +265,7 @@ def test_labelled_rows_are_measured_from_their_reference_point(params):
     """Stepped by the gradient itself, as the first step of Adam hardly knows how large the weight of a row is."""
     records = [Labelled("question: "[n:], s, n % 3 == 0, n) for n, s in enumerate(SENTENCES)]
     swapped = [r._replace(completion=o.completion) for r, o in zip(records, records[1:] + records[:1], strict=True)]
-    moved = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(9), x.shape), params)
+    moved = noisy(params, 0.05, 9)
     batches = [
         texts.with_reference(NETWORK, moved, labelled_rows(rows, TOKENIZER, max_length=LENGTH).batch, rows=4, axis=0)
         for rows in (records, swapped)
@@ -245,14 +278,14 @@ def test_labelled_rows_are_measured_from_their_reference_point(params):
             texts.from_labels(learning(params, rows=8), train, None, term, member.reference_point, optimizer=sgd)
         )
         source = batches[1] if name == "kto" else batches[0]
-        ratio = NETWORK.apply(params, source.obs).policy.log_prob(source.action) - source.ref_log_prob
+        ratio = np.asarray(said_of(params, source)) - np.asarray(source.ref_log_prob)
         scores = np.where(source.mask, ratio, 0).sum(-1)
         label = np.array([record.label for record in records])
         point = max(scores.mean(), 0) if name == "kto" else (scores[label].mean() + scores[~label].mean()) / 2
         assert abs(point) > 0.1
-        batch = replace(batches[0], reference_point=jnp.full(8, point))
-        expected = stepped(params, term, jax.tree.map(jnp.asarray, batch), optimizer=sgd)
-        trees_close(jax.tree.map(lambda x: x[0], chunk.state.params), expected, atol=1e-6)
+        batch = replace(batches[0], reference_point=np.full(8, point, np.float32))
+        expected = stepped(params, term, batch, optimizer=sgd)
+        trees_close(of_first_seed(chunk.state.params), expected, atol=1e-6)
 
 
 def test_every_loss_of_the_page_of_losses_is_a_member_of_a_family():
@@ -273,14 +306,13 @@ def test_every_loss_of_the_page_of_losses_is_a_member_of_a_family():
 
 @pytest.mark.parametrize("name", texts.PAIRED)
 def test_every_member_over_pairs_has_a_gradient_at_the_reference(params, of_pairs, name):
-    batch = jax.tree.map(jnp.asarray, of_pairs[0].given)
-    outputs, term = NETWORK.apply(params, batch.obs), texts.PAIRED[name]()
-    loss, slope = jax.value_and_grad(lambda x: term(po.Outputs(policy=po.Categorical(logits=x)), batch)[0])(
-        outputs.policy.logits
+    batch, term = of_pairs[0].given, texts.PAIRED[name]()
+    loss, slope = jax.jit(jax.value_and_grad(lambda x: term(po.Outputs(policy=po.Categorical(logits=x)), batch)[0]))(
+        logits_of(params, batch)
     )
-    assert jnp.isfinite(loss)
-    assert jnp.isfinite(slope).all()
-    assert jnp.abs(slope).max() > 0
+    assert np.isfinite(loss)
+    assert np.isfinite(slope).all()
+    assert np.abs(slope).max() > 0
 
 
 # --- answers that are scored on the host ----------------------------------------------------------------------------
@@ -330,6 +362,11 @@ def group_run(params):
     return hosted, driver.prepare(hosted, driver.seed_keys(0, 1), chunk_updates=1), scorer
 
 
+@partial(jax.jit, static_argnums=2)
+def batch_of(rollout, reward, advantage):
+    return po.to_batch(rollout, advantage=jnp.broadcast_to(advantage(reward), rollout.reward.shape))
+
+
 def copied(state):
     return jax.tree.map(lambda x: x.copy() if isinstance(x, jax.Array) else x, state)
 
@@ -370,14 +407,14 @@ def test_an_answer_that_cannot_be_scored_is_left_out_of_its_group(params, group_
     assert told["episode/unscored"] == [2.0]
     assert told["episode/finished"] == [6.0]
     np.testing.assert_allclose(told["episode/return_sum"], [21.0])
-    rollout, reward = jax.tree.map(lambda x: jnp.asarray(x[0]), (given.rollout, given.reward))
-    batch = po.to_batch(rollout, advantage=jnp.broadcast_to(po.group_relative(reward), rollout.reward.shape))
+    batch = batch_of(*of_first_seed((given.rollout, given.reward)), po.group_relative)
+    batch = jax.tree.map(np.asarray, batch)
     assert not batch.mask[0, 1].any()
     assert not batch.mask[1, 2].any()
     assert batch.mask[0, 0].any()
     after, metrics = run.advance(state)
-    batch = replace(batch, ref_log_prob=NETWORK.apply(params, batch.obs).policy.log_prob(batch.action))
-    trees_close(jax.tree.map(lambda x: x[0], after.params), stepped(params, po.grpo(beta=1.0), batch), atol=1e-4)
+    batch = replace(batch, ref_log_prob=said_of(params, batch))
+    trees_close(of_first_seed(after.params), stepped(params, po.grpo(beta=1.0), batch), atol=1e-4)
     assert int(after.update[0]) == 1
     np.testing.assert_allclose(metrics["ref_kl"], 0, atol=1e-5, err_msg="the penalty is to the start")
 
@@ -399,13 +436,14 @@ def test_how_far_answers_are_from_the_reference_is_added_up_token_by_token(param
     """Sampled again, with the same key: the KL of each token, exact, summed over an answer; tokens and ends counted."""
     _, run, scorer = group_run
     scorer.rewards = lambda completions: np.ones(len(completions))
-    moved = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(8), x.shape), params)
-    moved["policy"]["bias"] = moved["policy"]["bias"].at[257].add(7.0)
-    seen = run.evaluate(replace(copied(run.state), params=jax.tree.map(lambda x: x[None], moved)))
-    asked = jax.tree.map(jnp.asarray, prompts(["a:", "zz:"]).given)
+    moved = jax.tree.map(np.array, noisy(params, 0.1, 8))
+    moved["policy"]["bias"][257] += 7
+    seen = run.evaluate(replace(copied(run.state), params=jax.tree.map(lambda x: jnp.asarray(x[None]), moved)))
+    asked = prompts(["a:", "zz:"]).given
     key = jax.random.key(texts._scored.EVALUATION)
-    said = po.to_batch(sample_groups(NETWORK, moved, asked, key, length=5, group_size=1, stop=257))
-    now, before = (jax.nn.log_softmax(NETWORK.apply(p, said.obs).policy.logits) for p in (moved, params))
+    sample = jax.jit(lambda p, key: sample_groups(NETWORK, p, asked, key, length=5, group_size=1, stop=257))
+    said = jax.jit(po.to_batch)(sample(moved, key))
+    now, before = (log_softmax(np.asarray(logits_of(p, said))) for p in (moved, params))
     kl = np.where(said.mask, (np.exp(now) * (now - before)).sum(-1), 0).sum(-1)
     np.testing.assert_allclose(seen["held/ref_kl"], [kl.mean()], rtol=1e-4)
     assert kl.mean() > 0.1
@@ -436,16 +474,15 @@ def test_a_reward_that_is_one_letter_is_learnt(params):
 def test_every_member_over_groups_has_a_gradient(params, group_run, name):
     hosted, run, scorer = group_run
     scorer.rewards = lambda completions: np.arange(len(completions), dtype=float) ** 2
-    given = jax.tree.map(lambda x: jnp.asarray(x[0]), hosted.gather(run.state, 0)[0])
-    member = texts.GROUPED[name]
-    advantage = jnp.broadcast_to(member.advantage(given.reward), given.rollout.reward.shape)
-    batch = po.to_batch(given.rollout, advantage=advantage)
-    outputs = NETWORK.apply(params, batch.obs)
-    batch = replace(batch, ref_log_prob=outputs.policy.log_prob(batch.action))
+    given, member = of_first_seed(hosted.gather(run.state, 0)[0]), texts.GROUPED[name]
+    batch = batch_of(given.rollout, given.reward, member.advantage)
+    batch = replace(batch, ref_log_prob=said_of(params, batch))
     term = member.term(**({"length": 5} if name == "dr_grpo" else {}))
-    slope = jax.grad(lambda x: term(po.Outputs(policy=po.Categorical(logits=x)), batch)[0])(outputs.policy.logits)
-    assert jnp.isfinite(slope).all()
-    assert jnp.abs(slope).max() > 0
+    slope = jax.jit(jax.grad(lambda x: term(po.Outputs(policy=po.Categorical(logits=x)), batch)[0]))(
+        logits_of(params, batch)
+    )
+    assert np.isfinite(slope).all()
+    assert np.abs(slope).max() > 0
 
 
 def test_sizes_that_do_not_go_together_are_refused(params):
@@ -478,7 +515,7 @@ def test_seeds_side_by_side_are_the_seeds_alone(params):
         chunk = next(driver.chunks(alone, 1))
         trees_close(
             jax.tree.map(lambda x: x[place], both.state.params),  # noqa: B023
-            jax.tree.map(lambda x: x[0], chunk.state.params),
+            of_first_seed(chunk.state.params),
         )
         np.testing.assert_allclose(both.metrics["loss"][place], chunk.metrics["loss"][0], rtol=1e-5)
 
@@ -501,7 +538,7 @@ def test_chunks_do_not_change_what_is_learnt(params):
 
 
 def test_completions_have_the_log_probabilities_of_both_policies(params):
-    other = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(3), x.shape), params)
+    other = noisy(params, 0.1, 3)
     asked = ["a", "é: "]
     found = texts.complete_prompts(NETWORK, params, other, asked, TOKENIZER, jax.random.key(0), length=6, samples=3)
     assert [len(row) for row in found] == [3, 3]
@@ -512,10 +549,10 @@ def test_completions_have_the_log_probabilities_of_both_policies(params):
             assert said.ended == (said.pieces[-1] == "")
     plain = next(x for row in found for x in row if "\ufffd" not in x.text)
     tokens = [256, *TOKENIZER.encode(plain.prompt), *TOKENIZER.encode(plain.text), *([257] if plain.ended else [])]
-    obs, action = jnp.array([tokens[:-1]]), jnp.array([tokens[1:]])
+    text = po.Batch(obs=np.array([tokens[:-1]]), action=np.array([tokens[1:]]), mask=np.ones((1, len(tokens) - 1), bool))
     answer = len(TOKENIZER.encode(plain.prompt))
     for policy, total in ((params, plain.log_prob.sum()), (other, plain.ref_log_prob.sum())):
-        expected = NETWORK.apply(policy, obs).policy.log_prob(action)[0, answer:].sum()
+        expected = np.asarray(said_of(policy, text))[0, answer:].sum()
         np.testing.assert_allclose(total, expected, rtol=1e-4)
     assert "".join(plain.pieces) == plain.text
 
