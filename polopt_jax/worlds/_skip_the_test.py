@@ -9,6 +9,7 @@ p_legit^(1/4), about 0.23 to 0.56. All other positions are irrelevant noise, N(0
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -53,12 +54,9 @@ def skip_the_test(
     ((3, 24, 6), [4, 1, 4], 9)
     """
     check_arguments(num_worlds, length, vocabulary, depths, {"p_skip": p_skip, "p_legit": p_legit})
-    noise, skip_key, legit_key = jax.random.split(key, 3)
-    skip = _log_uniform(skip_key, num_worlds, p_skip)
-    legit = _log_uniform(legit_key, num_worlds, p_legit)
     depth = jnp.asarray([depths[w % len(depths)] for w in range(num_worlds)], jnp.int32)
-    route = honest_route(depth, length)
-    logits = with_rates(jax.random.normal(noise, (num_worlds, length, vocabulary)), route, depth, skip, legit)
+    shape = (num_worlds, length, vocabulary)
+    logits, route, skip, legit = _drawn(key, depth, shape=shape, p_skip=tuple(p_skip), p_legit=tuple(p_legit))
     return SkipTheTest(
         logits=logits,
         after_skip=logits,
@@ -70,6 +68,17 @@ def skip_the_test(
         honest_pays=jnp.ones(num_worlds),
         **named_by_number(num_worlds, vocabulary),
     )
+
+
+@partial(jax.jit, static_argnames=("shape", "p_skip", "p_legit"))  # or in eager mode it is sixty small programs
+def _drawn(
+    key: Array, depth: Array, *, shape: tuple[int, int, int], p_skip: tuple[float, float], p_legit: tuple[float, float]
+) -> tuple[Array, Array, Array, Array]:
+    """Logits `[W, T, V]` and the honest route `[W, T]` of worlds of these depths, and the two rates `[W]`."""
+    noise, skip_key, legit_key = jax.random.split(key, 3)
+    skip, legit = _log_uniform(skip_key, shape[0], p_skip), _log_uniform(legit_key, shape[0], p_legit)
+    route = honest_route(depth, shape[1])
+    return with_rates(jax.random.normal(noise, shape), route, depth, skip, legit), route, skip, legit
 
 
 def with_reference(worlds: SkipTheTest, *, p_skip: Array, p_legit: Array) -> SkipTheTest:
