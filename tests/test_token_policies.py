@@ -29,10 +29,19 @@ def network_of(**kwargs):
 
 
 def far_from_uniform(network):
-    params = jax.jit(network.init)(jax.random.key(0))
-    params["policy"]["kernel"] = 100 * params["policy"]["kernel"]
-    params["policy"]["bias"] = jnp.linspace(-1.0, 1.0, V)
-    return params
+    @jax.jit
+    def init(key):
+        params = network.init(key)
+        params["policy"]["kernel"] = 100 * params["policy"]["kernel"]
+        params["policy"]["bias"] = jnp.linspace(-1.0, 1.0, V)
+        return params
+
+    return init(jax.random.key(0))
+
+
+def said_by(network):
+    """`(params, tokens, actions) -> log-probabilities`, compiled."""
+    return jax.jit(lambda params, tokens, action: network.apply(params, tokens).policy.log_prob(action))
 
 
 @pytest.fixture(scope="module")
@@ -74,24 +83,25 @@ def test_rotation_turns_pairs_by_the_angles_of_the_paper():
 
 
 def test_of_rotary_positions_distances_count_and_of_learned_ones_places():
-    token = jnp.array([[1, 2, 3, 4]])
+    token = np.array([[1, 2, 3, 4]])
     shifted = {}
     for name, positions in {"rotary": rotary_positions(), "learned": learned_positions(LENGTH)}.items():
         network = network_of(positions=positions)
         params = far_from_uniform(network)
+        apply = jax.jit(network.apply)
         first, later = (
-            network.apply(params, Tokens(token=token, position=jnp.arange(4)[None] + by, segment=jnp.ones((1, 4), int)))
+            apply(params, Tokens(token=token, position=np.arange(4)[None] + by, segment=np.ones((1, 4), int)))
             for by in (0, 5)
         )
-        shifted[name] = float(jnp.abs(first.policy.logits - later.policy.logits).max())
+        shifted[name] = np.abs(np.asarray(first.policy.logits) - np.asarray(later.policy.logits)).max()
     assert shifted["rotary"] < 1e-4 < shifted["learned"]
 
 
 def test_order_is_told():
     network = network_of()
     params = far_from_uniform(network)
-    said = [network.apply(params, jnp.array([row])).policy.logits[0, -1] for row in ([1, 2, 3], [2, 1, 3])]
-    assert jnp.abs(said[0] - said[1]).max() > 1e-3
+    said = np.asarray(jax.jit(network.apply)(params, np.array([[1, 2, 3], [2, 1, 3]])).policy.logits)[:, -1]
+    assert np.abs(said[0] - said[1]).max() > 1e-3
 
 
 def test_odd_heads_cannot_be_turned():
@@ -108,21 +118,22 @@ def test_odd_heads_cannot_be_turned():
 def test_padding_changes_nothing_of_what_is_said(either, side):
     network, params = either
     texts = ragged(0, (5, 1, 8), V)
-    outputs = jax.jit(network.apply)(params, padded(texts, 10, side))
+    apply = jax.jit(network.apply)
+    outputs = jax.tree.map(np.asarray, apply(params, padded(texts, 10, side)))
     for n, text in enumerate(texts):
-        alone = network.apply(params, jnp.array([text]))
+        alone = apply(params, np.array([text]))
         place = slice(10 - len(text), 10) if side == "left" else slice(0, len(text))
         np.testing.assert_allclose(outputs.policy.logits[n, place], alone.policy.logits[0], atol=2e-5)
         np.testing.assert_allclose(outputs.value[n, place], alone.value[0], atol=2e-5)
-    assert jnp.isfinite(outputs.policy.logits).all(), "padding says something finite, too"
+    assert np.isfinite(outputs.policy.logits).all(), "padding says something finite, too"
 
 
 def packed(texts):
     """Texts one after the other in one row."""
     return Tokens(
-        token=jnp.array([sum(texts, [])]),
-        position=jnp.array([[place for text in texts for place in range(len(text))]]),
-        segment=jnp.array([[n for n, text in enumerate(texts, start=1) for _ in text]]),
+        token=np.array([sum(texts, [])]),
+        position=np.array([[place for text in texts for place in range(len(text))]]),
+        segment=np.array([[n for n, text in enumerate(texts, start=1) for _ in text]]),
     )
 
 
@@ -133,17 +144,19 @@ def test_packed_equals_unpacked_in_loss_and_gradient(either):
 
     def lesson(tokens):
         """To say each next token of the same text."""
-        following = jnp.roll(tokens.segment, -1, axis=-1).at[:, -1].set(0)
-        mask = (tokens.segment > 0) & (tokens.segment == following)
-        return po.Batch(obs=tokens, action=jnp.roll(tokens.token, -1, axis=-1), mask=mask)
+        token, segment = np.asarray(tokens.token), np.asarray(tokens.segment)
+        following = np.roll(segment, -1, axis=-1)
+        following[:, -1] = 0
+        mask = (segment > 0) & (segment == following)
+        return po.Batch(obs=tokens, action=np.roll(token, -1, axis=-1), mask=mask)
 
-    loss = jax.value_and_grad(lambda p, b: po.objective(network.apply, po.negative_log_likelihood())(p, b)[0])
-    one, other = (jax.jit(loss)(params, lesson(tokens)) for tokens in (apart, together))
+    loss = jax.jit(jax.value_and_grad(lambda p, b: po.objective(network.apply, po.negative_log_likelihood())(p, b)[0]))
+    one, other = (loss(params, lesson(tokens)) for tokens in (apart, together))
     assert lesson(apart).mask.sum() == lesson(together).mask.sum() == 9
     np.testing.assert_allclose(one[0], other[0], rtol=1e-5)
     for x, y in zip(*map(jax.tree.leaves, (one[1], other[1])), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
-    mixed = replace(together, segment=jnp.ones_like(together.segment))
+    mixed = replace(together, segment=np.ones_like(together.segment))
     assert abs(float(loss(params, replace(lesson(together), obs=mixed))[0] - one[0])) > 1e-3, "segments are what parts"
 
 
@@ -151,22 +164,22 @@ def test_packed_equals_unpacked_in_loss_and_gradient(either):
 def test_decoding_padded_rows_equals_the_whole(strict, case, pieces):
     network, params = case
     tokens = padded(ragged(2, (10, 3, 6), V), 10, "left")
-    whole = network.apply(params, tokens)
-    cache, start = network.init_cache((3,)), 0
+    whole = np.asarray(jax.jit(network.apply)(params, tokens).policy.logits)
+    cache, start = jax.jit(lambda: network.init_cache((3,)))(), 0
     for size in pieces:
-        piece = jax.tree.map(lambda x: x[:, start : start + size], tokens)  # noqa: B023
+        piece = jax.tree.map(lambda x: np.asarray(x)[:, start : start + size], tokens)  # noqa: B023
         cache, outputs = jax.jit(network.decode)(params, cache, piece, start)
-        np.testing.assert_allclose(outputs.policy.logits, whole.policy.logits[:, start : start + size], atol=2e-5)
+        np.testing.assert_allclose(outputs.policy.logits, whole[:, start : start + size], atol=2e-5)
         start += size
 
 
 def test_beyond_the_cache_is_nan_also_of_a_short_text(either):
     """A row that began with padding stands at a small place of its text when the cache is at its end."""
     network, params = either
-    token = jnp.array([[1]])
-    at = Tokens(token=token, position=jnp.array([[2]]), segment=jnp.ones((1, 1), int))
-    assert jnp.isnan(network.decode(params, network.init_cache((1,)), at, LENGTH)[1].value).all()
-    assert jnp.isfinite(network.decode(params, network.init_cache((1,)), at, LENGTH - 1)[1].value).all()
+    at = Tokens(token=np.array([[1]]), position=np.array([[2]]), segment=np.ones((1, 1), int))
+    value = jax.jit(lambda place: network.decode(params, network.init_cache((1,)), at, place)[1].value)
+    assert np.isnan(value(LENGTH)).all()
+    assert np.isfinite(value(LENGTH - 1)).all()
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------------
@@ -174,10 +187,9 @@ def test_beyond_the_cache_is_nan_also_of_a_short_text(either):
 
 def unpadded(rollout, row):
     """Input, action and log-probability of a row's answer, and its whole text, as lists."""
-    real = np.asarray(rollout.obs.segment[:, row]) > 0
-    mask = np.asarray(rollout.mask[:, row])
-    text = np.asarray(rollout.obs.token[:, row])[real]
-    return text, np.asarray(rollout.action[:, row])[real], mask[real], np.asarray(rollout.log_prob[:, row])[real]
+    rollout = jax.tree.map(lambda x: np.asarray(x)[:, row], rollout)
+    real = rollout.obs.segment > 0
+    return rollout.obs.token[real], rollout.action[real], rollout.mask[real], rollout.log_prob[real]
 
 
 SETTINGS = {
@@ -201,12 +213,12 @@ def test_recorded_log_probs_are_those_of_the_training_pass_at_the_same_settings(
     prompt = padded(ragged(3, (5, 1, 3, 4), V), 5, "left")
     sample = jax.jit(lambda p, key: sample_tokens(said, p, prompt, key, length=7, stop=STOP))
     rollout = sample(params, jax.random.key(1))
-    batch = po.to_batch(rollout)
-    again = jax.jit(said.apply)(params, batch.obs).policy.log_prob(batch.action)
+    batch, said_again = jax.tree.map(np.asarray, jax.jit(po.to_batch)(rollout)), said_by(said)
+    again = np.asarray(said_again(params, batch.obs, batch.action))
     np.testing.assert_allclose(batch.log_prob[batch.mask], again[batch.mask], atol=1e-5)
     for row in range(4):
         text, action, mask, log_prob = unpadded(rollout, row)
-        alone = said.apply(params, jnp.asarray(text)[None]).policy.log_prob(jnp.asarray(action)[None])[0]
+        alone = np.asarray(said_again(params, text[None], action[None]))[0]
         np.testing.assert_allclose(log_prob[mask], alone[mask], atol=2e-5, err_msg="as if there were no padding")
 
 
@@ -215,6 +227,8 @@ def test_an_answer_ends_with_the_stop_token(case):
     prompt = padded(ragged(4, [3] * 256, V), 4, "left")
     rollout = jax.jit(lambda key: sample_tokens(network, params, prompt, key, length=6, stop=STOP))(jax.random.key(2))
     free = jax.jit(lambda key: sample_tokens(network, params, prompt, key, length=6))(jax.random.key(2))
+    whole, dropped = jax.jit(po.first_episodes)(rollout)
+    rollout, free = jax.tree.map(np.asarray, (rollout, free))
     assert free.mask[3:].all()
     lengths = set()
     for row in range(256):
@@ -235,7 +249,6 @@ def test_an_answer_ends_with_the_stop_token(case):
     assert not rollout.mask[:3].any()
     np.testing.assert_array_equal(rollout.next_obs.token[:-1], rollout.obs.token[1:])
     np.testing.assert_array_equal(rollout.next_obs.token, rollout.action)
-    whole, dropped = po.first_episodes(rollout)
     np.testing.assert_array_equal(whole.mask, rollout.mask)
     assert dropped == 0
 
@@ -255,8 +268,8 @@ def test_a_group_is_the_prompt_read_once_and_answered_several_times(case):
 
 def test_the_prompt_of_a_group_costs_as_much_as_that_of_one_answer():
     network = network_of(max_length=65)
-    params = network.init(jax.random.key(0))
-    prompt = jnp.zeros((2, 64), int)
+    params = jax.jit(network.init)(jax.random.key(0))
+    prompt = np.zeros((2, 64), np.int32)
 
     def flops(f):
         return jax.jit(f).lower(jax.random.key(0)).compile().cost_analysis()["flops"]
@@ -270,7 +283,9 @@ def test_the_prompt_of_a_group_costs_as_much_as_that_of_one_answer():
 
 def test_prompts_of_integers_are_grouped_too(case):
     network, params = case
-    rollout = sample_groups(network, params, jnp.array([[1, 2], [3, 4]]), jax.random.key(0), length=3, group_size=2)
+    prompt = np.array([[1, 2], [3, 4]])
+    sample = jax.jit(lambda key: sample_groups(network, params, prompt, key, length=3, group_size=2))
+    rollout = jax.tree.map(np.asarray, sample(jax.random.key(0)))
     assert rollout.obs.shape == (4, 2, 2)
     np.testing.assert_array_equal(rollout.obs[:2, :, 1].T, [[1, 2], [3, 4]])
     with pytest.raises(ValueError, match="group_size must be at least 1; it is 0"):
@@ -306,24 +321,30 @@ def constant_law(probability):
 )
 def test_truncation_by_hand(settings, expected):
     network = tempered_network(constant_law([0.5, 0.3, 0.2, 0.0]), **settings)
-    for said in (network.apply({}, jnp.array([[0]])), network.decode({}, (), jnp.array([[0]]), 0)[1]):
-        found = [float(jnp.exp(said.policy.log_prob(jnp.array([[a]])))[0, 0]) for a in range(4)]
+
+    @jax.jit
+    def said():
+        token = jnp.array([[0]])
+        of = (network.apply({}, token), network.decode({}, (), token, 0)[1])
+        return [jnp.exp(jnp.stack([outputs.policy.log_prob(token + a) for a in range(4)])).ravel() for outputs in of]
+
+    for found in said():
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_all_of_a_long_tail_is_kept_at_mass_1():
     tail = 1e-9
     network = tempered_network(constant_law([1 - tail, tail]), top_p=1.0)
-    assert jnp.isfinite(network.apply({}, jnp.array([[0]])).policy.log_prob(jnp.array([[1]]))).all()
+    assert np.isfinite(said_by(network)({}, np.array([[0]]), np.array([[1]]))).all()
 
 
 def test_truncation_has_the_gradient_of_what_is_kept():
     network = tempered_network(network_of(), top_k=2)
-    params, tokens = far_from_uniform(network_of()), jnp.array([[1, 2, 3]])
-    action = network.apply(params, tokens).policy.mode()
-    grads = jax.grad(lambda p: network.apply(p, tokens).policy.log_prob(action).sum())(params)
-    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(grads))
-    assert (jnp.abs(grads["policy"]["bias"]) > 1e-6).sum() <= 6
+    params, tokens = far_from_uniform(network_of()), np.array([[1, 2, 3]])
+    action = jax.jit(network.apply)(params, tokens).policy.mode()
+    grads = jax.jit(jax.grad(lambda p: network.apply(p, tokens).policy.log_prob(action).sum()))(params)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+    assert (np.abs(grads["policy"]["bias"]) > 1e-6).sum() <= 6
 
 
 @pytest.mark.parametrize(
@@ -347,18 +368,18 @@ def test_the_lazy_head_says_what_the_stored_one_says(case):
     network, params = case
     lazy = network_of(head=lazy_logits, positions=rotary_positions())
     stored = network_of()
-    tokens = jax.random.randint(jax.random.key(4), (2, 3, 9), 0, V)
-    one, other = stored.apply(params, tokens), lazy.apply(params, tokens)
-    np.testing.assert_allclose(other.policy.log_prob(tokens), one.policy.log_prob(tokens), atol=1e-5)
-    assert jax.tree.structure(lazy.init(jax.random.key(0))) == jax.tree.structure(stored.init(jax.random.key(0)))
-    hot = tempered_network(lazy, temperature=2.0).apply(params, tokens).policy
-    np.testing.assert_allclose(
-        hot.log_prob(tokens),
-        tempered_network(stored, temperature=2.0).apply(params, tokens).policy.log_prob(tokens),
-        atol=1e-5,
+    tokens = np.asarray(jax.random.randint(jax.random.key(4), (2, 3, 9), 0, V))
+    one, other = (said_by(network)(params, tokens, tokens) for network in (stored, lazy))
+    np.testing.assert_allclose(other, one, atol=1e-5)
+    first, second = (jax.eval_shape(network.init, jax.random.key(0)) for network in (lazy, stored))
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    hot, as_hot = (
+        said_by(tempered_network(network, temperature=2.0))(params, tokens, tokens) for network in (lazy, stored)
     )
-    rollout = sample_tokens(lazy, params, tokens[0, :, :4], jax.random.key(5), length=6)
-    again = stored.apply(params, rollout.obs.T).policy.log_prob(rollout.action.T)
+    np.testing.assert_allclose(hot, as_hot, atol=1e-5)
+    sample = jax.jit(lambda key: sample_tokens(lazy, params, tokens[0, :, :4], key, length=6))
+    rollout = jax.tree.map(np.asarray, sample(jax.random.key(5)))
+    again = np.asarray(said_by(stored)(params, rollout.obs.T, rollout.action.T))
     np.testing.assert_allclose(rollout.log_prob[3:].T, again[:, 3:], atol=1e-5)
 
 
@@ -368,7 +389,7 @@ def test_half_precision_is_computed_in_it_and_says_float32():
     params = far_from_uniform(full)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(half.init(jax.random.key(0))))
     tokens = jax.random.randint(jax.random.key(6), (4, 8), 0, V)
-    exact, rough = full.apply(params, tokens), half.apply(params, tokens)
+    exact, rough = jax.jit(full.apply)(params, tokens), jax.jit(half.apply)(params, tokens)
     assert rough.policy.log_prob(tokens).dtype == rough.value.dtype == jnp.float32
     error = jnp.abs(rough.policy.log_prob(tokens) - exact.policy.log_prob(tokens))
     assert 1e-5 < error.max() < 0.3
