@@ -20,15 +20,15 @@ def rollout_of(rows, seed=0):
     place = 1000.0 * np.arange(T).reshape(T, *(1,) * len(rows)) + np.arange(np.prod(rows)).reshape(rows)
     no = np.zeros((T, *rows), bool)
     return po.Rollout(
-        obs={"a": jnp.asarray(place)[..., None] + jnp.array([0.0, 0.5]), "id": jnp.asarray(place, jnp.int32)},
+        obs={"a": jnp.asarray(place[..., None] + np.array([0.0, 0.5])), "id": jnp.asarray(place, jnp.int32)},
         action=jnp.asarray(place, jnp.int32),
-        log_prob=-jnp.asarray(place),
-        reward=jnp.asarray(place) / 2,
-        terminated=jnp.asarray(no).at[-1].set(True),
+        log_prob=jnp.asarray(-place),
+        reward=jnp.asarray(place / 2),
+        terminated=jnp.asarray(no | (np.arange(T) == T - 1).reshape(T, *(1,) * len(rows))),
         truncated=jnp.asarray(no),
-        next_obs={"a": jnp.zeros((T, *rows, 2)), "id": jnp.zeros((T, *rows), jnp.int32)},
+        next_obs={"a": jnp.asarray(np.zeros((T, *rows, 2))), "id": jnp.asarray(np.zeros((T, *rows), np.int32))},
         mask=jnp.asarray(~no),
-        value=jnp.asarray(place) * 3,
+        value=jnp.asarray(place * 3),
     )
 
 
@@ -42,6 +42,7 @@ def test_time_goes_last_and_the_rows_keep_their_axes(kind):
         target=rollout.reward + 2,
         outcome=lambda episode: {"return": episode.reward.sum(), "last": episode.action[-1]},
     )
+    rollout, batch = jax.tree.map(np.asarray, (rollout, batch))
     expected = {
         "action": rollout.action,
         "log_prob": rollout.log_prob,
@@ -166,6 +167,9 @@ def test_episodes_needs_environments():
         po.episodes(rollout_of((3, 2)), max_length=3, num_episodes=2)
 
 
+final_step = jax.jit(po.final_step)
+
+
 @pytest.mark.parametrize(
     ("environments", "lengths", "dropped"),
     [
@@ -176,7 +180,7 @@ def test_episodes_needs_environments():
 )
 def test_first_episodes_are_whole_and_in_their_columns(environments, lengths, dropped):
     rollout = recorded(environments)
-    whole, lost = jax.jit(po.first_episodes)(rollout)
+    whole, lost = jax.tree.map(np.asarray, jax.jit(po.first_episodes)(rollout))
     assert np.asarray(whole.mask).sum(0).tolist() == lengths
     assert int(lost) == dropped
     for i, n in enumerate(lengths):
@@ -184,7 +188,7 @@ def test_first_episodes_are_whole_and_in_their_columns(environments, lengths, dr
         assert (np.asarray(whole.reward)[n:, i] == 0).all()
         assert (np.asarray(whole.obs)[n:, i] == 0).all()
         assert not np.asarray(whole.terminated | whole.truncated)[n:, i].any()
-        last = po.final_step(jax.tree.map(lambda x, i=i: x[:, i], whole))
+        last = final_step(jax.tree.map(lambda x, i=i: x[:, i], whole))
         assert float(last.reward) == float(whole.reward[max(n - 1, 0), i])
         assert bool(last.terminated | last.truncated) == (n > 0)
 
@@ -204,6 +208,7 @@ def test_first_episodes_are_whole_and_in_their_columns(environments, lengths, dr
 def test_what_nobody_decided_stays_in_its_episode(environments, kept, dropped):
     rollout = recorded(environments)
     whole, lost = jax.jit(lambda r: po.episodes(r, max_length=8, num_episodes=4))(rollout)
+    rollout, whole = jax.tree.map(np.asarray, (rollout, whole))
     assert int(lost) == dropped
     for column, steps in enumerate(kept):
         assert np.asarray(whole.reward)[: len(steps), column].tolist() == steps
@@ -212,7 +217,7 @@ def test_what_nobody_decided_stays_in_its_episode(environments, kept, dropped):
         assert np.asarray(whole.mask)[:, column].tolist() == decided + [False] * (8 - len(at))
         assert np.asarray(whole.terminated | whole.truncated)[:, column].nonzero()[0].tolist() == [len(at) - 1]
     assert not np.asarray(whole.terminated | whole.truncated)[:, len(kept) :].any(), "no other one is there"
-    first, lost = jax.jit(po.first_episodes)(rollout)
+    first, lost = jax.tree.map(np.asarray, jax.jit(po.first_episodes)(rollout))
     starts = [steps for steps in kept if steps[0] in (0, 100)]
     assert int(lost) == len(environments) - len(starts)
     for steps in starts:
@@ -225,12 +230,18 @@ def test_what_nobody_decided_stays_in_its_episode(environments, kept, dropped):
 def test_answers_are_whole_episodes_already():
     """Rows of the sampler, with a context of two tokens, come back as they were, also one after the other in time."""
     network = transformer(vocab_size=5, num_outputs=3, max_length=6, width=8, depth=1)
-    params = network.init(jax.random.key(0))
-    answers = sample_tokens(network, params, jnp.array([[3, 4, 3], [4, 4, 3]]), jax.random.key(1), length=4)
-    assert not answers.mask[:2].any()
-    first, dropped = po.first_episodes(answers)
-    again, lost = po.episodes(answers, max_length=6, num_episodes=2)
-    twice, missing = po.episodes(jax.tree.map(lambda x: jnp.concatenate([x, x]), answers), max_length=6, num_episodes=4)
+    prompt = np.array([[3, 4, 3], [4, 4, 3]], np.int32)
+
+    @jax.jit
+    def sampled():
+        params = network.init(jax.random.key(0))
+        answers = sample_tokens(network, params, prompt, jax.random.key(1), length=4)
+        both = jax.tree.map(lambda x: jnp.concatenate([x, x]), answers)
+        whole = [po.episodes(x, max_length=6, num_episodes=n) for x, n in ((answers, 2), (both, 4))]
+        return answers, po.first_episodes(answers), *whole
+
+    answers, (first, dropped), (again, lost), (twice, missing) = sampled()
+    assert not np.asarray(answers.mask)[:2].any()
     assert (int(dropped), int(lost), int(missing)) == (0, 0, 0)
     for name in ("obs", "action", "mask", "log_prob", "terminated"):
         expected = np.asarray(getattr(answers, name))
@@ -242,16 +253,21 @@ def test_answers_are_whole_episodes_already():
 def test_first_episodes_have_the_law_and_whole_ones_of_a_window_are_too_short():
     world = chain(num_states=4, horizon=8)
     act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 2))))  # noqa: E731
-    loop = po.start(world, jax.random.key(0), num_envs=20_000)
-    _, rollout = po.unroll(world, act, loop, jax.random.key(1), num_steps=8)
-    exact = float(expected_return(world, jnp.full((4, 2), 0.5)))
+    exact = float(jax.jit(lambda: expected_return(world, jnp.full((4, 2), 0.5)))())
     reached = lambda episode: po.final_step(episode).reward  # noqa: E731
-    first, dropped = po.first_episodes(rollout)
+
+    @jax.jit
+    def measured():
+        loop = po.start(world, jax.random.key(0), num_envs=20_000)
+        _, rollout = po.unroll(world, act, loop, jax.random.key(1), num_steps=8)
+        first, dropped = po.first_episodes(rollout)
+        several, _ = po.episodes(rollout, max_length=8, num_episodes=40_000)
+        return po.per_episode(reached, first), dropped, po.per_episode(reached, several), several.mask.any(0)
+
+    ends, dropped, several, real = map(np.asarray, measured())
     assert int(dropped) == 0
-    np.testing.assert_allclose(po.per_episode(reached, first).mean(), exact, atol=4 * np.sqrt(0.25 / 20_000))
-    several, dropped = po.episodes(rollout, max_length=8, num_episodes=40_000)
-    real = np.asarray(several.mask.any(0))
-    assert float(np.asarray(po.per_episode(reached, several))[real].mean()) > exact + 0.02
+    np.testing.assert_allclose(ends.mean(), exact, atol=4 * np.sqrt(0.25 / 20_000))
+    assert several[real].mean() > exact + 0.02
 
 
 # --- groups ----------------------------------------------------------------------------------------------------------
@@ -262,7 +278,7 @@ ESTIMATORS = [po.group_relative, po.group_centred, po.leave_one_out]
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("estimate", ESTIMATORS)
 def test_a_reward_that_nobody_can_give_is_left_out_of_its_group(estimate, bad):
-    rng = np.random.default_rng(0)
+    rng, estimate = np.random.default_rng(0), jax.jit(estimate)
     reward = rng.normal(size=(6, 5))
     for place in range(5):
         poisoned = np.insert(reward, place, bad, axis=1)
@@ -279,14 +295,18 @@ def test_an_unscorable_attempt_changes_nothing_but_its_own_row():
     """The GRPO loss and gradient of the batch are those of the batch in which that attempt was never made."""
     rollout = rollout_of((3, 4))
     rng = np.random.default_rng(1)
-    reward = jnp.asarray(rng.normal(size=(3, 4))).at[1, 2].set(jnp.nan)
-    logits = jnp.asarray(rng.normal(size=(3, 4, T, 5)))
-    rollout = replace(rollout, action=rollout.action % 5, log_prob=jnp.full((T, 3, 4), np.log(0.2)))
+    reward, logits = rng.normal(size=(3, 4)).astype(np.float32), rng.normal(size=(3, 4, T, 5)).astype(np.float32)
+    reward[1, 2] = np.nan
+    log_prob = np.full((T, 3, 4), np.log(0.2), np.float32)
+    rollout = replace(rollout, action=np.asarray(rollout.action) % 5, log_prob=log_prob)
 
+    @jax.jit
+    @jax.value_and_grad
     def loss(logits, batch):
         outputs = po.Outputs(policy=po.Categorical(logits=logits))
         return po.grpo(reduce=po.sequence_sum)(outputs, batch)[0] * batch.mask.any(-1).sum()
 
+    @jax.jit
     def batch_of(reward):
         advantage = jnp.broadcast_to(po.group_relative(reward), rollout.reward.shape)
         batch = po.to_batch(rollout, advantage=advantage)
@@ -294,34 +314,43 @@ def test_an_unscorable_attempt_changes_nothing_but_its_own_row():
 
     batch = batch_of(reward)
     assert (~np.asarray(batch.mask)).sum() == T
-    value, gradient = jax.value_and_grad(loss)(logits, batch)
+    value, gradient = loss(logits, batch)
     assert np.isfinite(value)
     assert (np.asarray(gradient)[1, 2] == 0).all()
     others = [0, 1, 3]
-    group = jax.tree.map(lambda x: x[1:2][:, jnp.array(others)], batch_of(jnp.nan_to_num(reward)))
-    group = replace(
-        group, advantage=jnp.broadcast_to(po.group_relative(reward[1:2, jnp.array(others)])[..., None], (1, 3, T))
-    )
-    alone = jax.grad(loss)(logits[1:2][:, jnp.array(others)], group)
+    group = jax.tree.map(lambda x: np.asarray(x)[1:2][:, others], batch_of(np.nan_to_num(reward)))
+    advantage = np.asarray(po.group_relative(jnp.asarray(reward[1:2, others])))
+    group = replace(group, advantage=np.broadcast_to(advantage[..., None], (1, 3, T)))
+    _, alone = loss(logits[1:2][:, others], group)
     np.testing.assert_allclose(np.asarray(gradient)[1][others], np.asarray(alone)[0], rtol=1e-5, atol=1e-7)
 
 
 # --- rows of a sampler, and every k-th -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [(4,), (3, 2), (2, 3)])
+def noisy(params, key):
+    return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(key, x.shape), params)
+
+
+def said_by(apply, params, batch):
+    outputs = apply(params, batch.obs)
+    return outputs, outputs.policy.log_prob(batch.action)
+
+
+@pytest.mark.parametrize("rows", [(4,), (3, 2), pytest.param((2, 3), marks=pytest.mark.slow)])
 def test_the_sampler_keeps_the_axes_of_its_prompts(rows):
     network = transformer(vocab_size=9, num_outputs=5, max_length=6, width=8, depth=1, heads=2)
-    params = jax.jit(network.init)(jax.random.key(0))
-    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), params)
-    prompt = 5 + jnp.arange(np.prod(rows)).reshape(*rows, 1) % 4
+    init = jax.jit(lambda key, noise: noisy(network.init(key), noise))
+    params = init(jax.random.key(0), jax.random.key(1))
+    prompt = 5 + np.arange(np.prod(rows)).reshape(*rows, 1) % 4
     rollout = jax.jit(lambda p, key: sample_tokens(network, params, p, key, length=6))(prompt, jax.random.key(2))
+    batch = jax.jit(po.to_batch)(rollout)
+    rollout = jax.tree.map(np.asarray, rollout)
     assert rollout.action.shape == (6, *rows)
     np.testing.assert_array_equal(rollout.obs[0], prompt[..., 0])
     np.testing.assert_array_equal(rollout.obs[1:], rollout.action[:-1])
-    batch = po.to_batch(rollout)
-    outputs = network.apply(params, batch.obs)
-    np.testing.assert_allclose(outputs.policy.log_prob(batch.action), batch.log_prob, atol=2e-6)
+    outputs, said = jax.jit(said_by, static_argnums=0)(network.apply, params, batch)
+    np.testing.assert_allclose(said, batch.log_prob, atol=2e-6)
     np.testing.assert_allclose(outputs.value, batch.value, atol=2e-6)
     assert rollout.terminated[-1].all()
     assert not rollout.terminated[:-1].any()
@@ -333,19 +362,19 @@ def test_the_sampler_keeps_the_axes_of_its_prompts(rows):
 )
 def test_every_kth_row_is_taken_along_the_axis_before_time(shape, k, expected):
     """So that pairs lose no half and prompts keep attempts of their own."""
-    place = jnp.arange(np.prod(shape)).reshape(shape)
+    place = np.arange(np.prod(shape)).reshape(shape)
     batch = po.Batch(
         obs=place[..., None],
         action=place,
         mask=place >= 0,
         outcome={"z": place[..., 0]},
         label=place[..., 0] > 0,
-        counts=po.reductions.count(place >= 0),
+        counts=po.reductions.count(jnp.asarray(place >= 0)),
     )
-    few = po.every(k)(batch)
+    few = jax.jit(po.every(k))(jax.tree.map(jnp.asarray, batch))
     assert few.mask.shape == expected
     np.testing.assert_array_equal(few.action, place[..., ::k, :])
-    np.testing.assert_array_equal(few.obs[..., 0], few.action)
+    np.testing.assert_array_equal(np.asarray(few.obs)[..., 0], few.action)
     np.testing.assert_array_equal(few.outcome["z"], place[..., ::k, 0])
     assert few.label.shape == expected[:-1]
     assert few.counts is None
