@@ -54,7 +54,7 @@ def outcome_case():
         **dict.fromkeys(("advantage", "value", "target", "ref_log_prob"), per_step),
     )
     before = batch_after_context(plain)
-    after = jax.tree.map(lambda x: jnp.roll(x, -CONTEXT, axis=2), before)
+    after = jax.tree.map(lambda x: jnp.asarray(np.roll(x, -CONTEXT, axis=2)), before)
     outcome = {"won": jnp.asarray(action[..., 1] == 0), "broke": jnp.asarray(action[..., 3] == 1)}
     return [replace(batch, outcome=outcome) for batch in (after, before)]
 
@@ -89,11 +89,15 @@ def test_a_fork_profile_has_nothing_at_a_context_and_the_answer_after_it():
 def test_a_context_changes_no_monitor_and_no_price():
     plain, longer = outcome_case()
     reward = plain.outcome["won"].astype(jnp.float32)
-    statistics = [
-        outcomes.token_statistics(shifted_policy(0.4, batch.obs), batch, reward=reward) for batch in (plain, longer)
-    ]
-    charge = jnp.array([0.0, 0.7])
-    priced = [outcomes.outcome_price(batch, charge, of=BROKE).advantage for batch in (plain, longer)]
+    charge = np.array([0.0, 0.7], np.float32)
+
+    @jax.jit
+    def both(batch):
+        said = outcomes.token_statistics(shifted_policy(0.4, batch.obs), batch, reward=reward)
+        return said, outcomes.outcome_price(batch, charge, of=BROKE).advantage
+
+    statistics, priced = zip(*(both(batch) for batch in (plain, longer)), strict=True)
+    priced = [np.asarray(x) for x in priced]
     np.testing.assert_allclose(priced[1][..., CONTEXT:], priced[0][..., :-CONTEXT], rtol=1e-5, atol=1e-6)
     for name, expected in statistics[0].items():
         np.testing.assert_allclose(statistics[1][name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
@@ -104,16 +108,19 @@ def test_a_context_changes_no_estimate_over_time():
     rng = np.random.default_rng(1)
     shape = (4, 2, 3)
     reward, value = (jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2))
-    end = jnp.zeros(shape, bool).at[-1].set(True)
+    reward, value = np.asarray(reward), np.asarray(value)
+    end = np.broadcast_to(np.arange(4)[:, None, None] == 3, shape)
     plain = po.Rollout(
         obs=reward, action=reward, log_prob=reward, reward=reward, terminated=end, truncated=end & ~end,
-        next_obs=reward, mask=jnp.ones(shape, bool), value=value,
-        next_value=jnp.concatenate([value[1:], jnp.zeros_like(value[:1])]),
+        next_obs=reward, mask=np.ones(shape, bool), value=value,
+        next_value=np.concatenate([value[1:], np.zeros_like(value[:1])]),
     )  # fmt: skip
-    longer = jax.tree.map(lambda x: after_context(x, 0, x.dtype.type(0)), plain)
-    longer = replace(longer, value=longer.value.at[:CONTEXT].set(7.0), next_value=longer.next_value.at[0].set(7.0))
-    longer = replace(longer, next_value=longer.next_value.at[CONTEXT - 1].set(value[0]))
+    plain = jax.tree.map(jnp.asarray, plain)
+    longer = jax.tree.map(lambda x: np.array(after_context(x, 0, x.dtype.type(0))), plain)
+    longer.value[:CONTEXT], longer.next_value[0], longer.next_value[CONTEXT - 1] = 7, 7, value[0]
+    longer = jax.tree.map(jnp.asarray, longer)
 
+    @jax.jit
     def estimates(rollout):
         returns = po.discounted_returns(rollout, gamma=0.9)
         advantage, target = po.gae(rollout, gamma=0.9, lambda_=0.8)
@@ -123,9 +130,9 @@ def test_a_context_changes_no_estimate_over_time():
 
     found, expected = estimates(longer), estimates(plain)
     for name, x in expected.items():
-        np.testing.assert_allclose(found[name][CONTEXT:], x, rtol=1e-5, atol=1e-6, err_msg=name)
-    state = [advantages.running_mean_baseline().apply((0.0, 0.0), e["returns"], r)[0] for e, r in
-             ((found, longer), (expected, plain))]  # fmt: skip
+        np.testing.assert_allclose(np.asarray(found[name])[CONTEXT:], x, rtol=1e-5, atol=1e-6, err_msg=name)
+    after = jax.jit(lambda returns, rollout: advantages.running_mean_baseline().apply((0.0, 0.0), returns, rollout)[0])
+    state = [after(e["returns"], r) for e, r in ((found, longer), (expected, plain))]
     np.testing.assert_allclose(state[0], state[1], rtol=1e-5)
 
 
@@ -168,13 +175,19 @@ def wanted_of(obs):
 def test_imitation_reads_the_whole_context(summing):
     """Of the last two words alone nothing can be told of the sum: the mixture over `a` costs 0.1 nats per token."""
     task, kl = summing
+    kl = np.asarray(kl)
     assert kl[0] > 0.05
     assert kl[-10:].mean() < 0.005
-    prompt = {"a": jnp.array([0, 1, 2, 2]), "b": jnp.array([0, 0, 0, 2])}
-    tokens = Sum().speak(prompt, jax.random.key(1))
-    inputs = jnp.concatenate([Sum().context(prompt), tokens[:, :-1]], axis=-1)
-    said = NETWORK.apply(task.reference, inputs).policy.logits[:, CONTEXT:]
-    assert Sum().reference(prompt, tokens).kl_divergence(po.Categorical(logits=said)).max() < 0.05
+    prompt = {"a": np.array([0, 1, 2, 2]), "b": np.array([0, 0, 0, 2])}
+
+    @jax.jit
+    def apart(params):
+        tokens = Sum().speak(prompt, jax.random.key(1))
+        inputs = jnp.concatenate([Sum().context(prompt), tokens[:, :-1]], axis=-1)
+        said = NETWORK.apply(params, inputs).policy.logits[:, CONTEXT:]
+        return Sum().reference(prompt, tokens).kl_divergence(po.Categorical(logits=said)).max()
+
+    assert apart(task.reference) < 0.05
 
 
 def test_a_token_task_scores_the_answers_alone(summing):
@@ -209,8 +222,8 @@ def test_preferences_are_between_answers_and_masked_before_them(summing):
     np.testing.assert_array_equal(batch.obs[0, :, :3], batch.obs[1, :, :3])
     share = (answer == wanted[..., None]).mean(-1)
     assert (share[0] > share[1])[usable].all()
-    policy = NETWORK.apply(tokens.reference, batch.obs).policy
-    found = np.where(batch.mask, policy.log_prob(batch.action), 0)
+    log_prob = jax.jit(lambda batch: NETWORK.apply(tokens.reference, batch.obs).policy.log_prob(batch.action))
+    found = np.where(batch.mask, log_prob(batch), 0)
     np.testing.assert_allclose(found, np.where(batch.mask, batch.ref_log_prob, 0), atol=1e-5)
 
 
@@ -223,7 +236,7 @@ def test_recipes_train_on_rows_with_a_context(summing, recipe):
     start = state.params
     state, metrics = jax.jit(lambda s: po.train(algorithm.collect, algorithm.step, s, updates=3))(state)
     assert metrics["skipped"].max() == 0
-    moved = jax.tree.map(lambda new, old: np.abs(np.asarray(new - old)).max(), state.params, start)
+    moved = jax.tree.map(lambda new, old: np.abs(np.asarray(new) - np.asarray(old)).max(), state.params, start)
     assert 0 < max(jax.tree.leaves(moved)) < 1
 
 
@@ -231,17 +244,17 @@ def test_the_gradient_of_a_rollout_is_that_of_its_decisions(summing):
     """Of Σ advantage · log π(a) over the answers, by hand, with the context read."""
     tokens, _ = summing
     prompt = Sum().context(Sum().prompts(jax.random.key(4), 5))
-    batch = po.to_batch(sample_tokens(NETWORK, tokens.reference, prompt, jax.random.key(5), length=4))
+    sample = jax.jit(lambda params, key: po.to_batch(sample_tokens(NETWORK, params, prompt, key, length=4)))
+    batch = sample(tokens.reference, jax.random.key(5))
     advantage = jax.random.normal(jax.random.key(6), batch.mask.shape)
     batch = replace(batch, advantage=advantage)
-    found = jax.grad(po.objective(NETWORK.apply, po.reinforce(reduce=po.sequence_sum)), has_aux=True)(
-        tokens.reference, batch
-    )[0]
+    slope = jax.jit(jax.grad(po.objective(NETWORK.apply, po.reinforce(reduce=po.sequence_sum)), has_aux=True))
+    found = slope(tokens.reference, batch)[0]
 
     def by_hand(params):
         logits = NETWORK.apply(params, batch.obs).policy.logits[:, CONTEXT:]
         chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), batch.action[:, CONTEXT:, None], axis=-1)[..., 0]
         return -(advantage[:, CONTEXT:] * chosen).sum() / 5
 
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(jax.grad(by_hand)(tokens.reference)), strict=True):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(jax.jit(jax.grad(by_hand))(tokens.reference)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -127,13 +127,18 @@ def test_imitation_learns_any_worlds_language():
     world = Echo()
     network = network_for(world)
     params, kl = jax.jit(lambda key: imitate(network, world, key, updates=120, rows=32))(jax.random.key(0))
+    kl = np.asarray(kl)
     assert kl[0] > 0.05
     assert kl[-10:].mean() < 0.005
-    prompt = {"a": jnp.array([0, 1, 2]), "b": jnp.ones(3, jnp.int32)}
-    tokens = world.speak(prompt, jax.random.key(1))
-    inputs = jnp.concatenate([world.context(prompt), tokens[:, :-1]], axis=-1)
-    apart = world.reference(prompt, tokens).kl_divergence(network.apply(params, inputs).policy)
-    assert apart.max() < 0.05
+    prompt = {"a": np.array([0, 1, 2]), "b": np.ones(3, np.int32)}
+
+    @jax.jit
+    def apart(params):
+        tokens = world.speak(prompt, jax.random.key(1))
+        inputs = jnp.concatenate([world.context(prompt), tokens[:, :-1]], axis=-1)
+        return world.reference(prompt, tokens).kl_divergence(network.apply(params, inputs).policy)
+
+    assert apart(params).max() < 0.05
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,7 @@ class Counting(Echo):
 def test_imitation_reads_the_token_before():
     network = network_for(Counting())
     _, kl = jax.jit(lambda key: imitate(network, Counting(), key, updates=200, rows=64))(jax.random.key(0))
+    kl = np.asarray(kl)
     assert kl[-10:].mean() < 0.02 < kl[0]
 
 
@@ -171,26 +177,33 @@ def test_a_network_that_cannot_read_every_word_of_a_world_is_refused(echo):
         tasks.token_task(network, Echo(), echo.reference, num_prompts=2, group_size=2)
         jax.eval_shape(lambda key, network=network: imitate(network, Echo(), key, updates=1), jax.random.key(0))
     params = jax.jit(small.init)(jax.random.key(0))
-    assert np.isnan(small.apply(params, jnp.array([5, 0])).policy.logits).all(), "or there would be nothing to refuse"
+    assert np.isnan(jax.jit(small.apply)(params, np.array([5, 0])).policy.logits).all(), (
+        "or there would be nothing to refuse"
+    )
 
 
 def test_the_worlds_of_the_library_keep_the_protocol():
     world = skip_the_test(jax.random.key(0), num_worlds=3)
-    prompt = world.prompts(jax.random.key(1), 40)
+    prompt = jax.jit(lambda key: world.prompts(key, 40))(jax.random.key(1))
     assert prompt.shape == (40,)
     assert set(np.unique(prompt)) == {0, 1, 2}
-    tokens = world.speak(prompt, jax.random.key(2))
+    tokens = jax.jit(world.speak)(prompt, jax.random.key(2))
+    prompt, tokens = np.asarray(prompt), np.asarray(tokens)
     assert tokens.shape == (40, world.length)
-    assert world.context(prompt).min() >= world.vocabulary
-    assert world.context(prompt).max() < world.input_vocabulary
+    context = np.asarray(jax.jit(world.context)(prompt))
+    assert context.min() >= world.vocabulary
+    assert context.max() < world.input_vocabulary
     for rows in ((), (40,), (4, 10)):
         p, t = (prompt[0], tokens[0]) if rows == () else (prompt.reshape(rows), tokens.reshape(*rows, -1))
-        assert world.reward(p, t).shape == rows
-        assert {name: x.shape for name, x in world.outcome(p, t).items()} == {"skip": rows, "honest": rows}
-        law = world.reference(p, t)
+        reward, outcome, law = jax.eval_shape(
+            lambda p, t: (world.reward(p, t), world.outcome(p, t), world.reference(p, t)), p, t
+        )
+        assert reward.shape == rows
+        assert {name: x.shape for name, x in outcome.items()} == {"skip": rows, "honest": rows}
         assert law.batch_shape == (*rows, world.length)
-    log_prob = world.reference(prompt, tokens).log_prob(tokens)
-    expected = jax.nn.log_softmax(world.logits)[prompt[:, None], jnp.arange(world.length), tokens]
+    log_prob = jax.jit(lambda p, t: world.reference(p, t).log_prob(t))(prompt, tokens)
+    said = np.asarray(jax.jit(jax.nn.log_softmax)(world.logits))
+    expected = said[prompt[:, None], np.arange(world.length), tokens]
     np.testing.assert_allclose(log_prob, expected, rtol=1e-5)
 
 
@@ -220,11 +233,11 @@ def test_dpo_trains_on_its_pairs_and_on_nothing_else(echo):
         usable = batch.mask.any(-1).all(0)
         return jnp.where(usable, jnp.log1p(jnp.exp(-0.3 * (chosen - rejected))), 0).sum() / usable.sum()
 
-    grads = jax.grad(loss)(state.params)
+    grads = jax.jit(jax.grad(loss))(state.params)
     norm = np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(grads)))
     assert norm > 0.001
-    clipped = jax.tree.map(lambda g: g * 0.001 / norm, grads)
-    expected = jax.tree.map(lambda x, g: x - 0.01 * g / (jnp.abs(g) + 1e-5), state.params, clipped)
+    clipped = jax.tree.map(lambda g: np.asarray(g) * 0.001 / norm, grads)
+    expected = jax.tree.map(lambda x, g: np.asarray(x) - 0.01 * g / (np.abs(g) + 1e-5), state.params, clipped)
     found, _, step_metrics = jax.jit(algorithm.step.update)(state.params, state.opt_state, batch, jax.random.key(2))
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-5)
@@ -283,7 +296,12 @@ def test_draw_preferences_checks_its_numbers(echo):
 
 @pytest.mark.parametrize(
     ("recipe", "given"),
-    [*((recipe, None) for recipe in ("reinforce", "actor_critic", "npg", "trpo", "ppo")), ("ppo", 0.25)],
+    [
+        *(pytest.param(recipe, None, marks=SLOW) for recipe in ("reinforce", "actor_critic", "npg")),
+        ("trpo", None),
+        ("ppo", None),
+        ("ppo", 0.25),
+    ],
 )
 def test_rewards_are_scaled_with_the_recipes_discount_unless_another_is_given(recipe, given):
     """Reward 1 in every step: after n steps the running discounted sum is (1 - γⁿ) / (1 - γ)."""
@@ -296,7 +314,7 @@ def test_rewards_are_scaled_with_the_recipes_discount_unless_another_is_given(re
         rewards=normalization.scaled_rewards(given),
     )
     algorithm = getattr(algorithms, recipe)(task, gamma=0.5)
-    state = algorithm.init(jax.random.key(0))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
     (after, _), _, _ = jax.jit(algorithm.collect)(state.params, state.collect_state, jax.random.key(1))
     gamma = 0.5 if given is None else given
     np.testing.assert_allclose(after.return_scale.running, (1 - gamma**4) / (1 - gamma), rtol=1e-6)
@@ -320,7 +338,7 @@ def test_the_batch_mean_baseline_is_that_of_all_rows_at_the_same_step():
 
 def test_a_baseline_leaves_out_what_nobody_could_score(echo):
     """One NaN return would mask the whole batch out: REINFORCE would learn nothing where one answer has no score."""
-    returns = jnp.array([[1.0, jnp.nan, 3.0], [2.0, jnp.nan, 6.0]])
+    returns = jnp.asarray(np.array([[1.0, np.nan, 3.0], [2.0, np.nan, 6.0]], np.float32))
     rollout = po.Rollout(
         obs=returns,
         action=returns,
@@ -334,13 +352,14 @@ def test_a_baseline_leaves_out_what_nobody_could_score(echo):
     _, mean = advantages.batch_mean_baseline().apply((), returns, rollout)
     np.testing.assert_allclose(mean, [[2.0] * 3, [4.0] * 3])
     baseline = advantages.running_mean_baseline(decay=0.5)
-    state, _ = baseline.apply(baseline.init(), returns, rollout)
-    np.testing.assert_allclose(baseline.apply(state, returns, rollout)[1], 3.0)
+    apply = jax.jit(baseline.apply)
+    state, _ = apply(baseline.init(), returns, rollout)
+    np.testing.assert_allclose(apply(state, returns, rollout)[1], 3.0)
     algorithm = algorithms.reinforce(echo.task)
-    state = algorithm.init(jax.random.key(0))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
     _, batch, metrics = jax.jit(algorithm.collect)(state.params, state.collect_state, jax.random.key(1))
     assert 0 < metrics["episode/unscored"] < 30
-    assert batch.mask.any(-1).sum() == 30 - metrics["episode/unscored"]
+    assert np.asarray(batch.mask).any(-1).sum() == 30 - metrics["episode/unscored"]
 
 
 def test_the_running_mean_baseline_is_of_earlier_batches():
@@ -372,12 +391,13 @@ def test_a_task_may_leave_observations_or_rewards_alone(raw):
     network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(4,))
     passed = {raw: getattr(normalization, f"raw_{raw}")()}
     task = tasks.control_task(env, network, num_envs=3, num_steps=6, **passed)
-    state, rollouts = task.init(jax.random.key(0)), []
+    state, rollouts = jax.jit(task.init)(jax.random.key(0)), []
+    roll = jax.jit(lambda state, key: task.rollout(network.init(key), state, key, 0.9))
     for key in jax.random.split(jax.random.key(1), 3):
-        state, rollout, _ = jax.jit(task.rollout)(network.init(key), state, key, 0.9)
+        state, rollout, _ = roll(state, key)
         rollouts.append(rollout)
-    last = rollouts[-1]
-    largest = float(jnp.abs(last.obs[1:]).max())
+    last = jax.tree.map(np.asarray, rollouts[-1])
+    largest = np.abs(last.obs[1:]).max()
     assert (largest >= 500) == (raw == "observations")
     assert (largest <= 10) == (raw == "rewards")
     np.testing.assert_array_equal(last.obs[1:], last.next_obs[:-1])
@@ -404,7 +424,8 @@ def test_observations_may_be_a_dict():
     network = inner._replace(apply=lambda params, obs: inner.apply(params, obs["drawn"]))
     task = tasks.control_task(env, network, num_envs=4, num_steps=8)
     algorithm = algorithms.ppo(task, num_minibatches=2)
-    state, metrics = po.train(algorithm.collect, algorithm.step, algorithm.init(jax.random.key(0)), updates=2)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    state, metrics = po.train(algorithm.collect, algorithm.step, state, updates=2)
     assert np.isfinite(metrics["loss"]).all()
     normalizer = state.collect_state[0].normalizer
     assert normalizer.mean["drawn"].shape == (2,)

@@ -54,7 +54,7 @@ def _joint_by_enumeration(table, depth, skip_pays, honest_pays):
 def test_outcome_law_is_that_of_an_enumeration(worlds, twin):
     worlds = TWINS[twin](worlds)
     table = _log_softmax(np.random.default_rng(1).standard_normal(worlds.logits.shape))
-    law = token_outcome_law(jnp.asarray(table), worlds)
+    law = jax.jit(token_outcome_law)(table, worlds)
     assert law.joint.dtype == jnp.float64
     for w in range(4):
         joint = _joint_by_enumeration(
@@ -154,20 +154,21 @@ def test_legitimate_fork_twin_differs_in_the_depth_only():
 def test_samples_of_the_reference_have_its_marginals():
     worlds = skip_the_test(jax.random.key(0), num_worlds=2)
     count = 20_000
-    ids = jnp.repeat(jnp.arange(2), count)
-    tokens = sample_reference(worlds, ids, jax.random.key(1))
+    ids, sample = np.repeat(np.arange(2, dtype=np.int32), count), jax.jit(sample_reference)
+    tokens = np.asarray(sample(worlds, ids, jax.random.key(1)))
     assert (tokens.shape, tokens.dtype) == ((2 * count, 24), jnp.int32)
     prob = np.exp(_log_softmax(np.asarray(worlds.logits, np.float64)))
     for w in range(2):
-        rows = np.asarray(tokens[ids == w])
+        rows = tokens[ids == w]
         rate = np.stack([(rows == v).mean(0) for v in range(6)], -1)
         np.testing.assert_allclose(rate, prob[w], rtol=0, atol=5 * 0.5 / np.sqrt(count))
-    reward = np.asarray(token_reward(tokens, select_worlds(worlds, ids))).reshape(2, count).mean(1)
-    exact = np.asarray(token_outcome_law(jax.nn.log_softmax(worlds.logits), worlds).success)
+    rewarded = jax.jit(lambda tokens, ids: token_reward(tokens, select_worlds(worlds, ids)))
+    reward = np.asarray(rewarded(tokens, ids)).reshape(2, count).mean(1)
+    exact = np.asarray(jax.jit(lambda: token_outcome_law(jax.nn.log_softmax(worlds.logits), worlds).success)())
     assert (np.abs(reward - exact) < 5 * np.sqrt(exact * (1 - exact) / count)).all()
-    again = sample_reference(worlds, ids, jax.random.key(1))
+    again = sample(worlds, ids, jax.random.key(1))
     np.testing.assert_array_equal(tokens, again)
-    assert (tokens != sample_reference(worlds, ids, jax.random.key(2))).any()
+    assert (tokens != np.asarray(sample(worlds, ids, jax.random.key(2)))).any()
 
 
 def test_a_group_of_samples_per_prompt(strict):
@@ -178,8 +179,11 @@ def test_a_group_of_samples_per_prompt(strict):
     assert tokens.shape == (2, 5, 24)
     reward = token_reward(tokens, world)
     assert reward.shape == token_outcome(tokens, world)["skip"].shape == (2, 5)
-    for n, g in np.ndindex(2, 5):
-        assert float(reward[n, g]) == float(token_reward(tokens[n, g], select_worlds(worlds, ids[n])))
+    reward, tokens, alone = np.asarray(reward), np.asarray(tokens), jax.jit(token_reward)
+    for n in range(2):
+        own = select_worlds(worlds, ids[n])
+        for g in range(5):
+            assert float(reward[n, g]) == float(alone(tokens[n, g], own))
     assert worlds.input_vocabulary == world.input_vocabulary == 9
     np.testing.assert_array_equal(worlds.context(ids), [[8], [6]])  # V + world
 
