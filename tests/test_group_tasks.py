@@ -20,9 +20,11 @@ H = 16
 def building():
     """The burning building with four first states, and a reference that often succeeds."""
     world = worlds.tabulate(worlds.burning_building())
-    live = jnp.flatnonzero(~world.terminal & ~world.outcome["vase"])
-    starts = jnp.zeros(world.initial.shape).at[live[:16:4]].set(0.25)
-    world = replace(world, initial=starts, obs=world.obs.argmax(-1, keepdims=True).astype(jnp.float32))
+    live = np.flatnonzero(~np.asarray(world.terminal) & ~np.asarray(world.outcome["vase"]))
+    starts = np.zeros(world.initial.shape, np.float32)
+    starts[live[:16:4]] = 0.25
+    states = np.asarray(world.obs).argmax(-1, keepdims=True).astype(np.float32)
+    world = replace(world, initial=jnp.asarray(starts), obs=jnp.asarray(states))
     network = tabular_actor_critic(60, world.action_space)
     logits = jnp.asarray(worlds.burning_building_logits(), jnp.float32)
     reference = {"policy": logits, "value": jnp.linspace(0, 1, logits.shape[0])}
@@ -80,8 +82,8 @@ def test_the_outcomes_are_a_sample_of_the_exact_law(building):
     _, rollout, _ = jax.jit(group.task.rollout)(reference, (), jax.random.key(2), 1.0)
     cell = worlds.cells(world, ("success", "exploded", "vase"))
     found = np.bincount(np.asarray(cell)[np.asarray(rollout.outcome["state"])[-1, :, 0]], minlength=8) / 4000
-    policy = jax.nn.softmax(reference["policy"][world.obs[:, 0].astype(int)])
-    exact = np.asarray(worlds.outcome_law(world, policy, cell, 8))
+    law = jax.jit(lambda table: worlds.outcome_law(world, jax.nn.softmax(table[world.obs[:, 0].astype(int)]), cell, 8))
+    exact = np.asarray(law(reference["policy"]))
     assert (np.abs(found - exact) < 4 * np.sqrt(exact * (1 - exact) / 4000) + 1e-4).all()
     assert exact[4:].sum() > 0.01
 
@@ -101,18 +103,18 @@ def test_values_along_an_attempt(building, rollout):
 def test_what_is_too_long_is_not_scored():
     env = TimeLimit(limit=5)
     network = networks.mlp_actor_critic(env.obs_shape, env.action_space, hidden=())
-    params = network.init(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
     for steps, unscored in ((5, 0), (4, 6)):
         group = tasks.episode_task(env, network, params, num_prompts=2, group_size=3, num_steps=steps)
-        _, rollout, metrics = group.task.rollout(params, (), jax.random.key(0), 1.0)
+        found = jax.jit(group.task.rollout)(params, (), jax.random.key(0), 1.0)
+        _, rollout, metrics = jax.tree.map(np.asarray, found)
         assert metrics["episode/unscored"] == unscored
         assert np.asarray(rollout.mask).any(0).sum() == 6 - unscored
         assert np.isfinite(rollout.reward.sum(0)).sum() == 6 - unscored
         assert metrics["episode/length_sum"] == 5 * (6 - unscored)
         if not unscored:
-            np.testing.assert_allclose(
-                rollout.next_value[-1], network.apply(params, rollout.next_obs[-1]).value, rtol=1e-5
-            )
+            value = jax.jit(network.apply)(params, rollout.next_obs[-1]).value
+            np.testing.assert_allclose(rollout.next_value[-1], value, rtol=1e-5)
 
 
 RECIPES = {
@@ -130,7 +132,7 @@ def some_slow(*names):
     return [pytest.param(name, marks=pytest.mark.slow if name in names else ()) for name in RECIPES]
 
 
-@pytest.mark.parametrize("recipe", some_slow("npg", "actor_critic", "trpo", "dpo"))
+@pytest.mark.parametrize("recipe", some_slow("reinforce", "npg", "actor_critic", "trpo", "dpo"))
 def test_every_recipe_learns_from_whole_episodes(building, recipe):
     group = episode_task(building, num_prompts=2, group_size=64)
     given = group if recipe in ("dpo", "grpo") else group.task
@@ -140,10 +142,10 @@ def test_every_recipe_learns_from_whole_episodes(building, recipe):
         compiler_options=driver.compiler_options(),
     )(jax.random.key(0))
     world = building[0]
-    before, after = (
-        float(worlds.expected_reward(world, jax.nn.softmax(p["policy"][world.obs[:, 0].astype(int)])))
-        for p in (group.reference, state.params)
+    expected = jax.jit(
+        lambda p: worlds.expected_reward(world, jax.nn.softmax(p["policy"][world.obs[:, 0].astype(int)]))
     )
+    before, after = (float(expected(p)) for p in (group.reference, state.params))
     assert after > before + 0.1
     for leaf in jax.tree.leaves(state.params):
         assert np.isfinite(leaf).all()
@@ -152,8 +154,8 @@ def test_every_recipe_learns_from_whole_episodes(building, recipe):
 def test_a_batch_has_the_outcome_of_its_rows(building):
     group = episode_task(building)
     algorithm = algorithms.ppo(group.task, num_minibatches=1)
-    state = algorithm.init(jax.random.key(0))
-    _, batch, _ = jax.jit(algorithm.collect)(state.params, state.collect_state, jax.random.key(1))
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    _, batch, _ = jax.eval_shape(algorithm.collect, state.params, state.collect_state, jax.random.key(1))
     assert {name: x.shape for name, x in batch.outcome.items()}["vase"] == (3, 50)
     assert batch.mask.shape == (3, 50, H)
 
@@ -173,8 +175,8 @@ def test_a_further_term_is_added_to_the_loss_with_its_weight(building, recipe):
     plain, more = (
         getattr(algorithms, recipe)(given, **RECIPES[recipe], terms=terms) for terms in (None, {"my": (3.0, half)})
     )
-    state = plain.init(jax.random.key(0))
-    _, batch, _ = plain.collect(state.params, state.collect_state, jax.random.key(1))
+    state = jax.jit(plain.init)(jax.random.key(0))
+    _, batch, _ = jax.jit(plain.collect)(state.params, state.collect_state, jax.random.key(1))
     batch = replace(batch, outcome={"vase": jnp.ones(batch.mask.shape[:-1])})
     step = jax.jit(plain.step.update)(state.params, state.opt_state, batch, jax.random.key(2))[2]
     longer = jax.jit(more.step.update)(state.params, state.opt_state, batch, jax.random.key(2))[2]
@@ -192,11 +194,16 @@ def test_trpo_bounds_the_divergence_and_the_constraints_that_it_is_given(buildin
 
     def moved(**options):
         algorithm = algorithms.trpo(group.task, gamma=1.0, value_minibatches=1, **options)
-        state = algorithm.init(jax.random.key(0))
-        _, batch, _ = algorithm.collect(state.params, state.collect_state, jax.random.key(1))
+        state = jax.jit(algorithm.init)(jax.random.key(0))
+        _, batch, _ = jax.jit(algorithm.collect)(state.params, state.collect_state, jax.random.key(1))
         params, _, metrics = jax.jit(algorithm.step.update)(state.params, state.opt_state, batch, jax.random.key(2))
-        old, new = (group.task.model(p, batch.obs) for p in (state.params, params))
-        return (*(float(d(old, new, batch)) for d in (po.trajectory_kl, held, region)), metrics)
+
+        @jax.jit
+        def distances(before, after, batch):
+            old, new = (group.task.model(p, batch.obs) for p in (before, after))
+            return [d(old, new, batch) for d in (po.trajectory_kl, held, region)]
+
+        return (*map(float, distances(state.params, params, batch)), metrics)
 
     plain = moved(radius=0.02, divergence=po.trajectory_kl)
     assert 0.01 < plain[0] <= 0.0201
@@ -215,8 +222,8 @@ def test_npg_preconditions_with_the_divergence_that_it_is_given(building):
 
     def step(divergence):
         algorithm = algorithms.npg(group.task, divergence=divergence, damping=0.0, value_minibatches=1, cg_iters=2)
-        state = algorithm.init(jax.random.key(0))
-        _, batch, _ = algorithm.collect(state.params, state.collect_state, jax.random.key(1))
+        state = jax.jit(algorithm.init)(jax.random.key(0))
+        _, batch, _ = jax.jit(algorithm.collect)(state.params, state.collect_state, jax.random.key(1))
         params, _, _ = jax.jit(algorithm.step.update)(state.params, state.opt_state, batch, jax.random.key(2))
         return np.asarray(params["policy"] - state.params["policy"])
 
@@ -227,15 +234,15 @@ def test_npg_preconditions_with_the_divergence_that_it_is_given(building):
 def test_a_price_follows_the_outcomes_and_is_taken_off_the_advantages(building):
     group = episode_task(building, group_size=200)
     plain = algorithms.grpo(group, num_minibatches=1)
-    reference = jnp.array([0.9, 0.1])
+    reference = np.array([0.9, 0.1], np.float32)
     vase = lambda outcome: outcome["vase"]  # noqa: E731
     cap = lambda charge: jnp.maximum(charge, 0)  # noqa: E731
     algorithm = algorithms.priced(plain, reference, of=vase, integral=0.5, proportional=2.0, labelled=0.4, allowed=cap)
-    state = algorithm.init(jax.random.key(0))
-    (_, price), batch, metrics = jax.jit(algorithm.collect)(state.params, state.collect_state, jax.random.key(1))
-    _, bare, _ = plain.collect(state.params, ((), ()), jax.random.split(jax.random.key(1))[1])
+    state, collect = jax.jit(algorithm.init)(jax.random.key(0)), jax.jit(algorithm.collect)
+    (_, price), batch, metrics = collect(state.params, state.collect_state, jax.random.key(1))
+    _, bare, _ = jax.jit(plain.collect)(state.params, ((), ()), jax.random.split(jax.random.key(1))[1])
     np.testing.assert_array_equal(batch.action, bare.action)
-    charged = np.asarray(bare.advantage - batch.advantage)[..., 0]
+    charged = (np.asarray(bare.advantage) - np.asarray(batch.advantage))[..., 0]
     broken = np.asarray(bare.outcome["vase"])
     labelled = charged != 0
     assert 0.3 < labelled.mean() < 0.5
@@ -249,8 +256,8 @@ def test_a_price_follows_the_outcomes_and_is_taken_off_the_advantages(building):
         paid = charge[broken[n].astype(int)]
         wanted = (paid - paid[known].mean()) * (200 - 1) / (known.sum() - 1)
         np.testing.assert_allclose(charged[n][known], wanted[known], rtol=1e-3, atol=1e-5)
-    (_, again), _, _ = jax.jit(algorithm.collect)(state.params, (state.collect_state[0], price), jax.random.key(1))
-    np.testing.assert_allclose(again.integral, 2 * price.integral, rtol=1e-4)
+    (_, again), _, _ = collect(state.params, (state.collect_state[0], price), jax.random.key(1))
+    np.testing.assert_allclose(again.integral, 2 * np.asarray(price.integral), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -272,17 +279,25 @@ def test_a_price_refuses_what_it_cannot_be(building, problem, reference, options
 def test_a_token_table_has_a_row_for_every_prompt_and_position():
     network = token_table(num_prompts=3, length=5, vocabulary=4)
     key = jax.random.key(0)
-    params = {"policy": jax.random.normal(key, (3, 5, 4)), "value": jnp.arange(15.0).reshape(3, 5)}
-    rollout = jax.jit(lambda: sample_tokens(network, params, jnp.array([[4], [6], [5], [4]]), key, length=5))()
+    rng = np.random.default_rng(0)
+    params = {"policy": rng.normal(size=(3, 5, 4)).astype(np.float32), "value": np.arange(15.0).reshape(3, 5)}
+    params = jax.tree.map(jnp.asarray, params)
+
+    @jax.jit
+    def sampled():
+        rollout = sample_tokens(network, params, jnp.array([[4], [6], [5], [4]]), key, length=5)
+        batch = po.to_batch(rollout)
+        again = network.apply(params, batch.obs)
+        return rollout, batch, again.policy.log_prob(batch.action), again.value
+
+    rollout, batch, log_prob, value = sampled()
     prompt = np.array([0, 2, 1, 0])
     expected = np.moveaxis(np.asarray(jax.nn.log_softmax(params["policy"]))[prompt], 1, 0)
     found = np.take_along_axis(expected, np.asarray(rollout.action)[..., None], -1)[..., 0]
     np.testing.assert_allclose(rollout.log_prob, found, rtol=1e-5)
     np.testing.assert_array_equal(rollout.value, np.asarray(params["value"])[prompt].T)
-    batch = po.to_batch(rollout)
-    again = network.apply(params, batch.obs)
-    np.testing.assert_allclose(again.policy.log_prob(batch.action), batch.log_prob, rtol=1e-5)
-    np.testing.assert_array_equal(again.value, batch.value)
+    np.testing.assert_allclose(log_prob, batch.log_prob, rtol=1e-5)
+    np.testing.assert_array_equal(value, batch.value)
     with pytest.raises(ValueError, match="T <= 5"):
         network.apply(params, jnp.zeros((2, 6), int))
     with pytest.raises(ValueError, match="num_prompts must be at least 1"):
