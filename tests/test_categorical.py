@@ -51,8 +51,9 @@ def test_the_value_and_its_gradient_are_the_closed_forms(log_prob):
     exact = (shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))[np.arange(5), ACTION]
     np.testing.assert_allclose(log_prob(jnp.asarray(ROWS)), np.where(MASK, exact, 0), atol=1e-13)
     weight = np.array([1.0, 2.0, -3.0, 0.5, 4.0])
+    slope = jax.jit(jax.grad(lambda x: (jnp.asarray(weight) * log_prob(x)).sum()))
     for logits in (ROWS, np.where(MASK[:, None], ROWS, np.nan)):
-        gradient = jax.grad(lambda x: (jnp.asarray(weight) * log_prob(x)).sum())(jnp.asarray(logits))
+        gradient = slope(logits)
         np.testing.assert_allclose(gradient, weight[:, None] * scores(), atol=1e-14)
 
 
@@ -62,12 +63,18 @@ def test_forward_mode_and_the_transpose_of_its_linear_map_are_the_closed_form(lo
     """What a Fisher operator does: push, and pull by `jax.linear_transpose`."""
     logits, rng = jnp.asarray(ROWS), np.random.default_rng(0)
     tangent, cotangent = rng.normal(size=ROWS.shape), rng.normal(size=len(ROWS))
-    pushed = jax.jvp(log_prob, (logits,), (jnp.asarray(tangent),))[1]
+
+    @jax.jit
+    def derivatives(logits, tangent, cotangent):
+        pushed = jax.jvp(log_prob, (logits,), (tangent,))[1]
+        push = jax.linearize(log_prob, logits)[1]
+        (pulled,) = jax.linear_transpose(push, logits)(cotangent)
+        return pushed, pulled, jax.jacfwd(log_prob)(logits), jax.jacrev(log_prob)(logits)
+
+    pushed, pulled, forward, backward = derivatives(logits, tangent, cotangent)
     np.testing.assert_allclose(pushed, (scores() * tangent).sum(-1), atol=1e-14)
-    push = jax.linearize(log_prob, logits)[1]
-    (pulled,) = jax.linear_transpose(push, logits)(jnp.asarray(cotangent))
     np.testing.assert_allclose(pulled, scores() * cotangent[:, None], atol=1e-14)
-    np.testing.assert_allclose(jax.jacfwd(log_prob)(logits), jax.jacrev(log_prob)(logits), atol=1e-14)
+    np.testing.assert_allclose(forward, backward, atol=1e-14)
 
 
 @both
@@ -77,7 +84,7 @@ def test_second_derivatives_are_minus_the_covariance_whichever_mode_comes_first(
     exact = p[:, :, None] * p[:, None, :] - np.eye(4) * p[:, :, None]
     total = lambda x: log_prob(x).sum()  # noqa: E731
     for outer, inner in ((jax.jacfwd, jax.grad), (jax.jacrev, jax.grad), (jax.jacrev, jax.jacfwd)):
-        hessian = np.asarray(outer(inner(total))(jnp.asarray(ROWS)))
+        hessian = np.asarray(jax.jit(outer(inner(total)))(ROWS))
         np.testing.assert_allclose(np.einsum("iaib->iab", hessian), exact, atol=1e-14)
         np.testing.assert_allclose(hessian.sum(), 0, atol=1e-13)
 

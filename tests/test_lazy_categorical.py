@@ -95,27 +95,34 @@ def test_fisher_products_and_a_trpo_step_are_those_of_the_logits():
 @pytest.mark.parametrize("leading", [(), (3,), (B, T), (2, 3, 5), (17,)])
 def test_methods_are_those_of_the_logits(leading, monkeypatch):
     rng = np.random.default_rng(1)
-    policy, other = (po.Categorical(logits=jnp.asarray(2 * rng.normal(size=(*leading, A)))) for _ in range(2))
+    policy, other = (po.Categorical(logits=2 * rng.normal(size=(*leading, A))) for _ in range(2))
     head, other_head = lazy(policy.logits), lazy(other.logits)
     action = jnp.asarray(rng.integers(-1, A + 1, size=leading))
     assert head.batch_shape == leading
     assert head.num_actions == A
     close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12)  # noqa: E731
-    close(head.logits, policy.logits)
-    close(head.log_prob(action), policy.log_prob(action))
-    close(head.entropy(), policy.entropy())
-    np.testing.assert_array_equal(head.mode(), policy.mode())
     assert head.squash(action) is action
-    exact = policy.kl_divergence(other)
-    for one, two in ((head, other_head), (head, other), (policy, other_head)):
-        close(one.kl_divergence(two), exact)
-    np.testing.assert_array_equal(head.kl_divergence(head), np.zeros(leading))
+
+    @jax.jit
+    def said(policy, other, head, other_head):
+        each = [(p.logits, p.log_prob(action), p.entropy(), p.mode()) for p in (head, policy)]
+        pairs = ((policy, other), (head, other_head), (head, other), (policy, other_head), (head, head))
+        return each, [one.kl_divergence(two) for one, two in pairs]
+
+    (of_head, of_policy), (exact, *lazily, zero) = said(policy, other, head, other_head)
+    for x, y in zip(of_head[:3], of_policy[:3], strict=True):
+        close(x, y)
+    np.testing.assert_array_equal(of_head[3], of_policy[3])
+    for divergence in lazily:
+        close(divergence, exact)
+    np.testing.assert_array_equal(zero, np.zeros(leading))
     for seed in (jax.random.key(0), jax.random.PRNGKey(0)):
-        drawn = head.sample(seed=seed)
+        drawn = jax.jit(lambda key: head.sample(seed=key))(seed)
         assert (drawn.shape, drawn.dtype) == (leading, jnp.int32)
         with monkeypatch.context() as patch:
             patch.setattr(_lazy_categorical, "CHUNK", 1000)
-            np.testing.assert_array_equal(head.sample(seed=seed), drawn, err_msg="chunks change nothing")
+            whole = jax.jit(lambda key: head.sample(seed=key))(seed)
+            np.testing.assert_array_equal(whole, drawn, err_msg="chunks change nothing")
 
 
 def test_samples_have_the_probabilities_and_differ_from_decision_to_decision(monkeypatch):
@@ -241,19 +248,22 @@ SEPARABLE = {
 
 def sequences(key=0):
     """Hidden states, an unembedding and a ragged batch of 15 decisions; the last chunk is not full."""
-    keys = jax.random.split(jax.random.key(key), 7)
-    hidden, unembedding = jax.random.normal(keys[0], (B, T, 4)), jnp.asarray(W)
-    typical = -jnp.log(float(A))
+    rng = np.random.default_rng(key)
+
+    def normal(*shape, mean=0.0, std=1.0):
+        return jnp.asarray(mean + std * rng.normal(size=shape), jnp.float32)
+
+    typical = dict(mean=-np.log(A), std=0.3)
     batch = po.Batch(
         obs=None,
-        action=jax.random.randint(keys[1], (B, T), 0, A),
+        action=jnp.asarray(rng.integers(A, size=(B, T))),
         mask=jnp.asarray(ragged_mask((B, T), np.random.default_rng(key))),
-        advantage=jax.random.normal(keys[2], (B, T)),
-        log_prob=typical + 0.3 * jax.random.normal(keys[3], (B, T)),
-        ref_log_prob=typical + 0.3 * jax.random.normal(keys[4], (B, T)),
-        target=jax.random.normal(keys[5], (B, T)),
+        advantage=normal(B, T),
+        log_prob=normal(B, T, **typical),
+        ref_log_prob=normal(B, T, **typical),
+        target=normal(B, T),
     )
-    return hidden, unembedding, jax.random.normal(keys[6], (B, T)), batch
+    return normal(B, T, 4), jnp.asarray(W), normal(B, T), batch
 
 
 def slopes(term, hidden, unembedding, value, batch):
@@ -291,7 +301,7 @@ def test_it_has_the_scale_of_what_is_built_on_it():
     arguments = sequences()
     scaled = po.weighted_sum(policy=(3.0, po.gradient_in_forward(po.grpo())))
     for ours, once in zip(slopes(scaled, *arguments)[1][:2], slopes(po.grpo(), *arguments)[1][:2], strict=True):
-        np.testing.assert_allclose(ours, 3 * once, atol=1e-5)
+        np.testing.assert_allclose(ours, 3 * np.asarray(once), atol=1e-5)
 
 
 @pytest.mark.parametrize("term", [po.gspo(), po.luspo()])
@@ -358,10 +368,12 @@ def test_in_bfloat16_the_gradient_of_the_unembedding_is_that_of_all_chunks(fused
 
 def test_in_bfloat16_the_gradient_of_the_other_of_two_policies_is_that_of_all_chunks():
     hidden = jnp.ones((4, 1024, 2), jnp.bfloat16)
-    policy = po.Categorical(logits=jnp.broadcast_to(jnp.log(jnp.array([0.9, 0.1])), (4, 1024, 2)))
-    lazily = po.LazyCategorical(hidden=hidden, unembedding=jnp.log(jnp.array([[0.9, 0.1]] * 2, jnp.bfloat16)) / 2)
+    policy = po.Categorical(logits=jnp.asarray(np.broadcast_to(np.log([0.9, 0.1]), (4, 1024, 2)), jnp.float32))
+    unembedding = jnp.log(jnp.array([[0.9, 0.1]] * 2, jnp.bfloat16)) / 2
+    lazily = po.LazyCategorical(hidden=hidden, unembedding=unembedding)
     divergence = lambda w: lazily.kl_divergence(po.LazyCategorical(hidden=hidden, unembedding=w)).mean()  # noqa: E731
-    expected = jax.grad(lambda w: policy.kl_divergence(po.Categorical(logits=hidden @ w)).mean())(jnp.zeros((2, 2)))
+    stored = lambda w: policy.kl_divergence(po.Categorical(logits=hidden @ w)).mean()  # noqa: E731
+    expected = jax.jit(jax.grad(stored))(jnp.zeros((2, 2)))
     found = jax.jit(jax.grad(divergence))(jnp.zeros((2, 2), jnp.bfloat16))
     np.testing.assert_allclose(np.asarray(found, np.float32), expected, rtol=0.01)  # of bfloat16: 2⁻⁸
 
