@@ -15,7 +15,7 @@ from polopt_jax.steps import reported
 
 BATCH = po.Batch(
     obs=jnp.ones((4, 2, 3)),
-    action=jnp.arange(8).reshape(4, 2) % 3,
+    action=jnp.asarray(np.arange(8).reshape(4, 2) % 3),
     mask=jnp.ones((4, 2), bool),
     log_prob=jnp.full((4, 2), np.log(1 / 3)),
     advantage=jnp.linspace(-1.0, 1.0, 8).reshape(4, 2),
@@ -118,7 +118,7 @@ def test_no_legal_action_in_a_preference_is_refused():
         policy=model(params, obs).policy.only(jnp.zeros((2, 4, 2, 3), bool))
     )
     step = po.make_step((po.objective(impossible, po.dpo()), optax.adam(0.1)))
-    params, _, metrics = step.update(PARAMS, step.init(PARAMS), batch, None)
+    params, _, metrics = jax.jit(step.update)(PARAMS, step.init(PARAMS), batch, None)
     assert metrics["skipped"] == 1
     assert same(params, PARAMS)
 
@@ -126,7 +126,7 @@ def test_no_legal_action_in_a_preference_is_refused():
 def test_an_infinity_that_stays_in_an_optimizers_state_is_no_reason_to_refuse():
     endless = optax.GradientTransformation(lambda p: jnp.full((), jnp.inf), lambda g, s, p=None: (g, s + 1))
     step = po.make_step((quadratic, optax.chain(endless, optax.sgd(0.01))))
-    params, _, metrics = step.update(jnp.zeros(2), step.init(jnp.zeros(2)), BATCH, None)
+    params, _, metrics = jax.jit(step.update)(jnp.zeros(2), step.init(jnp.zeros(2)), BATCH, None)
     assert metrics["skipped"] == 0
     assert not same(params, jnp.zeros(2))
 
@@ -182,7 +182,7 @@ def trpo_step():
 def test_phases_and_their_metrics_have_names_and_need_no_key():
     batch = replace(BATCH, target=BATCH.advantage)
     step = trpo_step()
-    params, state, metrics = step.update(PARAMS, step.init(PARAMS), batch, None)
+    params, state, metrics = jax.jit(lambda p: step.update(p, step.init(p), batch, None))(PARAMS)
     assert set(state) == {"policy", "critic"}
     assert {name.split("/")[0] for name in metrics} == {"policy", "critic"}
     assert metrics["policy/line_search_accepted"] == 1
@@ -194,11 +194,16 @@ def test_phases_and_their_metrics_have_names_and_need_no_key():
 def test_the_reports_of_the_solvers_are_those_of_their_states():
     objective = po.objective(model, po.surrogate())
     optimizer = po.trpo(model)
-    grads = jax.grad(lambda p: objective(p, BATCH)[0])(PARAMS)
-    _, states = optimizer.update(grads, optimizer.init(PARAMS), PARAMS, batch=BATCH, objective=objective)
+
+    @jax.jit
+    def apart(params):
+        grads = jax.grad(lambda p: objective(p, BATCH)[0])(params)
+        return optimizer.update(grads, optimizer.init(params), params, batch=BATCH, objective=objective)[1]
+
+    states = apart(PARAMS)
     solve, scale, search = states[0].solve, states[1], states[3]
     step = po.make_step((objective, optimizer))
-    metrics = step.update(PARAMS, step.init(PARAMS), BATCH, None)[2]
+    metrics = jax.jit(lambda p: step.update(p, step.init(p), BATCH, None)[2])(PARAMS)
     expected = {
         "cg_iterations": solve.iterations,
         "cg_residual": solve.residual,
