@@ -45,7 +45,9 @@ def values_at(state, network, obs):
     return outputs_at(state, network, obs).value * jnp.where(std > 1e-6, std, 1)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(x, marks=() if x in ("ppo", "trpo") else pytest.mark.slow) for x in RECIPES]
+)
 def test_every_recipe_finds_the_action_that_pays(recipe):
     env = ObsActionReward()
     state, metrics, network = train_on(env, recipe, updates=60, **RECIPES[recipe])
@@ -57,7 +59,7 @@ def test_every_recipe_finds_the_action_that_pays(recipe):
     assert (metrics["kl_old_new"] >= -1e-9).all()
 
 
-@pytest.mark.parametrize("recipe", ["ppo", "trpo"])
+@pytest.mark.parametrize("recipe", ["ppo", pytest.param("trpo", marks=pytest.mark.slow)])
 def test_a_continuous_optimum_is_found(recipe):
     env = Quadratic()
     state, _, network = train_on(env, recipe, updates=150, **RECIPES[recipe])
@@ -86,8 +88,8 @@ def test_a_time_limit_is_not_an_end():
 @pytest.mark.parametrize(
     "baseline",
     [
-        advantages.static_baseline(0.0),
-        advantages.static_baseline(1.0),
+        pytest.param(advantages.static_baseline(0.0), marks=pytest.mark.slow),
+        pytest.param(advantages.static_baseline(1.0), marks=pytest.mark.slow),
         advantages.running_mean_baseline(),
         advantages.learned_baseline(),
     ],
@@ -200,7 +202,9 @@ def test_preferences_differ_in_reward_and_the_better_is_chosen(tokens):
         draw = partial(tasks.draw_preferences, tokens, num_pairs=64, max_redraws=max_redraws)
         return jax.jit(draw)(jax.random.key(0))
 
-    data, few = draw(64), draw(0)
+    data, few = jax.tree.map(np.asarray, (draw(64), draw(0)))
+    said = jax.jit(lambda batch: tokens.task.model(tokens.reference, batch.obs).policy.log_prob(batch.action))
+    rewarded = jax.jit(world.reward)
     usable = np.asarray(few.batch.mask.any((0, 2)))
     assert data.batch.mask.any((0, 2)).mean() > 0.95
     assert 0 < data.redraws.mean() < 20
@@ -212,10 +216,9 @@ def test_preferences_differ_in_reward_and_the_better_is_chosen(tokens):
         prompt = pairs.obs[..., 0] - world.vocabulary
         np.testing.assert_array_equal(prompt[0], prompt[1], "both rows answer the same prompt")
         assert len(np.unique(prompt)) == 2
-        chosen, rejected = np.asarray(world.reward(prompt, pairs.action))
+        chosen, rejected = np.asarray(rewarded(prompt, pairs.action))
         kept = np.asarray(pairs.mask.any((0, 2)))
         assert (chosen > rejected)[kept].all()
         assert (chosen == rejected)[~kept].all()
         np.testing.assert_array_equal(pairs.obs[..., 1:], pairs.action[..., :-1])
-        log_prob = tokens.task.model(tokens.reference, pairs.obs).policy.log_prob(pairs.action)
-        np.testing.assert_allclose(log_prob, pairs.ref_log_prob, atol=1e-5)
+        np.testing.assert_allclose(said(pairs), pairs.ref_log_prob, atol=1e-5)
