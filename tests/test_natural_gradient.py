@@ -267,8 +267,17 @@ def with_critic(seed):
     return {"actor": params, "critic": critic}, obs, mask, fields
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint], ids=["plain", "jit", "checkpoint"])
-@pytest.mark.parametrize("name", ["npg", "trpo"])
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [
+        pytest.param("npg", lambda f: f, id="npg-plain"),
+        pytest.param("npg", jax.jit, id="npg-jit", marks=pytest.mark.slow),
+        pytest.param("npg", jax.checkpoint, id="npg-checkpoint", marks=pytest.mark.slow),
+        pytest.param("trpo", lambda f: f, id="trpo-plain", marks=pytest.mark.slow),
+        pytest.param("trpo", jax.jit, id="trpo-jit", marks=pytest.mark.slow),
+        pytest.param("trpo", jax.checkpoint, id="trpo-checkpoint"),
+    ],
+)
 @pytest.mark.usefixtures("x64")
 def test_critic_parameters_do_not_move_even_if_the_objective_has_a_value_loss(name, wrap):
     params, obs, mask, fields = with_critic(15)
