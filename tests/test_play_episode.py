@@ -111,7 +111,7 @@ def truth(model, qpos):
     return np.stack([centre - along, centre + along], 1), data.xpos[1:], data.xquat[1:]
 
 
-@pytest.mark.parametrize("name", ["ant", "halfcheetah", "pusher", "reacher"])
+@pytest.mark.parametrize("name", ["ant", pytest.param("halfcheetah", marks=pytest.mark.slow), "pusher", "reacher"])
 def test_bodies_are_where_mujoco_has_them(name):
     env = robot(name)
     model, bodies = env._env.sys.mj_model, env.bodies()

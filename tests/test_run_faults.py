@@ -76,11 +76,11 @@ def files_touched(tmp_path_factory):
 
 slow = pytest.mark.slow
 FAILURES = [
-    ("write", ".lock", errno.ENOSPC),
+    pytest.param("write", ".lock", errno.ENOSPC, marks=slow),
     pytest.param("write", "config.json", errno.ENOSPC, marks=slow),
     ("write", "metrics.jsonl", errno.ENOSPC),
     pytest.param("write", "metrics.jsonl", errno.EDQUOT, marks=slow),
-    ("write", "curves.png", errno.EDQUOT),
+    pytest.param("write", "curves.png", errno.EDQUOT, marks=slow),
     pytest.param("write", "report.html", errno.EIO, marks=slow),
     pytest.param("write", "summary.json", errno.ENOSPC, marks=slow),
     pytest.param("fsync", "config.json", errno.EIO, marks=slow),
