@@ -185,9 +185,8 @@ def test_standardised_advantages_are_those_of_numpy_over_the_real_decisions():
 
     def evaluate(term, advantage):
         batch = po.Batch(advantage=jnp.asarray(advantage), **fields)
-        return jax.value_and_grad(lambda x: term(po.Outputs(policy=po.Categorical(logits=x)), batch), has_aux=True)(
-            jnp.asarray(logits)
-        )
+        loss = lambda x, batch: term(po.Outputs(policy=po.Categorical(logits=x)), batch)  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(logits, batch)
 
     found, expected = evaluate(po.standardize_advantage(po.ppo(), eps=0.1), advantage), evaluate(po.ppo(), by_hand)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), found, expected)
@@ -203,11 +202,12 @@ def test_minibatches_are_standardised_apart_and_shares_are_refused():
     )  # fmt: skip
     model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs + params))  # noqa: E731
     whole = po.objective(model, po.weighted_sum(policy=(1.0, po.standardize_advantage(po.surrogate()))))
+    gradient = jax.jit(jax.grad(lambda p, part: whole(p, part)[0]))
     for rows in (slice(0, 2), slice(2, 4)):
-        part = jax.tree.map(lambda x, rows=rows: x[rows], batch)
+        part = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], batch)
         advantage = np.asarray(part.advantage)[:, 0]
         sign = np.sign(advantage[0] - advantage[1])  # two numbers, standardised, are -1 and 1
-        slope = jax.grad(lambda p, part=part: whole(p, part)[0])(jnp.zeros(2))
+        slope = gradient(jnp.zeros(2), part)
         np.testing.assert_allclose(slope, [-0.5 * sign, 0.5 * sign], atol=1e-7)
     with pytest.raises(ValueError, match="standardize_advantage couples rows"):
         po.accumulate_gradients(whole, 2)(jnp.zeros(2), batch)

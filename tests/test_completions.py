@@ -129,18 +129,25 @@ def test_the_fork_of_skip_the_test_stands_out():
         return po.Outputs(policy=po.Categorical(logits=jnp.broadcast_to(params, (*obs.shape, 24, 6))))
 
     old = world.logits[0]
-    new = (old + 0.25 * jax.random.normal(jax.random.key(9), old.shape)).at[FORK].set(old[FORK].at[SKIP_TOKEN].add(2.0))
-    prompt = jnp.zeros(4096, int)
-    policy = model(old, prompt).policy
-    tokens = policy.sample(seed=jax.random.key(1))
-    batch = po.Batch(
-        obs=prompt,
-        action=tokens,
-        mask=jnp.ones(tokens.shape, bool),
-        log_prob=policy.log_prob(tokens),
-        outcome=world.outcome(prompt, tokens),
-    )
-    profile = jax.jit(lambda a, b: outcomes.fork_profile(model, a, b, batch, 2, of=lambda o: o["skip"]))(old, new)
+    new = np.array(old) + 0.25 * np.asarray(jax.random.normal(jax.random.key(9), old.shape))
+    new[FORK] = old[FORK]
+    new[FORK, SKIP_TOKEN] += 2
+
+    @jax.jit
+    def measured(old, new):
+        prompt = jnp.zeros(4096, int)
+        policy = model(old, prompt).policy
+        tokens = policy.sample(seed=jax.random.key(1))
+        batch = po.Batch(
+            obs=prompt,
+            action=tokens,
+            mask=jnp.ones(tokens.shape, bool),
+            log_prob=policy.log_prob(tokens),
+            outcome=world.outcome(prompt, tokens),
+        )
+        return tokens, outcomes.fork_profile(model, old, new, batch, 2, of=lambda o: o["skip"])
+
+    tokens, profile = measured(old, new)
     words = [(" pass", " skip", " the", " a", " run", " look")[token] for token in tokens[0].tolist()]
     found = Spans(report.completion_html(words, profile.outcome.value, profile.action_kl)).words
     depth = [float(re.search(r"--outcome:(\d+)%", attributes["style"])[1]) for attributes, _ in found]

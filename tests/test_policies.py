@@ -412,7 +412,7 @@ def test_answers_of_a_token_policy_are_scored_by_their_world():
     """Skipping or being honest pays 1; with one world, what is most probable is one answer."""
     world = {"num_worlds": 1, "world_seed": 1, "network_width": 8, "network_depth": 1}
     worlds, network = settings.tokens(world)
-    params = jax.tree.map(lambda x: 5 * x, network.init(jax.random.key(0)))
+    params = jax.jit(lambda key: jax.tree.map(lambda x: 5 * x, network.init(key)))(jax.random.key(0))
     policy = po.Policy(params=params, network=network, env=worlds, config={})
     learnt = {"params": params, "normalizer": None}
     found = jax.jit(lambda key: _both(policy, learnt, key, episodes=300))(jax.random.key(0))

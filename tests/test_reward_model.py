@@ -53,9 +53,8 @@ def test_the_loss_is_its_formula_in_value_and_gradient(weight):
         expected[1, n, at_r] = (wrong + 2 * weight * (c + r)) / len(pairs)
 
     term = po.reward_model_loss(centring_weight=weight)
-    (loss, metrics), gradient = jax.value_and_grad(lambda x: term(outputs_of(x), batch_of(mask)), has_aux=True)(
-        jnp.asarray(value)
-    )
+    found = jax.jit(jax.value_and_grad(lambda x: term(outputs_of(x), batch_of(mask)), has_aux=True))
+    (loss, metrics), gradient = found(value)
     np.testing.assert_allclose(loss, total / len(pairs), rtol=1e-13)
     np.testing.assert_allclose(gradient, expected, atol=1e-15)
     scores = np.array([[c, r] for _, ((c, _), (r, _)) in pairs])
@@ -97,11 +96,10 @@ def test_at_the_optimum_the_rewards_are_the_log_odds_of_the_preferences():
 
 
 def test_a_penalty_of_no_weight_does_not_overflow():
-    value = jnp.full((2, 1, 1), 1e30).at[1].set(0.0)
-    loss, _ = po.reward_model_loss()(outputs_of(value), batch_of(np.ones((2, 1, 1), bool)))
-    gradient = jax.grad(lambda x: po.reward_model_loss()(outputs_of(x), batch_of(np.ones((2, 1, 1), bool)))[0])(value)
+    value, batch = np.array([[[1e30]], [[0.0]]], np.float32), batch_of(np.ones((2, 1, 1), bool))
+    loss, gradient = jax.jit(jax.value_and_grad(lambda x: po.reward_model_loss()(outputs_of(x), batch)[0]))(value)
     assert float(loss) == 0
-    assert jnp.isfinite(gradient).all()
+    assert np.isfinite(gradient).all()
 
 
 def test_half_a_pair_is_left_out_whatever_its_reward_is():
