@@ -549,7 +549,9 @@ def test_completions_have_the_log_probabilities_of_both_policies(params):
             assert said.ended == (said.pieces[-1] == "")
     plain = next(x for row in found for x in row if "\ufffd" not in x.text)
     tokens = [256, *TOKENIZER.encode(plain.prompt), *TOKENIZER.encode(plain.text), *([257] if plain.ended else [])]
-    text = po.Batch(obs=np.array([tokens[:-1]]), action=np.array([tokens[1:]]), mask=np.ones((1, len(tokens) - 1), bool))
+    text = po.Batch(
+        obs=np.array([tokens[:-1]]), action=np.array([tokens[1:]]), mask=np.ones((1, len(tokens) - 1), bool)
+    )
     answer = len(TOKENIZER.encode(plain.prompt))
     for policy, total in ((params, plain.log_prob.sum()), (other, plain.ref_log_prob.sum())):
         expected = np.asarray(said_of(policy, text))[0, answer:].sum()
