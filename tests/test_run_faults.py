@@ -76,7 +76,7 @@ def files_touched(tmp_path_factory):
 
 slow = pytest.mark.slow
 FAILURES = [
-    pytest.param("write", ".lock", errno.ENOSPC, marks=slow),
+    ("write", ".lock", errno.ENOSPC),
     pytest.param("write", "config.json", errno.ENOSPC, marks=slow),
     ("write", "metrics.jsonl", errno.ENOSPC),
     pytest.param("write", "metrics.jsonl", errno.EDQUOT, marks=slow),
