@@ -53,8 +53,9 @@ def compiled_once():
         known = (id(algorithm), chunk_updates, mesh)
         if known not in prepared:
             run = driver.prepare(algorithm, keys, chunk_updates=chunk_updates, mesh=mesh)
-            prepared[known] = run._replace(state=copied(run.state))
-        return prepared[known]._replace(state=copied(prepared[known].state))
+            prepared[known] = run._replace(state=copied(run.state)), algorithm  # held, so that its id stays its own
+        run, _ = prepared[known]
+        return run._replace(state=copied(run.state))
 
     with mock.patch.object(sys.modules[__name__], "build", shared_build), mock.patch.object(_loop, "prepare", prepare):
         yield

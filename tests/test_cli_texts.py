@@ -353,7 +353,6 @@ def test_a_reward_that_fails_leaves_answers_out_and_counts_them(place, capsys):
     assert rows_of(out)[0]["reward"] == [1.0]
 
 
-@pytest.mark.slow
 def test_a_reward_that_scores_nothing_is_no_run_that_is_fine(place, capsys):
     out = place / "mute"
     words = ["--init", place / "start", "--steps", 8, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]

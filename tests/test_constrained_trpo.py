@@ -348,27 +348,3 @@ def test_a_recipe_keeps_a_side_effect_at_its_limit():
     assert above[0] == 0
     assert 0.1 < above[1] < 0.9, "a batch says now more, now less than the limit"
     assert metrics["policy/costs_reachable"].mean() > 0.5
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_the_state_keeps_its_types_from_the_first(dtype):
-    """A scan goes on with it, whatever the width of the parameters and of everything else."""
-    model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=jnp.stack([params] * 2)[:, None]))  # noqa: E731
-    batch = po.Batch(
-        obs=None, action=jnp.array([[0], [1]]), mask=jnp.ones((2, 1), bool),
-        advantage=jnp.array([[1.0], [-1.0]], dtype), log_prob=jnp.log(jnp.full((2, 1), 0.5, dtype)),
-        outcome=jnp.array([0, 1]),
-    )  # fmt: skip
-    objective, params = po.objective(model, po.surrogate()), jnp.zeros(2, dtype)
-    optimizer = constrained_trpo(model, costs=[(outcomes.outcome_mean(), 0.9)])
-
-    def step(carry, _):
-        params, state = carry
-        grads = jax.grad(lambda params: objective(params, batch)[0])(params)
-        updates, state = optimizer.update(grads, state, params, batch=batch, objective=objective)
-        return (optax.apply_updates(params, updates), state), None
-
-    (moved, state), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=2)
-    assert moved[0] > moved[1]
-    assert state.excess < 0

@@ -11,12 +11,15 @@ import pytest
 from small_run import RUN, build, compiled_once, interrupt_at, rows_without_times, run_small
 
 from polopt_jax import checkpoint, driver
-from polopt_jax.cli import _build, _plan, _running, main
+from polopt_jax.cli import _build, _plan, _recipes, _running, main
 from polopt_jax.cli._options import Train
 from polopt_jax.cli._presets import PRESETS, Preset, Presets
 from polopt_jax.driver import Chunk
+from polopt_jax.envs import chain
 from polopt_jax.language import token_table
+from polopt_jax.networks import mlp_actor_critic
 from polopt_jax.runs import _health, _loop
+from polopt_jax.tasks import control_task
 from polopt_jax.training import TrainState
 from polopt_jax.worlds import skip_the_test
 
@@ -228,6 +231,23 @@ def test_a_run_that_breaks_down_ends_with_3_and_keeps_the_last_good_checkpoint(
     assert checkpoint.steps(tmp_path / "broken" / "checkpoints") == [0]
     assert len(rows_without_times(tmp_path / "broken")) == 10
     assert run_small(*weights.split(), "--out", "broken", "--resume", line=line) == 3  # the same again
+
+
+def test_a_run_whose_network_answers_nothing_finite_ends_with_3(monkeypatch, capsys):
+    """All that it decides is masked out, so that the loss is 0 and nothing else tells."""
+
+    def mute(plan, reference=None):
+        env = chain(num_states=4, horizon=6)
+        network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(8,))
+        nothing = lambda params, obs: jax.tree.map(lambda x: x * np.nan, network.apply(params, obs))  # noqa: E731
+        task = control_task(env, network._replace(apply=nothing), num_envs=8, num_steps=4)
+        return _recipes.make(plan.algorithm, task, plan.arguments)
+
+    monkeypatch.setattr(_running, "build", mute)
+    line = "train reinforce --env inverted_pendulum --num-envs 8 --rollout-steps 4 --steps 640 --out run"
+    assert main(line.split()) == 3
+    said = "broken since update 1 (nothing to learn from), stopped at update 10; look at the network"
+    assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_comparison_in_which_one_run_breaks_down_does_the_others_and_ends_with_3(tmp_path, capsys, monkeypatch):

@@ -19,6 +19,7 @@ from policy_families import (
 )
 
 import polopt_jax as po
+from polopt_jax import outcomes, solvers
 
 
 def numpy_network(params, x):
@@ -482,16 +483,21 @@ def test_a_vanishing_direction_is_scaled_without_an_infinite_diagnostic():
     assert (np.abs(scaled) > 100).all()
 
 
+def held_trpo(model):
+    return solvers.constrained_trpo(model, costs=[(outcomes.outcome_mean(), 0.9)])
+
+
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("make", [po.trpo, held_trpo])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_the_state_keeps_its_types_from_the_first(dtype):
+def test_the_state_keeps_its_types_from_the_first(dtype, make):
     """A scan goes on with it, whatever the width of the parameters and of everything else."""
-    model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))  # noqa: E731
+    model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=jnp.stack([params] * 2)[:, None]))  # noqa: E731
     batch = po.Batch(
-        obs=None, action=jnp.zeros(1, int), mask=jnp.ones(1, bool), advantage=jnp.ones(1, dtype),
-        log_prob=jnp.log(jnp.full(1, 0.5, dtype)),
+        obs=None, action=jnp.array([[0], [1]]), mask=jnp.ones((2, 1), bool), outcome=jnp.array([0, 1]),
+        advantage=jnp.array([[1.0], [-1.0]], dtype), log_prob=jnp.log(jnp.full((2, 1), 0.5, dtype)),
     )  # fmt: skip
-    objective, optimizer, params = po.objective(model, po.surrogate()), po.trpo(model), jnp.zeros(2, dtype)
+    objective, optimizer, params = po.objective(model, po.surrogate()), make(model), jnp.zeros(2, dtype)
 
     def step(carry, _):
         params, state = carry

@@ -1,11 +1,11 @@
 """Whether training still works: which seeds are broken, by what, and since which update.
 
 A seed is broken in an update in which a loss, the KL of the update or the entropy is not finite, or every step was
-skipped, or no decision was left, as every step of its environments broke or no answer of the network was finite, or
-nothing of all that was answered could be scored, or the policy went so far that float32 knows no probability ratio to
-the one before. It stays broken while the policy stands still after that; and it is broken from the start while the
-policy does not move at all under a gradient that is not zero. A policy that no longer moves because it has converged is
-not broken.
+skipped, or no decision was left to learn from (every step of its environments broke, no answer of the network was
+finite, no pair had a better side), or nothing of all that was answered could be scored, or the policy went so far that
+float32 knows no probability ratio to the one before. It stays broken while the policy stands still after that; and it
+is broken from the start while the policy does not move at all under a gradient that is not zero. A policy that no
+longer moves because it has converged is not broken.
 """
 
 from __future__ import annotations
