@@ -84,10 +84,10 @@ def complaint(health: Health, schedule: Schedule, update: int) -> str | None:
     ended_badly = update >= schedule.updates and all(set(what) - {_STILL, _UNSCORED, _EMPTY} for what in health.what)
     if update - since + 1 < min(GIVE_UP_AFTER, schedule.updates) and not ended_badly:
         return None
-    reasons = ", ".join(dict.fromkeys(reason for what in health.what for reason in what))
+    reasons = list(dict.fromkeys(reason for what in health.what for reason in what))
     seeds = "" if schedule.num_seeds == 1 else " in every seed"
-    advice = _ADVICE.get(reasons, "try a smaller step or smaller weights")
-    return f"broken{seeds} since update {since} ({reasons}), stopped at update {update}; {advice}"
+    advice = next((_ADVICE[reason] for reason in reasons if reason in _ADVICE), "try a smaller step or smaller weights")
+    return f"broken{seeds} since update {since} ({', '.join(reasons)}), stopped at update {update}; {advice}"
 
 
 def _look_at_seed(before: _Seed, kl: np.ndarray, pushed: np.ndarray, faults: dict[str, np.ndarray], last: int) -> _Seed:
