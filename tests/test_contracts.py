@@ -212,14 +212,36 @@ def test_jit_equals_eager(label):
     assert_close(run(label, inputs, batch)[:2], eager(label, inputs, batch))
 
 
+def padded(inputs, batch, before, after):
+    """With masked decisions on the left (a context) and on the right of T, and what decisions are real."""
+    leading = batch.mask.shape
+    width = [(0, 0)] * (len(leading) - 1) + [(before, after)]
+
+    def pad(x):
+        garbage = np.nan if is_float(x) else False if x.dtype == bool else -100
+        return np.pad(x, width + [(0, 0)] * (x.ndim - len(leading)), constant_values=garbage)
+
+    return per_decision(pad, (inputs, batch), leading), np.pad(np.ones(leading, bool), width)
+
+
 @each_case
-def test_vmap_equals_loop(label):
-    """Over batches and over every hyperparameter at once."""
-    case, examples = CASES[label], [example(label, seed) for seed in range(2)]
+def test_vmap_over_padded_batches_equals_a_loop_over_bare_ones(label):
+    """P21, and in one program: over batches, over every hyperparameter at once, and masked decisions change nothing."""
+    case, examples = CASES[label], [jax.tree.map(np.asarray, example(label, seed)) for seed in range(2)]
     hyper = [{name: values[i] for name, values in case.hyper.items()} for i in range(2)]
-    loop = stack([run(label, *e, h) for e, h in zip(examples, hyper, strict=True)])
-    arguments = cast(stack([(h, *e) for e, h in zip(examples, hyper, strict=True)]), jnp.float32)
-    assert_close(jax.jit(jax.vmap(evaluation(label)))(*arguments), loop, rtol=1e-5)
+    wide, real = zip(*(padded(*e, *sides) for e, sides in zip(examples, [(0, 2), (2, 0)], strict=True)), strict=True)
+    arguments = cast(stack([(h, *e) for e, h in zip(wide, hyper, strict=True)]), jnp.float32)
+    together = jax.jit(jax.vmap(evaluation(label)))(*arguments)
+    assert_all_zero(together.batch_grads)
+    for i, alone in enumerate([run(label, *e, h) for e, h in zip(examples, hyper, strict=True)]):
+        result = jax.tree.map(lambda x, i=i: x[i], together)
+        assert_close((result.value, result.metrics), (alone.value, alone.metrics), rtol=1e-5)
+        assert_close(
+            [x.reshape(-1) for x in entries(result.input_grads, real[i])],
+            [x.reshape(-1) for x in entries(alone.input_grads, np.ones(examples[i][1].mask.shape, bool))],
+            rtol=1e-5,
+        )
+        assert_all_zero(entries(result.input_grads, ~real[i]))
 
 
 @pytest.mark.parametrize("label", [label for label, case in CASES.items() if case.hyper])
@@ -376,29 +398,6 @@ def test_empty_mask(label):
 
 
 @each_case
-def test_padding_is_invariant(label):
-    """P21: more masked decisions on the left (a context) or on the right of T change nothing."""
-    inputs, batch = jax.tree.map(np.asarray, example(label))
-    leading, extra = batch.mask.shape, 2
-    clean = run(label, inputs, batch)
-    for before in (0, extra):
-
-        def pad(x, before=before):
-            width = [(0, 0)] * x.ndim
-            width[len(leading) - 1] = (before, extra - before)
-            return np.pad(x, width, constant_values=np.nan if is_float(x) else False if x.dtype == bool else -100)
-
-        padded = run(label, *per_decision(pad, (inputs, batch), leading))
-        real = np.pad(np.ones(leading, bool), [(0, 0)] * (len(leading) - 1) + [(before, extra - before)])
-        assert_close((padded.value, padded.metrics), (clean.value, clean.metrics))
-        assert_close(
-            [x.reshape(-1) for x in entries(padded.input_grads, real)],
-            [x.reshape(-1) for x in entries(clean.input_grads, np.ones(leading, bool))],
-        )
-        assert_all_zero(entries(padded.input_grads, ~real))
-
-
-@each_case
 def test_rows_are_exchangeable(label):
     inputs, batch = example(label)
     axis = CASES[label].rows
@@ -506,9 +505,9 @@ def test_mask_must_be_boolean():
     "label", [label for label in [*TERMS, *DIVERGENCES] if "-" not in label and not CASES[label].couples]
 )
 def test_any_leading_shape(label):
-    """`[T]`, `[B, T]`, `[N, G, T]`, `[2, N, T]`: only the grouping into rows of T counts."""
+    """`[T]`, `[B, T]`, `[1, N, G, T]`, `[2, N, T]`: only the grouping into rows of T counts."""
     case = CASES[label]
-    flat, shapes = ((6, T), [(6, T), (3, 2, T), (1, 2, 3, T)])
+    flat, shapes = ((6, T), [(6, T), (1, 2, 3, T)])
     if case.leading == PAIRS:
         flat, shapes = (2, 6, T), [(2, 6, T), (2, 3, 2, T)]
     inputs, batch = cast(case.example(leading=flat), jnp.float32)

@@ -187,6 +187,7 @@ def test_what_is_seen_of_a_policy_that_has_moved(moved):
     np.testing.assert_allclose(metrics["seen/pull"], np.maximum(prob - ref, 0).sum(-1), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_recipes_do_as_they_are_called():
     problem = attempts.one(the_worlds(), jnp.asarray(0))
 

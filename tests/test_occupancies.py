@@ -51,6 +51,7 @@ def chi_after(problem, logits, method, updates=15):
     return float(occupancies.chi(*(occupancies.occupancy(problem, y) for y in (x, logits)))), float(success)
 
 
+@pytest.mark.slow
 def test_what_is_taken_off_keeps_the_occupancy_nearer_and_a_better_ratio_keeps_it_better(moved):
     problem, logits, *_ = moved
     of = lambda ratio, weight: chi_after(problem, logits, occupancies.discriminated(ratio)(problem, logits, weight))  # noqa: E731
@@ -63,6 +64,7 @@ def test_what_is_taken_off_keeps_the_occupancy_nearer_and_a_better_ratio_keeps_i
     assert often < 0.8 * free
 
 
+@pytest.mark.slow
 def test_the_discriminator_goes_on_from_where_it_was_after_every_update(moved):
     problem, logits, _, old, _ = moved
     method = occupancies.discriminated(occupancies.learning(1))(problem, logits, jnp.float64(0.1))

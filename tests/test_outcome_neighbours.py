@@ -134,6 +134,7 @@ def test_approval_makes_every_step_careful():
     np.testing.assert_allclose(law, [0, 0, 1, 0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_myopic_training_delivers_without_a_hack():
     problem = camera_dropbox.learnt(camera_dropbox.approved(w.tabulate(w.camera_dropbox())))
     run = jax.jit(lambda key: camera_dropbox.ends(problem, 0.1, key, gamma=0.0, updates=40))

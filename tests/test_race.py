@@ -29,6 +29,7 @@ def wanted(**own):
     return Wanted(Peers(("python",), **own))
 
 
+@pytest.mark.slow
 def test_programs_of_other_processes_do_what_they_are_told_in_turns():
     environment, _, learner = training.programs(Wanted(), "inverted_pendulum", 8, "ppo")[:3]
     small = [p._replace(options={**p.options, "updates": 2}) for p in (environment, learner)]
