@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import parts
 from benchmarks.parts.rows import Row, from_json
-from benchmarks.record import RESULTS, device_name
+from benchmarks.record import RESULTS, device_name, processor
 from polopt_jax import report
 from polopt_jax.cli._versions import PACKAGES, versions
 from polopt_jax.report import Column, Curve, Group, Panel, Section, Strip
@@ -208,7 +208,7 @@ def publish(result: Result, *, only_some: Collection[str] = ()) -> list[Path]:
 
 def record(name: str, cases: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """A part, each case with what it was measured on; new cases in the place of those of their name."""
-    made = {"date": date.today().isoformat(), "python": platform.python_version()}
+    made = {"date": date.today().isoformat(), "processor": processor(), "python": platform.python_version()}
     made["versions"] = {package: it for package, it in versions(*PACKAGES, "brax").items() if it}
     both = {case["case"]: case for case in before} | {case["case"]: {**case, "made": made} for case in cases}
     return {"benchmark": name, "device": device_name(), "cases": list(both.values())}
@@ -246,7 +246,8 @@ def made_of(cases: Sequence[Mapping[str, Any]]) -> list[str]:
     for case in cases:
         made = case["made"]
         packages = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-        found.setdefault(f"{made['date']}, Python {made['python']}, {packages}.", []).append(case["case"])
+        on = f"{made['processor']}, " if made.get("processor") else ""  # results from before it was noted lack it
+        found.setdefault(f"{made['date']}, {on}Python {made['python']}, {packages}.", []).append(case["case"])
     if len(found) == 1:
         return list(found)
     return [f"- {', '.join(names)}: {line}" for line, names in found.items()]
