@@ -115,6 +115,13 @@ def last_line(capsys):
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.fixture
+def importable(own, tmp_path, monkeypatch):
+    """`own`, where no command puts the working directory among the places of modules."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return own
+
+
 def plan(line):
     algorithm, *words = line.split()
     options = _main.read_words(_main.train_options(algorithm), "train", words)
@@ -176,11 +183,11 @@ def test_the_first_policy_is_as_wide_as_was_said_and_a_run_of_before_that_was_an
     np.testing.assert_allclose(po.load("run").params["log_std"], [-2.5], atol=1e-3)
 
 
-def test_where_nothing_is_said_real_actions_have_a_width_and_choices_none(own, tmp_path):
-    assert plan(f"ppo --env {own}:Line").config()["initial_log_std"] == -1
+def test_where_nothing_is_said_real_actions_have_a_width_and_choices_none(importable, tmp_path):
+    assert plan(f"ppo --env {importable}:Line").config()["initial_log_std"] == -1
     assert plan("trpo --env ant").config()["initial_log_std"] == -1
     assert plan("ppo --env skip_the_test").config()["initial_log_std"] is None
-    made = plan(f"ppo --env {own}:choice")
+    made = plan(f"ppo --env {importable}:choice")
     assert made.config()["initial_log_std"] is None
     (tmp_path / "config.json").write_text(runs.to_json(made.config()))
     algorithm, words = _main._with_config(["--config", str(tmp_path / "config.json")])
@@ -188,8 +195,8 @@ def test_where_nothing_is_said_real_actions_have_a_width_and_choices_none(own, t
 
 
 @pytest.mark.parametrize(("env", "was"), [("ant", 0.0), ("{own}:Line", 0.0), ("{own}:choice", None)])
-def test_the_config_of_a_run_of_before_the_width_was_an_option_means_the_width_of_then(own, tmp_path, env, was):
-    config = plan(f"ppo --env {env.format(own=own)}").config()
+def test_the_config_of_a_run_of_before_the_width_was_an_option_means_the_width_of_then(importable, tmp_path, env, was):
+    config = plan(f"ppo --env {env.format(own=importable)}").config()
     del config["initial_log_std"]
     (tmp_path / "config.json").write_text(runs.to_json(config))
     algorithm, words = _main._with_config(["--config", str(tmp_path / "config.json")])
@@ -379,6 +386,9 @@ def test_a_file_of_ones_own(own, tmp_path, capsys):
     algorithm, words = _main._with_config(["--config", str(path), "--num-envs", "64"])
     made = plan(" ".join([algorithm, *words]))
     assert (made.algorithm, made.num_envs, made.hidden, made.hyperparameters["clip_eps"]) == ("ppo", 64, (8,), 0.3)
+    for json_too, said in ((True, ["--json"]), (False, [])):
+        path.write_text(json.dumps({"env": "ant", "json": json_too}))
+        assert _main._with_config(["ppo", "--config", str(path)])[1] == ["--env", "ant", *said, "--config", str(path)]
 
 
 @pytest.mark.parametrize(
@@ -392,6 +402,7 @@ def test_a_file_of_ones_own(own, tmp_path, capsys):
         ('{"algorithm": "ppo", "env": "ant"}', "trpo", "is of ppo; leave trpo out"),
         ('{"algorithm": "ppo", "env": "ant", "frob": 1}', "", "unrecognized options: --frob"),
         ('{"algorithm": "ppo", "env": "ant", "radius": 1}', "", "ppo has no --radius"),
+        ('{"algorithm": "ppo", "env": "ant", "seed": false}', "", "--seed"),
         ('{"algorithm": "ppo", "hyperparameters": 3}', "", "its hyperparameters an object"),
         ('{"algorithm": "ppp", "env": "ant"}', "", "unknown algorithm 'ppp'"),
     ],

@@ -1,23 +1,28 @@
 """`--config FILE` and `--resume`: the options that stand in a file, as the words that would say them."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from polopt_jax import runs
 from polopt_jax.cli._envs import has_real_actions
+from polopt_jax.cli._options import Train
 from polopt_jax.cli._words import UsageError, flag
 
 DERIVED = frozenset({"algorithm", "hyperparameters", "chunk_updates", "updates", "versions", "world", "data_sha256"})
 """What a run's config.json holds that no flag says."""
+
+SWITCHES = frozenset(field.name for field in fields(Train) if field.default is False)
+"""Options that take no value, so that a file says true or false."""
 
 
 def read_options(path: Path) -> tuple[str | None, list[str]]:
     """The algorithm that a file names, if it does, and the words of a command line that say the rest.
 
     A file is a JSON object of options by their names, with hyphens or underscores, among them or in `hyperparameters`
-    those of the algorithm: the config.json of a run is one. What is null is not said. Raises UsageError if it cannot be
-    read, and RunError if it is no such object.
+    those of the algorithm: the config.json of a run is one. What is null is not said; of a switch, true is. Raises
+    UsageError if it cannot be read, and RunError if it is no such object.
     """
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
@@ -43,6 +48,8 @@ def options_of(config: Mapping[str, Any], path: Path) -> tuple[str | None, list[
 def _words(name: str, value: Any) -> list[str]:
     if value is None or value == []:
         return []
+    if name in SWITCHES and isinstance(value, bool):
+        return [flag(name)] * value
     values = value if isinstance(value, list) else [value]
     return [flag(name), ",".join(map(str, values))]
 
