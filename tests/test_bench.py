@@ -361,4 +361,4 @@ def test_figures_of_learning_in_the_readme_are_those_of_the_file():
     assert len(measured) >= 2
     for begins, wanted in (("what PPO learns over PureJaxRL's", wide), ("the same from the first policy", narrower)):
         (line,) = [line for line in readme if line.startswith(f"| {begins}")]
-        assert re.findall(r"\d\.\d\d", line.split("|")[2]) == wanted, begins
+        assert re.findall(r"\d+\.\d\d", line.split("|")[2]) == wanted, begins
