@@ -24,13 +24,6 @@ def device_name() -> str:
     return "".join(c if c.isalnum() else "-" for c in name).lower()
 
 
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The model of the CPU, or what the system says of it; empty where it says nothing."""
-    told = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in told if line.startswith("model name")]
-    return models[0] if models else platform.processor()
-
-
 def save(name: str, figures: dict[str, Any]) -> Path:
     """Writes `results/<device>/<name>.json` and prints it."""
     packages = ("jax", "jaxlib", "flax", "optax", "brax")

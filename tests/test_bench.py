@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import parts, record
+from benchmarks import parts
 from benchmarks.parts import Case, Goal, Part, Peers, Row, Wanted, as_json, from_json, page
 from benchmarks.parts import _part as part_module
 from benchmarks.parts.rows import of_numbers, of_times, quartiles
@@ -246,18 +246,11 @@ def test_what_is_published_is_kept_by_device_and_reported(small, published, caps
     assert "\n- one, two: " not in report
 
 
-def test_the_processor_is_noted_and_told_where_it_is_known(small, published, monkeypatch, tmp_path):
-    told = tmp_path / "cpuinfo"
-    told.write_text("processor\t: 0\nmodel name\t: A Chip 9 @ 3 GHz: fast\n\nprocessor\t: 1\nmodel name\t: another\n")
-    assert record.processor(told) == "A Chip 9 @ 3 GHz: fast"
-    told.write_text("CPU architecture: 8\n")
-    monkeypatch.setattr(record.platform, "processor", lambda: "arm")
-    assert record.processor(told) == record.processor(tmp_path / "none") == "arm"
-
-    monkeypatch.setattr(page, "processor", lambda: "A Chip")
+def test_the_processor_is_noted_and_told_where_it_is_known(small, published, monkeypatch):
+    monkeypatch.setattr(page, "processor", {"model name": "A Chip"}.get)
     assert [case["made"]["processor"] for case in published("first")["cases"]] == ["A Chip", "A Chip"]
     assert ", A Chip, Python " in page.REPORT.read_text()
-    monkeypatch.setattr(page, "processor", str)
+    monkeypatch.setattr(page, "processor", lambda name: "")
     published("first:two")
     one, two = (line for line in page.REPORT.read_text().splitlines() if ", Python " in line)
     assert ", A Chip, Python " in one

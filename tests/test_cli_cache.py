@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from polopt_jax.cli import _cache, _main, main
+from polopt_jax.cli import _cache, _main, _versions, main
 from polopt_jax.cli._words import UsageError
 
 
@@ -66,11 +66,24 @@ def test_without_a_folder_that_can_be_made_all_goes_on(monkeypatch, tmp_path):
 
 def test_another_processor_or_compiler_has_another_folder(monkeypatch):
     here = _cache.folder()
-    monkeypatch.setattr(_cache, "_processor", lambda: "flags: other")
+    monkeypatch.setattr(_cache, "processor", lambda *names: "other")
     assert _cache.folder() != here
     monkeypatch.undo()
     monkeypatch.setattr(_cache.version, "__version__", "0.0.1")
     assert _cache.folder().name != here.name
+
+
+def test_a_processor_is_what_linux_says_of_the_first_or_what_python_does(monkeypatch, tmp_path):
+    told = tmp_path / "cpuinfo"
+    monkeypatch.setattr(_versions, "CPUINFO", told)
+    monkeypatch.setattr(_versions.platform, "processor", lambda: "arm")
+    assert _versions.processor("model name") == "arm"
+    told.write_text(
+        "processor\t: 0\nmodel name\t: A Chip: 9\nflags\t\t: a b\n\nprocessor\t: 1\nmodel name\t: another\n"
+    )
+    assert _versions.processor("model name") == "A Chip: 9"
+    assert _versions.processor("flags", "Features") == "a b"
+    assert _versions.processor("Features") == "arm"
 
 
 def test_the_folder_is_below_home_where_nothing_else_is_said(monkeypatch, tmp_path):

@@ -236,6 +236,7 @@ def test_vmap_over_padded_batches_equals_a_loop_over_bare_ones(label):
     for i, alone in enumerate([run(label, *e, h) for e, h in zip(examples, hyper, strict=True)]):
         result = jax.tree.map(lambda x, i=i: x[i], together)
         assert_close((result.value, result.metrics), (alone.value, alone.metrics), rtol=1e-5)
+        assert len(entries(result.input_grads, real[i])) == len(jax.tree.leaves(alone.input_grads)), "none is left out"
         assert_close(
             [x.reshape(-1) for x in entries(result.input_grads, real[i])],
             [x.reshape(-1) for x in entries(alone.input_grads, np.ones(examples[i][1].mask.shape, bool))],

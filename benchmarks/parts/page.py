@@ -15,9 +15,9 @@ import numpy as np
 
 from benchmarks import parts
 from benchmarks.parts.rows import Row, from_json
-from benchmarks.record import RESULTS, device_name, processor
+from benchmarks.record import RESULTS, device_name
 from polopt_jax import report
-from polopt_jax.cli._versions import PACKAGES, versions
+from polopt_jax.cli._versions import PACKAGES, processor, versions
 from polopt_jax.report import Column, Curve, Group, Panel, Section, Strip
 
 Result = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -208,7 +208,7 @@ def publish(result: Result, *, only_some: Collection[str] = ()) -> list[Path]:
 
 def record(name: str, cases: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """A part, each case with what it was measured on; new cases in the place of those of their name."""
-    made = {"date": date.today().isoformat(), "processor": processor(), "python": platform.python_version()}
+    made = {"date": date.today().isoformat(), "processor": processor("model name"), "python": platform.python_version()}
     made["versions"] = {package: it for package, it in versions(*PACKAGES, "brax").items() if it}
     both = {case["case"]: case for case in before} | {case["case"]: {**case, "made": made} for case in cases}
     return {"benchmark": name, "device": device_name(), "cases": list(both.values())}

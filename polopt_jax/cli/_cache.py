@@ -10,6 +10,7 @@ import jax
 from jaxlib import version
 
 from polopt_jax.cli._progress import say
+from polopt_jax.cli._versions import processor
 
 SWITCH = "--no-cache"
 """The flag, of every command, with which nothing is kept or read."""
@@ -19,6 +20,8 @@ LARGEST = 2**31
 """Bytes; what was not used for longest goes first."""
 WORTH = 0.2
 """Seconds of compilation below which a program is not kept."""
+ABILITIES = ("flags", "Features")
+"""What Linux calls what a processor can do, of Intel's kind and of Arm's."""
 
 
 def use_cache(arguments: Sequence[str]) -> None:
@@ -41,14 +44,5 @@ def use_cache(arguments: Sequence[str]) -> None:
 def folder() -> Path:
     """A folder for this version of the compiler on this kind of processor: a program of another may not run here."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    kind = hashlib.sha256(_processor().encode()).hexdigest()[:8]
+    kind = hashlib.sha256(processor(*ABILITIES).encode()).hexdigest()[:8]
     return Path(base) / "polopt_jax" / f"jaxlib-{version.__version__}-{platform.machine()}-{kind}"
-
-
-def _processor() -> str:
-    """What the processor can do, as far as the system says."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())

@@ -1,11 +1,14 @@
-"""What was installed when something was run."""
+"""What was installed when something was run, and on what processor."""
 
 import importlib.metadata
+import platform
+from pathlib import Path
 
 import polopt_jax
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
 """What, besides this package, decides the numbers of any run."""
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def versions(*packages: str) -> dict[str, str | None]:
@@ -18,3 +21,13 @@ def versions(*packages: str) -> dict[str, str | None]:
             return None
 
     return {"polopt_jax": polopt_jax.__version__, **{package: version(package) for package in packages}}
+
+
+def processor(*names: str) -> str:
+    """The first thing that Linux says of its processors under one of these names; elsewhere what Python knows of it."""
+    try:
+        lines = CPUINFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    told = ((name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines))
+    return next((value for name, value in told if name in names), platform.processor())
