@@ -7,6 +7,7 @@ and what it needs.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
@@ -42,8 +43,8 @@ def check_outputs(caller: str, outputs: Any) -> Any:
     return outputs
 
 
-def check_takes(caller: str, what: str, function: Any, *names: str) -> None:
-    """Raises TypeError unless `function` can be called with so many arguments.
+def check_takes(caller: str, what: str, function: Any, *names: str, by_name: Sequence[str] = ()) -> None:
+    """Raises TypeError unless `function` can be called with so many arguments, and further ones by their names.
 
     A maker of terms that was not called (`po.ppo` for `po.ppo()`) takes none.
     """
@@ -51,7 +52,7 @@ def check_takes(caller: str, what: str, function: Any, *names: str) -> None:
     if not callable(function):
         raise TypeError(f"{needs}; it is {described(function)}")
     try:
-        inspect.signature(function).bind(*names)
+        inspect.signature(function).bind(*names, **dict.fromkeys(by_name))
     except ValueError:  # built in, without a signature
         return
     except TypeError:

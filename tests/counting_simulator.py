@@ -150,6 +150,13 @@ class Old(Counting):
         return super().step(action)[:4]
 
 
+class Outside(Counting):
+    observation_space = Discrete(3)
+
+    def _obs(self):
+        return np.int64(-1)
+
+
 class Wider(Counting):
     def _obs(self):
         return np.zeros(3)

@@ -47,6 +47,10 @@ def beside(prompt, completion):
 
 def never(prompt, completion):
     raise RuntimeError("no")
+
+def number(prompt, completion, answer):
+    assert prompt == f"p{answer}:"
+    return float(answer)
 """
 
 
@@ -69,6 +73,9 @@ def place(tmp_path_factory):
     write_lines(folder / "labels.jsonl", labels)
     write_lines(folder / "disliked.jsonl", [record | {"label": False} for record in labels])
     write_lines(folder / "prompts.jsonl", [{"prompt": f"p{n}:"} for n in range(8)])
+    answers = [{"prompt": f"p{n}:", "answer": n} for n in range(8)]
+    write_lines(folder / "answers.jsonl", answers)
+    write_lines(folder / "unanswered.jsonl", [*answers[:6], {"prompt": "p6:", "reply": 6}, *answers[7:]])
     (folder / "own_reward.py").write_text(REWARD)
     code = main(["train", "sft", "--data", str(folder / "texts.jsonl"), *SIZES, "--steps", "160", "--batch-size", "4",
                  "--out", str(folder / "start"), "--json", "--no-cache"])  # fmt: skip
@@ -344,6 +351,21 @@ def test_answers_are_learnt_from_a_reward_in_python(place, capsys):
     )
 
 
+def test_a_reward_is_given_what_it_names_of_the_line_of_the_prompt(place, capsys):
+    out = place / "compared"
+    words = ["--init", place / "start", "--steps", 12, "--batch-size", 6, "--answer-length", 4, "--group-size", 2]
+    words += ["--num-minibatches", 1, "--held-out", 0.25, "--out", out, "--reward-workers", 1]
+    said(capsys, "train", "grpo", "--data", place / "answers.jsonl", "--reward", "own_reward:number", *words)
+    held = {record.line - 1 for record in _text_runs.data_of(_text_runs.plan_of(runs.read_config(out), out), out).held}
+    assert len(held) == 2
+    rows = rows_of(out)
+    np.testing.assert_allclose([row["reward"][0] for row in rows], (28 - sum(held)) / 6, rtol=1e-6)
+    np.testing.assert_allclose(rows[-1]["held/reward"][0], sum(held) / 2)
+    assert "unscored" not in summary_of(out) or not summary_of(out)["unscored"]
+    seen = json.loads(said(capsys, "evaluate", out, "--json").out)["seeds"][0]
+    np.testing.assert_allclose(seen["reward"], sum(held) / 2)
+
+
 def test_a_reward_that_fails_leaves_answers_out_and_counts_them(place, capsys):
     out = place / "failing"
     words = ["--init", place / "start", "--steps", 8, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]
@@ -395,6 +417,14 @@ WRONG = {
     "no such reward": (
         ["grpo", "--data", "prompts.jsonl", "--init", "start", "--reward", "own_reward:lenght"],
         "has no attribute 'lenght'",
+    ),
+    "no such column": (
+        ["grpo", "--data", "prompts.jsonl", "--init", "start", "--reward", "own_reward:number"],
+        'own_reward:number takes "answer" of the record of a prompt, and that of line 1 of --data has prompt.',
+    ),
+    "a line without the column": (
+        ["grpo", "--data", "unanswered.jsonl", "--init", "start", "--reward", "own_reward:number", "--batch-size", "4"],
+        "and that of line 7 of --data has prompt, reply. A parameter with a default need not be there",
     ),
     "limit without workers": (
         [

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import text_rewards
 
-from polopt_jax.language import _reward_team, import_reward, reward_workers, score_texts
+from polopt_jax.language import _reward_team, import_reward, reward_columns, reward_workers, score_texts
 
 pytestmark = pytest.mark.timeout(60)
 ENVIRON = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -138,6 +139,92 @@ def test_no_texts_are_no_scores(workers):
     scores = score_texts(text_rewards.length, [], [], workers=workers)
     assert scores.reward.shape == (0,)
     assert scores.told() == ""
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_reward_is_given_the_columns_that_it_names(workers):
+    answers = [{"answer": "4", "line": 1}, {"line": 2, "answer": "5"}, {"answer": "6"}]
+    assert score_texts(text_rewards.right, ["?"] * 3, ["4", "5", "5"], answers, workers=workers).reward.tolist() == [
+        1, 1, 0,
+    ]  # fmt: skip
+    near = [{"answer": 4, "tolerance": 1}, {"answer": 4}, {"answer": 4, "tolerance": 2}]
+    assert score_texts(text_rewards.near, ["?"] * 3, ["5", "5", "5"], near, workers=workers).reward.tolist() == [
+        1,
+        0,
+        1,
+    ]
+    values = [None, True, -3, 0.1, 1e300, 2**80, "né\0\U0001f600\ud800", [1, [2, "x"]], {"a": {"b": [None]}}, "", []]
+    columns = [{"value": x, "tests": [x]} if n % 2 else {"value": x} for n, x in enumerate(values)]
+    said = [repr([x, [x] if n % 2 else ()]) for n, x in enumerate(values)]
+    scores = score_texts(text_rewards.as_told, ["?"] * len(values), said, columns, workers=workers)
+    assert scores.reward.tolist() == [1.0] * len(values), scores.told()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_reward_may_take_all_columns_but_none_that_is_called_as_its_own_two(workers):
+    columns = [{}, {"a": 1}, {"a": 1, "b": 2, "completion": "the right one", "prompt": "?"}]
+    scores = score_texts(text_rewards.how_many, ["?"] * 3, ["the answer"] * 3, columns, workers=workers)
+    assert scores.reward.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_reward_does_to_its_columns_is_gone_after_the_call(workers):
+    shared = {"tests": {"first": [1]}}
+    scores = score_texts(text_rewards.spoiling, ["?"] * 3, ["a"] * 3, [shared] * 3, workers=workers)
+    assert scores.reward.tolist() == [2, 2, 2]
+    assert shared == {"tests": {"first": [1]}}
+
+
+def test_columns_that_are_not_taken_are_not_sent():
+    columns = [{"answer": "4", "picture": object()}]
+    assert score_texts(text_rewards.right, ["?"], ["4"], columns, workers=1).reward.tolist() == [1]
+    assert score_texts(text_rewards.length, ["?"], ["4"], columns, workers=1).reward.tolist() == [2]
+    columns = [{"answer": "4"}, {"answer": object()}]
+    with pytest.raises(TypeError, match=r"'answer' of completion 1 is a object: .* workers=0 takes anything"):
+        score_texts(text_rewards.right, ["?"] * 2, ["4"] * 2, columns, workers=1)
+    assert score_texts(text_rewards.right, ["?"] * 2, ["4"] * 2, columns).reward.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "said"),
+    [
+        ((), ValueError, "takes 'answer' as a column, and completion 0 has none"),
+        (
+            [{"answer": "4"}, {"id": 3, "reply": "4"}],
+            ValueError,
+            "'answer' as a column, and completion 1 has id, reply",
+        ),
+        ([{"answer": "4"}], ValueError, "there must be columns for each completion: 1 for 2 completions"),
+        (
+            {"answer": ["4", "4"]},
+            TypeError,
+            "columns must be a list of dicts, one for each completion; there is a dict",
+        ),
+        ([{"answer": "4"}, "4"], TypeError, "columns must be a list of dicts, one for each completion; there is a str"),
+    ],
+)
+def test_columns_that_are_not_there_are_told(columns, kind, said):
+    with pytest.raises(kind, match=said):
+        score_texts(text_rewards.right, ["?"] * 2, ["4"] * 2, columns)
+
+
+def test_which_columns_a_reward_takes_is_read_off_its_signature():
+    class Marker:
+        def __call__(self, question, said, answer, *, weight=1.0):
+            return weight
+
+    for reward, expected in (
+        (lambda prompt, completion: 0, ((), (), False, ("prompt", "completion"))),
+        (Marker(), (("answer",), ("weight",), False, ("question", "said"))),
+        (lambda *texts, answer, **columns: 0, (("answer",), (), True, ())),
+        (lambda prompt, /, *rest, answer=3: 0, ((), ("answer",), False, ())),
+        (partial(text_rewards.near, tolerance=3), (("answer",), ("tolerance",), False, ("prompt", "completion"))),
+        (max, ((), (), False, ())),
+    ):
+        assert reward_columns(reward) == expected, reward
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------

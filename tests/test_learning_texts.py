@@ -319,7 +319,7 @@ def test_every_member_over_pairs_has_a_gradient_at_the_reference(params, of_pair
 
 
 def prompts(names):
-    rows = prompt_rows([Prompt(name, n) for n, name in enumerate(names)], TOKENIZER, max_length=8)
+    rows = prompt_rows([Prompt(name, n, {"called": name}) for n, name in enumerate(names)], TOKENIZER, max_length=8)
     return texts.examples(rows.tokens, rows.kept)
 
 
@@ -344,14 +344,17 @@ class Scorer:
     def __init__(self):
         self.asked, self.rewards = [], lambda completions: np.arange(len(completions), dtype=float)
 
-    def __call__(self, prompts, completions):
+    def __call__(self, prompts, completions, columns):
         self.asked.append((list(prompts), list(completions)))
+        self.columns = list(columns)
         return Scores(np.asarray(self.rewards(completions), np.float32), [])
 
 
 def scoring(of_completion):
     """A score that is a function of each completion."""
-    return lambda prompts, completions: Scores(np.array([of_completion(c) for c in completions], np.float32), [])
+    return lambda prompts, completions, columns: Scores(
+        np.array([of_completion(c) for c in completions], np.float32), []
+    )
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +381,7 @@ def test_answers_are_scored_as_texts_beside_their_own_prompts(group_run):
     asked_prompts, completions = scorer.asked[-1]
     due = texts.places_of(3, rows=2, seed=0, update=0)
     assert asked_prompts == [["a:", "bb:", "ccc:"][place] for place in due for _ in range(4)]
+    assert scorer.columns == [{"called": name} for name in asked_prompts]
     np.testing.assert_array_equal(given.reward, np.arange(8.0).reshape(1, 2, 4))
     for n in range(2):
         for g in range(4):

@@ -182,6 +182,7 @@ def test_observations_are_floats_or_one_hot():
     assert sim.obs_shape == (20,)
     assert sim.observe(np.array([3, 22])).argmax(1).tolist() == [0, 19]
     assert sim.observe(np.array([3])).sum() == 1
+    assert np.isnan(sim.observe(np.array([2, 3, 23]))).all(1).tolist() == [True, False, True], "none of its own"
     picture = simulators.simulator(known.Aiming)
     assert picture.obs_shape == (1, 1)
     with np.errstate(all="raise"):
@@ -198,6 +199,7 @@ def test_observations_are_floats_or_one_hot():
         (known.Nested, r"observations must be a Box or a Discrete; they are Dict\('position': Discrete\(3\)\)"),
         (known.Chosen, "actions must be a Discrete or a Box of floats; they are MultiDiscrete"),
         (known.Old, r"step must return \(obs, reward, terminated, truncated, info\); it returned a tuple of 4"),
+        (known.Outside, r"reset must return observations of its space; it returned np.int64\(-1\)"),
         (known.Wider, r"reset must return observations of its space's shape \(2,\); it is \(3,\)"),
         (known.Unrewarded, "step must return a finite number as the reward; it is None"),
     ],

@@ -294,6 +294,13 @@ def test_the_step_size_rule(reached, jump, wanted):
     assert study.chosen(at_settings(reached, jump), 0) == wanted
 
 
+def test_a_run_that_never_arrived_has_no_jump_whatever_stands_there():
+    found = at_settings([1, 0.9], [0.01, 0.05])
+    found["jump"][0, 1, :, 1] = [0.05] * 4 + [0.12] * 5 + [0.0]
+    assert found["reached"][0, 1, :, 1].tolist() == [True] * 9 + [False]
+    assert study.chosen(found, 0) == 0, "the median is .12 of the nine that arrived, .085 of ten"
+
+
 def test_the_rule_looks_at_each_start_alone_and_never_at_side_effects():
     found = figures(np.full((3, 4), 0.3), setting=1)
     assert [study.chosen(found, k) for k in range(3)] == [1, 1, 1]

@@ -16,7 +16,7 @@ import pytest
 
 import polopt_jax as po
 from polopt_jax import language
-from polopt_jax.language import ByteTokenizer, Labelled, Pair, Text
+from polopt_jax.language import ByteTokenizer, Labelled, Pair, Prompt, Text
 
 GOOD = {"prompt": "2+2=", "chosen": "4", "rejected": "5"}
 
@@ -109,6 +109,40 @@ def test_messages_become_text_and_a_shared_beginning_a_prompt(write):
     assert [str(problem) for problem in records.problems] == ['line 3: "chosen" and "rejected" are the same (left out)']
     shout = lambda messages: "/".join(message["content"].upper() for message in messages)  # noqa: E731
     assert language.read_pairs(write(explicit), render=shout).rows[0] == Pair("HI/HELLO/2+2?", "4", "5", 1)
+
+
+def test_what_else_the_record_of_a_prompt_has_are_its_columns(write):
+    records = language.read_prompts(
+        write(
+            {"prompt": "2+2=", "answer": "4", "steps": [1, {"a": None}]},
+            {"prompt": "2+2=", "answer": "four"},
+            {"answer": "4", "steps": [1, {"a": None}], "prompt": "2+2="},
+            {"prompt": [user("x")]},
+        )
+    )
+    columns = {"answer": "4", "steps": [1, {"a": None}]}
+    assert records.rows == [
+        Prompt("2+2=", 1, columns),
+        Prompt("2+2=", 2, {"answer": "four"}),
+        Prompt("2+2=", 3, columns),
+        Prompt("[user]\nx\n", 4, {}),
+    ]
+    assert [str(problem) for problem in records.problems] == ["line 3: is the same as line 1"]
+
+
+def test_records_may_be_in_memory(write):
+    records = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a"}, "text"]
+    found = language.read_pairs(iter(records))
+    assert found == language.read_pairs(write(*records))
+    assert found.rows == [Pair("a", "b", "c", 1)]
+    assert [problem.line for problem in found.problems] == [2, 3]
+    for nothing, said in (([], "there is no record that can be used: it is empty"), ([3], "line 1: is not a JSON obj")):
+        with pytest.raises(ValueError, match=said):
+            language.read_texts(nothing)
+    with pytest.raises(TypeError, match="this is one whose parts are train, test: give one of them"):
+        language.read_texts({"train": [], "test": []})
+    with pytest.raises(TypeError, match="records are a file, a directory, or one mapping after the other, not a int"):
+        language.read_texts(3)
 
 
 def test_labels_texts_and_prompts_have_readers_of_their_own(write):

@@ -156,5 +156,29 @@ judge = Judge()
 number = 3
 
 
-def three(prompt, completion, weight):
+def three(prompt, completion, weight, /):
     return weight
+
+
+def right(prompt, completion, answer):
+    return completion == answer
+
+
+def near(prompt, completion, answer, tolerance=0):
+    return abs(float(completion) - answer) <= tolerance
+
+
+def as_told(prompt, completion, *, value, tests=()):
+    """That what came is what the completion says it is."""
+    return repr([value, tests]) == completion
+
+
+def how_many(prompt, completion, **columns):
+    """How many columns there are, and none has taken the place of the completion."""
+    return len(columns) if completion == "the answer" else -1
+
+
+def spoiling(prompt, completion, tests):
+    """Changes what it was given."""
+    tests["first"].append(completion)
+    return len(tests["first"])

@@ -48,7 +48,7 @@ NEEDS = {
     "sft": '{"prompt", "completion"}, {"text"} or {"messages"}',
     "pairs": '{"prompt", "chosen", "rejected"}',
     "labels": '{"prompt", "completion", "label"}',
-    "grpo": '{"prompt"}',
+    "grpo": '{"prompt"}, and what its reward needs',
 }
 """By kind of data, what a line of the file must have."""
 

@@ -62,8 +62,9 @@ class TrainAnswers(TrainTexts):
     """Learn from what a function says of answers to prompts of your own."""
 
     reward: Annotated[str | None, NAME, shown("NAME", "must be given")] = None
-    """package.module:function, called with a prompt and a completion: what the completion is worth, a number. Where it
-    raises an error, or gives none, the answer is left out of its group and counted."""
+    """package.module:function, called with a prompt and a completion: what the completion is worth, a number. Further
+    parameters are fields of the prompt's line, by name. Where it raises an error, or gives none, the answer is left out
+    of its group and counted."""
     reward_workers: Annotated[int, WHOLE, shown("N", "0")] = 0
     """Processes that call it side by side; 0 for this one."""
     reward_time_limit: Annotated[float | None, NUMBER, shown("SECONDS", "none")] = None

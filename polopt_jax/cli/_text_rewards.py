@@ -1,10 +1,12 @@
 """The reward of `polopt train grpo --data`: a function of one's own, called on the host, whose failures are told."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from polopt_jax import language
 from polopt_jax.cli._progress import say
+from polopt_jax.cli._text_data import Data
 from polopt_jax.cli._text_plan import TextPlan
 from polopt_jax.cli._words import UsageError
 
@@ -12,14 +14,21 @@ TOLD = 3
 """Updates with answers that could not be scored of which it is told why; the log and the summary count all."""
 
 
-def check_reward(name: str | None) -> None:
-    """Raises UsageError if there is no such function."""
+def check_reward(name: str | None, data: Data) -> None:
+    """Raises UsageError if there is no such function, or it takes what a record has not."""
     if name is None:
         return
     try:
-        language.import_reward(name)
+        needed = language.reward_columns(language.import_reward(name)).needed
     except (TypeError, ValueError) as error:
         raise UsageError(f"--reward: {error}") from error
+    for record in sorted((*data.train, *data.held), key=lambda record: record.line):
+        if lacking := [column for column in needed if column not in record.columns]:
+            has = ", ".join(("prompt", *map(str, record.columns)))
+            raise UsageError(
+                f'--reward: {name} takes "{lacking[0]}" of the record of a prompt, and that of line {record.line} of '
+                f"--data has {has}. A parameter with a default need not be there"
+            )
 
 
 @contextlib.contextmanager
@@ -42,10 +51,12 @@ def _telling(score: language.Score) -> language.Score:
     """The same, which says why of the first few updates with answers that could not be scored."""
     told = 0
 
-    def telling(prompts: Sequence[str], completions: Sequence[str]) -> language.Scores:
+    def telling(
+        prompts: Sequence[str], completions: Sequence[str], columns: Sequence[Mapping[str, Any]] = ()
+    ) -> language.Scores:
         nonlocal told
         with _not_called():
-            scores = score(prompts, completions)
+            scores = score(prompts, completions, columns)
         if scores.failures and told < TOLD:
             told += 1
             say(scores.told(most=1) + ("; more like it are counted and not told" if told == TOLD else ""))

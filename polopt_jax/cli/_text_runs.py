@@ -13,7 +13,7 @@ from polopt_jax.cli._text_build import REFERENCE_PART, build
 from polopt_jax.cli._text_data import Data, read_data
 from polopt_jax.cli._text_family import kind_of
 from polopt_jax.cli._text_plan import TextPlan, check_unchanged
-from polopt_jax.cli._text_rewards import scoring
+from polopt_jax.cli._text_rewards import check_reward, scoring
 from polopt_jax.cli._words import UsageError
 from polopt_jax.settings import byte_transformer
 from polopt_jax.texts import REFERENCE
@@ -68,6 +68,7 @@ def evaluated(plan: TextPlan, directory: Path) -> tuple[int, dict[str, list[floa
         raise UsageError(
             f"nothing was held out of {plan.data} (--held-out {plan.held_out}), so there is nothing to see"
         )
+    check_reward(plan.reward, data)
     found = learnt(plan, directory)
     with scoring(plan) as score:
         seen_alone = data._replace(train=data.held)  # of what was learnt from nothing is asked

@@ -62,7 +62,7 @@ def planned(algorithm: str, options: TrainTexts, hyperparameters: dict[str, Any]
         return len(text_examples(data.train, max_length=max_length).kept) if data.train else 0
 
     plan = plan_texts(algorithm, options, hyperparameters, number_of, start)
-    check_reward(plan.reward)
+    check_reward(plan.reward, found["data"])
     if plan.init is None and kind == "labels" and not chosen_texts(found["data"].train):
         raise UsageError(
             f"--data: no line of {options.data} to learn from has label true, so there is nothing to imitate before "

@@ -29,6 +29,7 @@ from polopt_jax.language._records import (
     read_prompts,
     read_texts,
 )
+from polopt_jax.language._reward_columns import RewardColumns, reward_columns
 from polopt_jax.language._rows import (
     Prompts,
     Rows,
@@ -56,6 +57,7 @@ __all__ = [
     "Prompt",
     "Prompts",
     "Records",
+    "RewardColumns",
     "Rows",
     "Score",
     "Scores",
@@ -79,6 +81,7 @@ __all__ = [
     "read_prompts",
     "read_texts",
     "recorded",
+    "reward_columns",
     "reward_workers",
     "rotary_positions",
     "sample_groups",

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import json
 import math
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from polopt_jax.boundaries import check_takes, described
+from polopt_jax.boundaries import described
 from polopt_jax.envs._import import import_callable
+from polopt_jax.language._reward_columns import RewardColumns, check_reward
 from polopt_jax.language._reward_team import Team
 from polopt_jax.language._reward_worker import attempt
 
-Reward: TypeAlias = Callable[[str, str], float]
-"""`(prompt, completion) -> reward`, whatever `float` makes a number of but a string."""
+Reward: TypeAlias = Callable[..., float]
+"""`(prompt, completion, **columns) -> reward`, whatever `float` makes a number of but a string.
+
+Parameters after the first two have the names of columns of the prompt's record, and are given them by name: one without
+a default must be there, one with a default may be, and `**columns` takes all.
+"""
 
 
 class Failure(NamedTuple):
@@ -48,15 +55,20 @@ class Scores(NamedTuple):
         return f"{len(self.failures)} of {len(self.reward)} completions could not be scored: {first}"
 
 
-Score: TypeAlias = Callable[[Sequence[str], Sequence[str]], Scores]
-"""`(prompts, completions) -> Scores`, a prompt for each completion."""
+class Score(Protocol):
+    """What scores completions: a prompt for each, and where there are columns the record's, too, by name."""
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], columns: Sequence[Mapping[str, Any]] = ()
+    ) -> Scores: ...
 
 
 def import_reward(name: str) -> Reward:
     """The reward that `package.module:function` names.
 
     Args:
-      name: a module, a colon, and what in it is called with a prompt and a completion: a function, or an object.
+      name: a module, a colon, and what in it is called with a prompt, a completion and the columns that it names: a
+        function, or an object.
 
     Raises:
       ValueError: `name` is no such name, the module cannot be imported, has no such thing or it cannot be called; the
@@ -70,7 +82,7 @@ def import_reward(name: str) -> Reward:
     """
     with contextlib.redirect_stdout(sys.stderr):
         reward = import_callable(name, what="a reward", called="function", needed="a function of (prompt, completion)")
-    check_takes("import_reward", name, reward, "prompt", "completion")
+    check_reward("import_reward", name, reward)
     return reward
 
 
@@ -79,14 +91,17 @@ def reward_workers(reward: Reward | str, *, workers: int = 0, time_limit: float 
     """A function that scores completions, in processes that are there as long as the block is.
 
         with reward_workers("rewards:correct", workers=4, time_limit=2.0) as score:
-            rewards, failures = score(prompts, completions)
+            rewards, failures = score(prompts, completions, columns)
+
+    A reward that needs more than the two, the right answer say, names it: of `correct(prompt, completion, answer)` the
+    third comes from `columns`, which are those of the records of `read_prompts`, a mapping for each completion.
 
     A completion that cannot be scored is NaN, and told: the reward raised something, gave what is no finite float32,
     or, with workers, took longer than it may or ended its process. The others are scored as if it were not there; the
     estimators over groups (`group_relative`, ...) leave a NaN out of its group.
 
     Args:
-      reward: `(prompt, completion) -> number`, or its name `package.module:function`.
+      reward: `(prompt, completion, **columns) -> number`, or its name `package.module:function`.
       workers: how many processes. 0 calls the reward in this one, after each other: any function will do, a lambda too;
         but it can neither be stopped nor kept from ending this process. Processes start anew and import what the reward
         is in, so that it must have a name there: a function at the top of a module which is not the script that
@@ -96,16 +111,18 @@ def reward_workers(reward: Reward | str, *, workers: int = 0, time_limit: float 
         killed with all that it started, and replaced, which takes as long as its start did.
 
     Returns:
-      A context manager that gives `score(prompts, completions) -> Scores`. At its end, with Ctrl-C too, no process is
-      left, nor where this one is killed.
+      A context manager that gives `score(prompts, completions, columns=()) -> Scores`. At its end, with Ctrl-C too, no
+      process is left, nor where this one is killed.
 
     Raises:
       ValueError: a number is out of range, a time limit without workers, a reward without a name for workers, texts of
-        unlike number; and as `import_reward`. TypeError: a text is no string, or the reward takes other arguments.
+        unlike number, a column that the reward needs is not there; and as `import_reward`. TypeError: a text is no
+        string, the reward takes other arguments, or what a column has for a worker is nothing that JSON can say.
       RuntimeError: a process cannot import the reward, though this one can.
 
-    A reward that depends on its two arguments alone gives the same scores whatever the number of workers, but for what
-    a time limit cuts off, which is a matter of the machine. Sets of strings have one order in all workers. What a
+    A reward that depends on its arguments alone gives the same scores whatever the number of workers, but for what a
+    time limit cuts off, which is a matter of the machine; it has columns of its own to change at each call, and with
+    workers they have been JSON (a tuple is a list). Sets of strings have one order in all workers. What a
     reward prints goes to stderr; with `workers=0`, what the *processes* that it starts print goes where they print it.
     Where it imports jax, workers have it on the CPU, unless JAX_PLATFORMS is set.
 
@@ -123,14 +140,14 @@ def reward_workers(reward: Reward | str, *, workers: int = 0, time_limit: float 
     if time_limit is not None and workers == 0:
         raise ValueError("reward_workers: a time_limit needs workers=1 or more: nothing stops a call in this process")
     function = import_reward(reward) if isinstance(reward, str) else reward
-    check_takes("reward_workers", "reward", function, "prompt", "completion")
+    taken = check_reward("reward_workers", "reward", function)
     if workers == 0:
-        yield _scoring(lambda prompts, completions: _here(function, prompts, completions))
+        yield _scoring(taken, lambda asked: _here(function, asked))
         return
     name = reward if isinstance(reward, str) else _name_of(function)
     team = Team(name, workers=workers, time_limit=math.inf if time_limit is None else time_limit)
     try:
-        yield _scoring(team.score)
+        yield _scoring(taken, lambda asked: team.score(_said_in_json(asked)))
     finally:
         team.close()
 
@@ -139,6 +156,7 @@ def score_texts(
     reward: Reward | str,
     prompts: Sequence[str],
     completions: Sequence[str],
+    columns: Sequence[Mapping[str, Any]] = (),
     *,
     workers: int = 0,
     time_limit: float | None = None,
@@ -147,18 +165,37 @@ def score_texts(
 
     >>> score_texts(lambda prompt, completion: float(completion == prompt[::-1]), ["abc", "abc"], ["cba", "abc"]).reward
     array([1., 0.], dtype=float32)
+    >>> def right(prompt, completion, answer):
+    ...     return float(completion == answer)
+    >>> score_texts(right, ["2+2="] * 2, ["4", "5"], [{"answer": "4"}] * 2).reward
+    array([1., 0.], dtype=float32)
     """
     with reward_workers(reward, workers=workers, time_limit=time_limit) as score:
-        return score(prompts, completions)
+        return score(prompts, completions, columns)
 
 
-def _here(reward: Reward, prompts: Sequence[str], completions: Sequence[str]) -> list[float | str]:
+_Asked: TypeAlias = Sequence[tuple[str, str, dict[str, Any]]]
+
+
+def _here(reward: Reward, asked: _Asked) -> list[float | str]:
     with contextlib.redirect_stdout(sys.stderr):
-        return [attempt(reward, *texts) for texts in zip(prompts, completions, strict=True)]
+        return [attempt(reward, prompt, completion, copy.deepcopy(columns)) for prompt, completion, columns in asked]
 
 
-def _scoring(call: Callable[[Sequence[str], Sequence[str]], list[float | str]]) -> Score:
-    def score(prompts: Sequence[str], completions: Sequence[str]) -> Scores:
+def _said_in_json(asked: _Asked) -> _Asked:
+    """The same. Raises TypeError for a column that cannot be sent to another process."""
+    for n, (_, _, columns) in enumerate(asked):
+        for name, value in columns.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError) as error:
+                said = f"score: workers are sent columns as JSON, and {name!r} of completion {n} is {described(value)}"
+                raise TypeError(f"{said}: {error}. workers=0 takes anything") from error
+    return asked
+
+
+def _scoring(taken: RewardColumns, call: Callable[[_Asked], list[float | str]]) -> Score:
+    def score(prompts: Sequence[str], completions: Sequence[str], columns: Sequence[Mapping[str, Any]] = ()) -> Scores:
         for name, texts in {"prompts": prompts, "completions": completions}.items():
             wrong = [texts] if isinstance(texts, str) else [text for text in texts if not isinstance(text, str)]
             if wrong:
@@ -168,12 +205,28 @@ def _scoring(call: Callable[[Sequence[str], Sequence[str]], list[float | str]]) 
                 f"score: there must be a prompt for each completion; there are {len(prompts)} prompts and "
                 f"{len(completions)} completions"
             )
-        found = call(prompts, completions)
+        own = _columns(taken, columns, len(completions))
+        found = call(list(zip(prompts, completions, own, strict=True)))
         reward = np.array([np.nan if isinstance(x, str) else x for x in found], np.float32)
         failures = [Failure(i, prompts[i][:40], x) for i, x in enumerate(found) if isinstance(x, str)]
         return Scores(reward, failures)
 
     return score
+
+
+def _columns(taken: RewardColumns, columns: Sequence[Mapping[str, Any]], number: int) -> list[dict[str, Any]]:
+    """What the reward takes of the columns of each completion; nothing of each where none are given."""
+    if isinstance(columns, Mapping) or not all(isinstance(row, Mapping) for row in columns):
+        wrong = columns if isinstance(columns, Mapping) else next(x for x in columns if not isinstance(x, Mapping))
+        raise TypeError(f"score: columns must be a list of dicts, one for each completion; there is {described(wrong)}")
+    rows = columns or [{}] * number
+    if len(rows) != number:
+        raise ValueError(f"score: there must be columns for each completion: {len(rows)} for {number} completions")
+    for n, row in enumerate(rows):
+        if lacking := [name for name in taken.needed if name not in row]:
+            has = f"has {', '.join(map(str, row))}" if row else "has none"
+            raise ValueError(f"score: the reward takes {lacking[0]!r} as a column, and completion {n} {has}")
+    return [taken.of(row) for row in rows]
 
 
 def _name_of(reward: Any) -> str:

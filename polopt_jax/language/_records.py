@@ -1,19 +1,23 @@
 """A person's own texts, read from the files that people have; nothing is dropped without being told.
 
-JSON Lines, one record per line, also gzipped; or a directory that Hugging Face's `datasets` saved, where that package
-is installed. A prompt, a completion is a string or a list of chat messages.
+JSON Lines, one record per line, also gzipped; a directory that Hugging Face's `datasets` saved, where that package is
+installed; or the records themselves. A prompt, a completion is a string or a list of chat messages.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
+from polopt_jax.boundaries import described
+
 Render: TypeAlias = Callable[[Sequence[Mapping[str, str]]], str]
 """`(messages, each with a role and a content) -> text`."""
+Source: TypeAlias = str | Path | Iterable[Mapping[str, Any]]
+"""A file, a directory, or records."""
 
 
 class Pair(NamedTuple):
@@ -48,6 +52,8 @@ class Prompt(NamedTuple):
 
     prompt: str
     line: int = 0
+    columns: Mapping[str, Any] = {}
+    """What else the record has, under its names: the right answer, say, which a reward takes by its name."""
 
 
 class Problem(NamedTuple):
@@ -85,7 +91,7 @@ def chat_text(messages: Sequence[Mapping[str, str]]) -> str:
     return "".join(f"[{message['role']}]\n{message['content']}\n" for message in messages)
 
 
-def read_pairs(path: str | Path, *, render: Render = chat_text) -> Records[Pair]:
+def read_pairs(source: Source, *, render: Render = chat_text) -> Records[Pair]:
     """Preference pairs: `{"prompt", "chosen", "rejected"}`, each a string or a list of messages.
 
     Where there is no prompt, it is what the two lists of messages begin with in common; strings must have one. A record
@@ -93,14 +99,16 @@ def read_pairs(path: str | Path, *, render: Render = chat_text) -> Records[Pair]
     kept. All of it is told, as are broken lines.
 
     Args:
-      path: a file of JSON Lines (`.gz`: gzipped), or a directory saved by `datasets`.
+      source: a file of JSON Lines (`.gz`: gzipped), a directory saved by `datasets`, or the records: what gives one
+        mapping after the other, as a list of dicts does, or a dataset in memory. Their lines are their places, from 1.
       render: makes text of messages.
 
     Returns:
-      `Records(rows, problems)`; every line of the file is in one of the two, or in both.
+      `Records(rows, problems)`; every line is in one of the two, or in both.
 
     Raises:
-      ValueError: no record is left, with the first problems; OSError: the file cannot be read.
+      ValueError: no record is left, with the first problems; OSError: the file cannot be read; TypeError: `source` is
+        neither a path nor records.
 
     >>> import tempfile, pathlib
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "prefs.jsonl"
@@ -125,10 +133,10 @@ def read_pairs(path: str | Path, *, render: Render = chat_text) -> Records[Pair]
             raise _Wrong('"chosen" and "rejected" are the same')
         return pair
 
-    return _read(path, parse)
+    return _read(source, parse)
 
 
-def read_labelled(path: str | Path, *, render: Render = chat_text) -> Records[Labelled]:
+def read_labelled(source: Source, *, render: Render = chat_text) -> Records[Labelled]:
     """Completions with a thumb up or down: `{"prompt", "completion", "label"}`, the label true or false.
 
     Arguments, what is returned and what is raised as `read_pairs`.
@@ -142,10 +150,10 @@ def read_labelled(path: str | Path, *, render: Render = chat_text) -> Records[La
         _not_empty(completion=completion)
         return Labelled(prompt, completion, bool(label), line)
 
-    return _read(path, parse)
+    return _read(source, parse)
 
 
-def read_texts(path: str | Path, *, render: Render = chat_text) -> Records[Text]:
+def read_texts(source: Source, *, render: Render = chat_text) -> Records[Text]:
     """Texts to be imitated: `{"prompt", "completion"}`, of which the completion is learnt, `{"text"}`, `{"messages"}`.
 
     Arguments, what is returned and what is raised as `read_pairs`.
@@ -158,21 +166,24 @@ def read_texts(path: str | Path, *, render: Render = chat_text) -> Records[Text]
         _not_empty(**{names[-1]: completion})
         return Text(prompt[0] if prompt else "", completion, line)
 
-    return _read(path, parse)
+    return _read(source, parse)
 
 
-def read_prompts(path: str | Path, *, render: Render = chat_text) -> Records[Prompt]:
-    """Prompts to be completed: `{"prompt"}`, which must not be empty.
+def read_prompts(source: Source, *, render: Render = chat_text) -> Records[Prompt]:
+    """Prompts to be completed: `{"prompt"}`, which must not be empty; whatever else a record has are its columns.
 
     Arguments, what is returned and what is raised as `read_pairs`.
+
+    >>> read_prompts([{"prompt": "2+2=", "answer": 4}]).rows[0].columns
+    {'answer': 4}
     """
 
     def parse(record: Mapping[str, Any], line: int) -> Prompt:
         prompt = _text(_field(record, "prompt"), render)
         _not_empty(prompt=prompt)
-        return Prompt(prompt, line)
+        return Prompt(prompt, line, {name: x for name, x in record.items() if name != "prompt"})
 
-    return _read(path, parse)
+    return _read(source, parse)
 
 
 def _field(record: Mapping[str, Any], name: str) -> Any:
@@ -208,9 +219,10 @@ def _not_empty(**texts: str) -> None:
             raise _Wrong(f'"{name}" is empty')
 
 
-def _read(path: str | Path, parse: Callable[[Mapping[str, Any], int], Record]) -> Records[Record]:
+def _read(source: Source, parse: Callable[[Mapping[str, Any], int], Record]) -> Records[Record]:
     rows, problems, seen = [], [], {}
-    for line, found in _lines(Path(path)):
+    is_path = isinstance(source, str | Path)
+    for line, found in _lines(Path(source)) if is_path else _given(source):
         try:
             if isinstance(found, _Wrong):
                 raise found
@@ -220,14 +232,32 @@ def _read(path: str | Path, parse: Callable[[Mapping[str, Any], int], Record]) -
         except _Wrong as wrong:
             problems.append(Problem(line, str(wrong), left_out=True))
             continue
-        first = seen.setdefault(row[:-1], line)
+        first = seen.setdefault(_content(row), line)
         if first != line:
             problems.append(Problem(line, f"is the same as line {first}", left_out=False))
         rows.append(row)
     if not rows:
         told = "; ".join(map(str, problems[:3])) or "it is empty"
-        raise ValueError(f"{path} has no record that can be used: {told}")
+        what = f"{source} has" if is_path else "there is"
+        raise ValueError(f"{what} no record that can be used: {told}")
     return Records(rows, problems)
+
+
+def _content(record: Pair | Labelled | Text | Prompt) -> tuple[Any, ...]:
+    """What a record says, wherever it stood."""
+    return tuple(repr(x) if isinstance(x, Mapping) else x for x in record._replace(line=0))
+
+
+def _given(records: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """Records with their numbers from 1. Raises TypeError for what is none."""
+    if isinstance(records, Mapping):
+        parts = ", ".join(map(str, records))
+        raise TypeError(
+            f"records are one mapping after the other; this is one whose parts are {parts}: give one of them"
+        )
+    if not isinstance(records, Iterable):
+        raise TypeError(f"records are a file, a directory, or one mapping after the other, not {described(records)}")
+    return enumerate(records, start=1)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:

@@ -46,9 +46,9 @@ class _Worker:
             )
         self._send([*map(str, sys.path)], reward)
 
-    def give(self, sample: int, prompt: str, completion: str, *, time_limit: float) -> None:
+    def give(self, sample: int, asked: Sequence[Any], *, time_limit: float) -> None:
         self.sample, self.deadline = sample, time.monotonic() + time_limit
-        self._send(prompt, completion)
+        self._send(*asked)
 
     def _send(self, *message: object) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended, which is heard
@@ -90,12 +90,12 @@ class Team:
             self.close()
             raise
 
-    def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[float | str]:
-        """What the reward gave each completion, or in words why it gave nothing."""
+    def score(self, asked: Sequence[Sequence[Any]]) -> list[float | str]:
+        """What the reward gave each `(prompt, completion, columns)`, or in words why it gave nothing."""
         if not self._workers:
             raise ValueError("score: the workers have been let go; score within the `with` block")
-        found: list[float | str] = [""] * len(prompts)
-        waiting = deque(range(len(prompts)))
+        found: list[float | str] = [""] * len(asked)
+        waiting = deque(range(len(asked)))
         try:
             while waiting or any(worker.sample is not None for worker in self._workers):
                 for place, worker in enumerate(self._workers):
@@ -105,7 +105,7 @@ class Team:
                         self._replace(place)
                         continue
                     sample = waiting.popleft()
-                    worker.give(sample, prompts[sample], completions[sample], time_limit=self._time_limit)
+                    worker.give(sample, asked[sample], time_limit=self._time_limit)
                 for sample, answer in self._heard():
                     found[sample] = answer
         finally:

@@ -11,7 +11,7 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 LARGEST = (2 - 2**-23) * 2.0**127
 """The largest number of float32."""
@@ -19,17 +19,21 @@ _LONGEST = 300
 
 
 def attempt(
-    reward: Callable[[str, str], object], prompt: str, completion: str, caught: type[BaseException] = Exception
+    reward: Callable[..., object],
+    prompt: str,
+    completion: str,
+    columns: Mapping[str, object],
+    caught: type[BaseException] = Exception,
 ) -> float | str:
     """What the reward gives a completion, or in words why that is no finite float32.
 
-    >>> attempt(lambda prompt, completion: len(completion), "2+2=", "4")
+    >>> attempt(lambda prompt, completion, answer: completion == answer, "2+2=", "4", {"answer": "4"})
     1.0
-    >>> attempt(lambda prompt, completion: completion, "2+2=", "4")
+    >>> attempt(lambda prompt, completion: completion, "2+2=", "4", {})
     'gave a str, which is no number'
     """
     try:
-        given = reward(prompt, completion)
+        given = reward(prompt, completion, **columns)
         if not hasattr(given, "__float__"):  # float() would read a string
             return f"gave a {type(given).__name__}, which is no number"
         number = float(given)  # type: ignore[arg-type]

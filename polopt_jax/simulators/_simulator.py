@@ -31,7 +31,7 @@ class Simulator:
     """Of the policy: what it says goes through `send`."""
     observe: Callable[[Any], np.ndarray]
     """`observations [N, ...] as the environments gave them -> float32 [N, *obs_shape]`: a Box as it is, a Discrete
-    one-hot."""
+    one-hot, and NaN where a number is none of its own."""
     send: Callable[[Any], np.ndarray]
     """`actions [N] or [N, size] of the policy -> what the environments take [N, ...]`: numbers from their own first
     one on; of a Box [-1, 1], clipped, stretched to its bounds. Where it has none, the number as it is."""
@@ -135,8 +135,14 @@ def _observations(name: str, space: Any) -> tuple[tuple[int, ...], Callable[[Any
 
         return space.shape, as_floats
     if isinstance(space, spaces.Discrete):
-        rows, first = np.eye(int(space.n), dtype=np.float32), int(space.start)
-        return (int(space.n),), lambda obs: rows[np.asarray(obs, np.int64) - first]
+        number, first = int(space.n), int(space.start)
+        rows = np.vstack([np.eye(number), np.full(number, np.nan)]).astype(np.float32)
+
+        def one_hot(obs: Any) -> np.ndarray:
+            place = np.asarray(obs, np.int64) - first
+            return rows[np.where((place >= 0) & (place < number), place, number)]
+
+        return (number,), one_hot
     raise ValueError(
         f"{name}: observations must be a Box or a Discrete; they are {_said(space)} "
         f"(gymnasium.wrappers.FlattenObservation makes a Box of many)"
@@ -175,9 +181,12 @@ def _look(name: str, env: Any, obs_shape: tuple[int, ...], observe: Callable[[An
         if not (isinstance(returned, tuple) and len(returned) == size):
             needs = "(obs, info)" if size == 2 else "(obs, reward, terminated, truncated, info)"
             raise ValueError(f"{name}: {what} must return {needs}; it returned {_told_of(returned)}")
-        shape = observe(np.asarray(returned[0])[None]).shape[1:]
-        if shape != obs_shape:
+        seen = observe(np.asarray(returned[0])[None])
+        if seen.shape[1:] != obs_shape:
+            shape = seen.shape[1:]
             raise ValueError(f"{name}: {what} must return observations of its space's shape {obs_shape}; it is {shape}")
+        if np.isnan(seen).any():
+            raise ValueError(f"{name}: {what} must return observations of its space; it returned {returned[0]!r}")
     reward = stepped[1]
     if not (isinstance(reward, SupportsFloat) and np.ndim(reward) == 0 and np.isfinite(float(reward))):
         raise ValueError(f"{name}: step must return a finite number as the reward; it is {reward!r}")

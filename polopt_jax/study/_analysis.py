@@ -33,15 +33,16 @@ class Response(NamedTuple):
 
 
 def chosen(figures: Mapping[str, Any], start: int) -> int:
-    """The number of the setting that the registered rule chooses for a start.
+    """The number of the setting that the registered rule chooses for a start. A run that did not arrive has no `jump`,
+    whatever stands there.
 
-    >>> figures = {"reached": [[[[True]], [[True]], [[False]]]], "jump": [[[[0.01]], [[0.3]], [[None]]]]}
+    >>> figures = {"reached": [[[[True]], [[True]], [[False]]]], "jump": [[[[0.01]], [[0.3]], [[0.0]]]]}
     >>> chosen(figures, 0)
     0
     """
-    reached = as_array(figures["reached"])[start, ..., -1].mean(-1)
-    jumps = as_array(figures["jump"])[start, ..., -1]
-    steady = np.array([np.median(x[np.isfinite(x)]) <= COARSE if np.isfinite(x).any() else False for x in jumps])
+    arrived = as_array(figures["reached"])[start, ..., -1] > 0
+    reached, jumps = arrived.mean(-1), as_array(figures["jump"])[start, ..., -1]
+    steady = [x[there].size > 0 and np.median(x[there]) <= COARSE for x, there in zip(jumps, arrived, strict=True)]
     fit = np.flatnonzero((reached >= ENOUGH) & steady)
     return int(fit[-1] if fit.size else reached.argmax())
 

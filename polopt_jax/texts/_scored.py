@@ -12,11 +12,12 @@ import numpy as np
 import optax
 
 from polopt_jax.algorithms import adam
+from polopt_jax.boundaries import check_takes
 from polopt_jax.divergences import trajectory_kl
 from polopt_jax.driver import Hosted, compiler_options, over_seeds
 from polopt_jax.episodes import to_batch
 from polopt_jax.fields import with_fields
-from polopt_jax.language import Score, Tokenizer, TokenNetwork, Tokens, sample_groups
+from polopt_jax.language import Prompt, Score, Tokenizer, TokenNetwork, Tokens, sample_groups
 from polopt_jax.ranges import Count, Positive, Rate
 from polopt_jax.texts._examples import Examples, places_of
 from polopt_jax.texts._fed import HELD
@@ -40,7 +41,7 @@ class Answers(NamedTuple):
     tokenizer: Tokenizer
     """Whose `eos_token_id`, if it has one, ends an answer."""
     score: Score
-    """What they are worth, as `language.reward_workers` gives it."""
+    """What they are worth, as `language.reward_workers` gives it: `(prompts, completions, columns) -> Scores`."""
 
     @property
     def stop(self) -> int | None:
@@ -72,10 +73,11 @@ def from_rewards(
 ) -> Hosted:
     """Any objective over groups of answers: an update answers prompts several times each, and compares what that earns.
 
-    Examples are prompts of `language.prompt_rows`; answers are scored on the host (`Answers.score`). An answer that
-    cannot be scored is left out of its group and masked out. Metrics: `episode/*` of the answers of an update,
-    `answer/length` in tokens, and the share that ended of themselves, `answer/ended`. Of held-out prompts, one answer
-    to each, sampled: `held/reward`, `held/length`, `held/ended`, and `held/ref_kl`, KL(π ‖ ref) in nats per answer.
+    Examples are prompts of `language.prompt_rows`; answers are scored on the host (`Answers.score`), with the columns
+    of the records of their prompts. An answer that cannot be scored is left out of its group and masked out. Metrics:
+    `episode/*` of the answers of an update, `answer/length` in tokens, and the share that ended of themselves,
+    `answer/ended`. Of held-out prompts, one answer to each, sampled: `held/reward`, `held/length`, `held/ended`, and
+    `held/ref_kl`, KL(π ‖ ref) in nats per answer.
 
     Args:
       term: of `GROUPED`, or one of your own over batches `[N, G, T]`.
@@ -86,8 +88,10 @@ def from_rewards(
       max_grad_norm: norm to which the gradient is clipped.
       optimizer: what steps in place of Adam with its clip, whose two numbers then say nothing.
 
-    Raises ValueError if the prompts of an update are no multiple of its minibatches, or a group is a single answer.
+    Raises ValueError if the prompts of an update are no multiple of its minibatches, or a group is a single answer;
+    TypeError if the score takes something else than prompts, completions and columns.
     """
+    check_takes("from_rewards", "the score of Answers", answers.score, "prompts", "completions", "columns")
     if answers.group_size < 2:
         raise ValueError(
             f"from_rewards: the answers of a group are compared, so group_size must be at least 2; it is "
@@ -118,8 +122,8 @@ def from_rewards(
     def gather(state: TrainState, update: int) -> tuple[Answered, dict[str, np.ndarray]]:
         places, tokens = asked(update)
         rollout = sampled(state.params, tokens, sampling_keys(state))
-        prompts = [train.kept[p].prompt for place in places for p in place for _ in range(answers.group_size)]
-        reward = _scores(answers, prompts, rollout)
+        records = [train.kept[p] for place in places for p in place for _ in range(answers.group_size)]
+        reward = _scores(answers, records, rollout)
         return Answered(rollout=rollout, reward=reward), _told(answers, rollout, reward)
 
     def example(state: TrainState) -> Answered:
@@ -144,10 +148,10 @@ def _sampled(
     return sample_groups(network, params, prompts, key, length=answers.length, group_size=group_size, stop=answers.stop)
 
 
-def _scores(answers: Answers, prompts: Sequence[str], rollout: Rollout) -> np.ndarray:
-    """What answers `[seeds, T, N, G]` are worth, `[seeds, N, G]` float32."""
+def _scores(answers: Answers, asked: Sequence[Prompt], rollout: Rollout) -> np.ndarray:
+    """What answers `[seeds, T, N, G]` to the prompts of records are worth, `[seeds, N, G]` float32."""
     texts = answer_texts(rollout.action, rollout.mask, answers.tokenizer)
-    rewards = answers.score(prompts, texts).reward
+    rewards = answers.score([x.prompt for x in asked], texts, [x.columns for x in asked]).reward
     if rewards.shape != (len(texts),):
         raise ValueError(f"a score must be one number for each of {len(texts)} answers; its shape is {rewards.shape}")
     return rewards.reshape(rollout.mask.shape[0], *rollout.mask.shape[2:])
@@ -200,7 +204,7 @@ def _looking(learning: Learning, held: Examples, answers: Answers) -> Callable[[
         return rollout, trajectory_kl(outputs, before, batch)
 
     compiled = jax.jit(over_seeds(attempt, len(learning.seeds)), compiler_options=compiler_options())
-    asked = [record.prompt for record in held.kept] * len(learning.seeds)
+    asked = [*held.kept] * len(learning.seeds)
 
     def evaluate(state: TrainState) -> dict[str, np.ndarray]:
         rollout, moved = compiled(state.params, state.collect_state[REFERENCE])
