@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import json
 import math
 import os
@@ -209,6 +210,22 @@ def test_help_fits_eighty_columns(line, capsys, monkeypatch):
     assert err == ""
     assert "usage: polopt" in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("line", ["train ppo --help", "train grpo --data x --help", "bench --help"])
+def test_help_is_no_wider_than_can_be_read_and_is_wrapped_once(line, capsys, monkeypatch):
+    said = {}
+    for columns in (80, 100, 101, 120, 250):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert main(line.split()) == 0
+        said[columns] = capsys.readouterr().out
+        assert os.environ["COLUMNS"] == str(columns)
+    assert said[100] == said[101] == said[120] == said[250] != said[80]
+    options = said[100].split(" options\n", 1)[1].splitlines()
+    column = next(line.index("show this help") for line in options if "show this help" in line)
+    for above, below in itertools.pairwise(options):
+        assert not below.strip() or re.match(r"  -| \S", below) or below.startswith(" " * column), below
+        assert len(above) <= 100
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_what_else_the_record_of_a_prompt_has_are_its_columns(write):
 
 
 def test_records_may_be_in_memory(write):
-    records = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a"}, "text"]
+    records = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a"}, ["text"]]
     found = language.read_pairs(iter(records))
     assert found == language.read_pairs(write(*records))
     assert found.rows == [Pair("a", "b", "c", 1)]

@@ -9,7 +9,8 @@ import numpy as np
 import tyro
 
 from polopt_jax.cli import _recipes
-from polopt_jax.cli._options import NAME, NUMBER, NUMBERS, WHOLE, Train
+from polopt_jax.cli._flags import NAME, NUMBER, NUMBERS, WHOLE
+from polopt_jax.cli._options import Train
 from polopt_jax.cli._words import UsageError, choose, flag
 from polopt_jax.ranges import Interval
 

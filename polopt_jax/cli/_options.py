@@ -1,67 +1,32 @@
 """The flags of each command, as frozen dataclasses that tyro reads. What they mean is checked in `_plan`."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-
-def _word(parse: Callable[[str], Any], kind: str) -> Any:
-    """A flag of one word that `parse` reads; its default may be None."""
-
-    def read(words: list[str]) -> Any:
-        try:
-            return parse(words[0])
-        except (ValueError, OverflowError):
-            raise ValueError(f"{words[0]!r} is not {kind}") from None
-
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1, metavar="", instance_from_str=read, is_instance=lambda x: True, str_from_instance=lambda x: [str(x)]
-    )
-
-
-def _parse_whole(text: str) -> int:
-    """A whole number, also as 1e6 or 1_000_000.
-
-    >>> _parse_whole("1e6"), _parse_whole("1_000")
-    (1000000, 1000)
-    """
-    try:
-        return int(text)
-    except ValueError:
-        if float(text) != int(float(text)):
-            raise
-        return int(float(text))
-
-
-def _one_or_two(text: str) -> float | tuple[float, float]:
-    """One number, or two.
-
-    >>> _one_or_two("0.2"), _one_or_two("0.2,0.28")
-    (0.2, (0.2, 0.28))
-    """
-    first, *second = map(float, text.split(","))
-    if len(second) > 1:
-        raise ValueError
-    return (first, second[0]) if second else first
-
-
-WHOLE = _word(_parse_whole, "a whole number")
-NUMBER = _word(float, "a number")
-NUMBERS = _word(_one_or_two, "a number, or two with a comma between")
-NAME = _word(str, "a name")
-NAMES = _word(lambda text: tuple(text.split(",")), "names with commas between them")
-_SIZES = _word(lambda text: tuple(_parse_whole(size) for size in text.split(",")), "whole numbers with commas between")
-
-
-def shown(metavar: str, default: str) -> Any:
-    """Name of the value in the help, and what the help says of the default."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
-
-
-SWITCH = tyro.conf.arg(help_behavior_hint="")
+from polopt_jax.cli._flags import (
+    NAME,
+    NUMBER,
+    SIZES,
+    SWITCH,
+    WHOLE,
+    Config,
+    Coordinator,
+    Devices,
+    Json,
+    LogTo,
+    NumProcesses,
+    NumSeeds,
+    OneSeed,
+    Out,
+    ProcessId,
+    Resumed,
+    Run,
+    Schedule,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -89,40 +54,29 @@ class Train:
     """Simulators of Gymnasium's: sync, in turn in this process, or async, each in a process of its own (slow ones)."""
     group_size: Annotated[int | None, WHOLE, shown("N", "8")] = None
     """Attempts at each prompt of the token world."""
-    hidden: Annotated[tuple[int, ...] | None, _SIZES, shown("N,N,...", "64,64")] = None
+    hidden: Annotated[tuple[int, ...] | None, SIZES, shown("N,N,...", "64,64")] = None
     """Units of each hidden layer, of the policy's network and of the critic's."""
     activation: Annotated[str | None, NAME, shown("NAME", "tanh")] = None
     """What follows each hidden layer: tanh, relu, silu, gelu or elu."""
     initial_log_std: Annotated[float | None, NUMBER, shown("FLOAT", "-1")] = None
     """Log of the first policy's standard deviation, where actions are real: 0 is half the width of their box."""
-    schedule: Annotated[str | None, NAME, shown("NAME", "constant")] = None
-    """What becomes of the learning rate until the last update: constant, or linear or cosine down to 0."""
+    schedule: Schedule = None
     eval_every: Annotated[int | None, WHOLE, shown("N", "never")] = None
     """Steps of each seed between two evaluations: whole episodes, the most probable action, nothing learnt."""
     eval_episodes: Annotated[int | None, WHOLE, shown("N", "16")] = None
     """Episodes of an evaluation."""
     seed: Annotated[int, WHOLE, shown("N", "0")] = 0
     """The first seed."""
-    num_seeds: Annotated[int, WHOLE, shown("N", "1")] = 1
-    """Seeds trained side by side: seed, seed + 1, ..."""
-    out: Annotated[Path | None, shown("DIR", "a new one in runs/")] = None
-    """The run directory. It must be new or empty, unless --resume is given."""
-    config: Annotated[Path | None, shown("FILE", "none")] = None
-    """Options from a JSON file, such as the config.json of a run; those on the command line come first."""
-    log_to: Annotated[tuple[str, ...], NAMES, shown("NAME,...", "none")] = ()
-    """Where the numbers go besides metrics.jsonl: csv, tensorboard, wandb."""
-    devices: Annotated[int | None, WHOLE, shown("N", "1; of several processes, all")] = None
-    """Devices to split the environments over; of each process, where there are several. CPUs can be any number."""
-    coordinator: Annotated[str | None, NAME, shown("HOST:PORT", "one process")] = None
-    """Where process 0 of several is met; auto, where JAX finds that (SLURM, Open MPI, Kubernetes, TPU)."""
-    num_processes: Annotated[int | None, WHOLE, shown("N", "as the cluster says")] = None
-    """How many processes do the run together. See docs/clusters.md."""
-    process_id: Annotated[int | None, WHOLE, shown("I", "as the cluster says")] = None
-    """Which of them this is, from 0."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
-    """Go on with the run in --out, which is all that need be said; --steps may be larger."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
-    """Print the result as JSON."""
+    num_seeds: NumSeeds = 1
+    out: Out = None
+    config: Config = None
+    log_to: LogTo = ()
+    devices: Devices = None
+    coordinator: Coordinator = None
+    num_processes: NumProcesses = None
+    process_id: ProcessId = None
+    resume: Resumed = False
+    json: Json = False
 
 
 @dataclass(frozen=True)
@@ -135,16 +89,11 @@ class Resume:
     """Go on."""
     steps: Annotated[int | None, WHOLE, shown("N", "those that it was started for")] = None
     """Decisions that each seed learns from, in all; more than it was started for."""
-    devices: Annotated[int | None, WHOLE, shown("N", "1; of several processes, all")] = None
-    """Devices to split the environments over; of each process, where there are several. CPUs can be any number."""
-    coordinator: Annotated[str | None, NAME, shown("HOST:PORT", "one process")] = None
-    """Where process 0 of several is met; auto, where JAX finds that (SLURM, Open MPI, Kubernetes, TPU)."""
-    num_processes: Annotated[int | None, WHOLE, shown("N", "as the cluster says")] = None
-    """How many processes do the run together. See docs/clusters.md."""
-    process_id: Annotated[int | None, WHOLE, shown("I", "as the cluster says")] = None
-    """Which of them this is, from 0."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
-    """Print the result as JSON."""
+    devices: Devices = None
+    coordinator: Coordinator = None
+    num_processes: NumProcesses = None
+    process_id: ProcessId = None
+    json: Json = False
 
 
 @dataclass(frozen=True)
@@ -155,8 +104,7 @@ class ResumeCompare:
     """The run directory."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Go on with the runs that are not finished."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
-    """Print the result as JSON."""
+    json: Json = False
 
 
 @dataclass(frozen=True)
@@ -167,14 +115,12 @@ class Evaluate:
     on. Of a token world, an episode is an answer; of a run on texts, what was held out is looked at.
     """
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The directory of a run of polopt train."""
+    run: Run
     episodes: Annotated[int, WHOLE, shown("N", "100")] = 100
     """Episodes of each seed, each from a first state of its own."""
     key: Annotated[int, WHOLE, shown("N", "0")] = 0
     """Randomness of first states, actions and dynamics, the same for every seed of the run."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
-    """Print the result as JSON."""
+    json: Json = False
 
 
 @dataclass(frozen=True)
@@ -186,10 +132,8 @@ class Play:
     checkpoint plays; of the run's directory nothing else changes, and the run may still be going on.
     """
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The directory of a run of polopt train."""
-    seed: Annotated[int | None, WHOLE, shown("N", "the first")] = None
-    """Which of the run's seeds."""
+    run: Run
+    seed: OneSeed = None
     key: Annotated[int, WHOLE, shown("N", "0")] = 0
     """Randomness of the first state, actions and dynamics, or of prompts and answers."""
     sampled: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
@@ -210,12 +154,10 @@ class Export:
     polopt_jax.export.import_params reads it back.
     """
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The directory of a run of polopt train."""
+    run: Run
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """The new file."""
-    seed: Annotated[int | None, WHOLE, shown("N", "the first")] = None
-    """Which of the run's seeds."""
+    seed: OneSeed = None
 
 
 @dataclass(frozen=True)
@@ -250,8 +192,7 @@ class Compare:
     """Seeds trained side by side: seed, seed + 1, ..."""
     out: Annotated[Path | None, shown("DIR", "a new one in runs/")] = None
     """The run directory. It must be new or empty, unless --resume is given, with which it is all that need be said."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
-    """Print the result as JSON."""
+    json: Json = False
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from polopt_jax.cli._options import SWITCH, WHOLE, shown
+from polopt_jax.cli._flags import SWITCH, WHOLE, Out, shown
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class Outcomes:
     """Three worlds, seven methods, one setting each, three seeds: under five minutes on two cores."""
     against: Annotated[Path | None, shown("FILE", "none")] = None
     """The outcomes.json of an earlier run, to compare with."""
-    out: Annotated[Path | None, shown("DIR", "a new one in runs/")] = None
-    """The run directory. It must be new or empty, unless --resume is given."""
+    out: Out = None
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Go on with the run in --out. Worlds and methods may be others; all else must be the same."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
@@ -53,8 +52,7 @@ class Study:
     """Runs of each combination."""
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Both buildings, two scales, three objectives, three seeds, half the updates: under five minutes on two cores."""
-    out: Annotated[Path | None, shown("DIR", "a new one in runs/")] = None
-    """The run directory. It must be new or empty, unless --resume is given."""
+    out: Out = None
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Go on with the run in --out. Worlds, objectives and scales may be others; all else must be the same."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
@@ -82,8 +80,7 @@ class Bench:
     """Also write benchmarks/results/<device>/, one file for each part, and benchmarks/report.md.
 
     Of a part of which cases are named, the others stay as they are."""
-    out: Annotated[Path | None, shown("DIR", "a new one in runs/")] = None
-    """The run directory. It must be new or empty, unless --resume is given."""
+    out: Out = None
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """Go on with the run in --out. Parts may be others; all else must be the same."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False

@@ -4,21 +4,26 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import os
 import re
 import shutil
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 import tyro
 
 from polopt_jax.cli._words import UsageError
 
+WIDEST = 100
+"""Columns of the help where the terminal has more."""
+
 
 def read_words(kind: Any, command: str, words: list[str], description: str | None = None) -> Any:
     """The options of a command line, of the type `kind`; None if help was asked for and given. Raises UsageError."""
     said, complaint = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complaint), _as_wide_as(_width()):
             options = tyro.conf.OmitArgPrefixes[kind]
             return tyro.cli(options, prog=f"polopt {command}", args=_together(kind, words), description=description)
     except SystemExit as exit_:
@@ -51,20 +56,28 @@ def _parted(word: str, flags: set[str]) -> list[str]:
     return [flag, value] if equals and flag in flags and not value.startswith("-") else [word]
 
 
+def _width() -> int:
+    """Columns of the help: the terminal's, and no more than can be read well."""
+    return min(shutil.get_terminal_size().columns, WIDEST)
+
+
+@contextlib.contextmanager
+def _as_wide_as(columns: int) -> Iterator[None]:
+    """Within it, whoever asks how wide the terminal is hears this."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(columns)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
 def _wrapped(text: str) -> str:
-    """Help whose paragraphs fit the terminal, as tyro's boxes already do."""
-    width = min(shutil.get_terminal_size().columns, 100)
-    lines = (
-        line if line.startswith(("╭", "│", "╰")) else textwrap.fill(line, width, subsequent_indent=_indent(line))
-        for line in text.splitlines()
-    )
-    return "\n".join(lines).strip()
-
-
-def _indent(line: str) -> str:
-    """Where a long line of a list goes on: under the words after its first column."""
-    entry = re.match(r"  \S+ +", line)
-    return " " * len(entry[0]) if entry else ""
+    """Help whose paragraphs fit the terminal, as tyro's lists of flags already do."""
+    return "\n".join(textwrap.fill(line, _width()) for line in text.splitlines()).strip()
 
 
 def explain(complaint: str) -> str:

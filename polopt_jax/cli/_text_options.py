@@ -6,7 +6,21 @@ from typing import Annotated
 
 import tyro
 
-from polopt_jax.cli._options import NAME, NAMES, NUMBER, SWITCH, WHOLE, shown
+from polopt_jax.cli._flags import (
+    NAME,
+    NUMBER,
+    SWITCH,
+    WHOLE,
+    Config,
+    Json,
+    LogTo,
+    NumSeeds,
+    OneSeed,
+    Out,
+    Resumed,
+    Schedule,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -39,32 +53,32 @@ class TrainTexts:
     """Blocks of the transformer."""
     heads: Annotated[int | None, WHOLE, shown("N", "4, or that of --init")] = None
     """Attention heads of each block."""
-    schedule: Annotated[str | None, NAME, shown("NAME", "constant")] = None
-    """What becomes of the learning rate until the last update: constant, or linear or cosine down to 0."""
+    schedule: Schedule = None
     seed: Annotated[int, WHOLE, shown("N", "0")] = 0
     """The first seed: of the order of the examples, of samples, and of parameters where there is no --init."""
-    num_seeds: Annotated[int, WHOLE, shown("N", "1")] = 1
-    """Seeds trained side by side: seed, seed + 1, ..."""
-    out: Annotated[Path | None, shown("DIR", "a new one in runs/")] = None
-    """The run directory. It must be new or empty, unless --resume is given."""
-    config: Annotated[Path | None, shown("FILE", "none")] = None
-    """Options from a JSON file, such as the config.json of a run; those on the command line come first."""
-    log_to: Annotated[tuple[str, ...], NAMES, shown("NAME,...", "none")] = ()
-    """Where the numbers go besides metrics.jsonl: csv, tensorboard, wandb."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
-    """Go on with the run in --out, which is all that need be said; --steps may be larger."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
-    """Print the result as JSON."""
+    num_seeds: NumSeeds = 1
+    out: Out = None
+    config: Config = None
+    log_to: LogTo = ()
+    resume: Resumed = False
+    json: Json = False
 
 
 @dataclass(frozen=True)
 class TrainAnswers(TrainTexts):
     """Learn from what a function says of answers to prompts of your own."""
 
-    reward: Annotated[str | None, NAME, shown("NAME", "must be given")] = None
-    """package.module:function, called with a prompt and a completion: what the completion is worth, a number. Further
-    parameters are fields of the prompt's line, by name. Where it raises an error, or gives none, the answer is left out
-    of its group and counted."""
+    reward: Annotated[
+        str | None,
+        NAME,
+        shown(
+            "NAME",
+            "must be given",
+            "package.module:function, called with a prompt and a completion: what the completion is worth, a number. "
+            "Further parameters are fields of the prompt's line, by name. Where it raises an error, or gives no "
+            "number, the answer is left out of its group and counted.",
+        ),
+    ] = None
     reward_workers: Annotated[int, WHOLE, shown("N", "0")] = 0
     """Processes that call it side by side; 0 for this one."""
     reward_time_limit: Annotated[float | None, NUMBER, shown("SECONDS", "none")] = None
@@ -100,8 +114,7 @@ class Sample:
     """Only the likeliest tokens that have this much probability together."""
     greedy: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
     """The likeliest token each time."""
-    seed: Annotated[int | None, WHOLE, shown("N", "the first")] = None
-    """Which of the run's seeds."""
+    seed: OneSeed = None
     key: Annotated[int, WHOLE, shown("N", "0")] = 0
     """Randomness of the samples."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff, SWITCH] = False
