@@ -221,6 +221,9 @@ def test_help_is_no_wider_than_can_be_read_and_is_wrapped_once(line, capsys, mon
         said[columns] = capsys.readouterr().out
         assert os.environ["COLUMNS"] == str(columns)
     assert said[100] == said[101] == said[120] == said[250] != said[80]
+    monkeypatch.delenv("COLUMNS")
+    assert main(line.split()) == 0
+    assert "COLUMNS" not in os.environ
     options = said[100].split(" options\n", 1)[1].splitlines()
     column = next(line.index("show this help") for line in options if "show this help" in line)
     for above, below in itertools.pairwise(options):

@@ -28,6 +28,7 @@ from polopt_jax.cli._hyperparameters import options_with
 from polopt_jax.cli._reading import read_words
 from polopt_jax.cli._text_options import TrainTexts
 from polopt_jax.cli._text_plan import digest
+from polopt_jax.cli._words import UsageError
 from polopt_jax.export import import_params
 from polopt_jax.language import _reward_team
 from polopt_jax.settings import byte_transformer
@@ -351,7 +352,7 @@ def test_answers_are_learnt_from_a_reward_in_python(place, capsys):
     )
 
 
-def test_a_reward_is_given_what_it_names_of_the_line_of_the_prompt(place, capsys):
+def test_a_reward_is_given_what_it_names_of_the_line_of_the_prompt(place, capsys, monkeypatch):
     out = place / "compared"
     words = ["--init", place / "start", "--steps", 12, "--batch-size", 6, "--answer-length", 4, "--group-size", 2]
     words += ["--num-minibatches", 1, "--held-out", 0.25, "--out", out, "--reward-workers", 1]
@@ -364,6 +365,16 @@ def test_a_reward_is_given_what_it_names_of_the_line_of_the_prompt(place, capsys
     assert "unscored" not in summary_of(out) or not summary_of(out)["unscored"]
     seen = json.loads(said(capsys, "evaluate", out, "--json").out)["seeds"][0]
     np.testing.assert_allclose(seen["reward"], sum(held) / 2)
+    monkeypatch.setattr(sys.modules["own_reward"], "number", lambda prompt, completion, weight: 1.0)
+    assert 'own_reward:number takes "weight" of the record' in said(capsys, "evaluate", out, code=2).err
+
+
+def test_a_column_is_missed_wherever_the_line_went(place):
+    with_it, without = language.Prompt("a", 4, {"answer": 1}), language.Prompt("b", 2)
+    for train, held in (([with_it], [without]), ([without], [with_it]), ([with_it, without], [])):
+        with pytest.raises(UsageError, match="that of line 2 of --data has prompt"):
+            _text_rewards.check_reward("own_reward:number", _text_data.Data(train, held, (), 2))
+    _text_rewards.check_reward("own_reward:number", _text_data.Data([with_it], [with_it], (), 2))
 
 
 def test_a_reward_that_fails_leaves_answers_out_and_counts_them(place, capsys):

@@ -489,6 +489,13 @@ def test_every_member_over_groups_has_a_gradient(params, group_run, name):
     assert np.abs(slope).max() > 0
 
 
+def test_a_score_that_takes_no_columns_is_refused(params):
+    with pytest.raises(
+        TypeError, match=r"the score of Answers must be a function of \(prompts, completions, columns\)"
+    ):
+        answering(params, lambda prompts, completions: None)
+
+
 def test_sizes_that_do_not_go_together_are_refused(params):
     score = scoring(len)
     with pytest.raises(ValueError, match="group_size must be at least 2; it is 1"):
