@@ -49,6 +49,9 @@ def beside(prompt, completion):
 def never(prompt, completion):
     raise RuntimeError("no")
 
+def swapped(completion, answer):
+    return 1.0
+
 def number(prompt, completion, answer):
     assert prompt == f"p{answer}:"
     return float(answer)
@@ -178,6 +181,13 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(place, preferred, capsys):
     assert timeless(again) == timeless(rows)
     for x, y in zip(*(jax.tree.leaves(po.load(run).params) for run in (preferred, out)), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_a_run_that_goes_on_may_be_named_by_its_algorithm(place, preferred, capsys):
+    told = said(capsys, "train", "dpo", "--resume", "--out", preferred)
+    assert "is finished" in told.err
+    told = said(capsys, "train", "grpo", "--resume", "--out", preferred, code=2)
+    assert "is a run of dpo, not of grpo" in told.err
 
 
 def test_a_run_can_become_longer(place, preferred, capsys):
@@ -366,13 +376,13 @@ def test_a_reward_is_given_what_it_names_of_the_line_of_the_prompt(place, capsys
     seen = json.loads(said(capsys, "evaluate", out, "--json").out)["seeds"][0]
     np.testing.assert_allclose(seen["reward"], sum(held) / 2)
     monkeypatch.setattr(sys.modules["own_reward"], "number", lambda prompt, completion, weight: 1.0)
-    assert 'own_reward:number takes "weight" of the record' in said(capsys, "evaluate", out, code=2).err
+    assert 'the reward takes "weight" of the columns, and there are answer' in said(capsys, "evaluate", out, code=2).err
 
 
 def test_a_column_is_missed_wherever_the_line_went(place):
     with_it, without = language.Prompt("a", 4, {"answer": 1}), language.Prompt("b", 2)
     for train, held in (([with_it], [without]), ([without], [with_it]), ([with_it, without], [])):
-        with pytest.raises(UsageError, match="that of line 2 of --data has prompt"):
+        with pytest.raises(UsageError, match="in line 2 of --data"):
             _text_rewards.check_reward("own_reward:number", _text_data.Data(train, held, (), 2))
     _text_rewards.check_reward("own_reward:number", _text_data.Data([with_it], [with_it], (), 2))
 
@@ -396,6 +406,30 @@ def test_a_reward_that_scores_nothing_is_no_run_that_is_fine(place, capsys):
     assert "broken since update 1 (no answer could be scored), stopped at update 2; look at the reward" in told.err
     assert "unscored: Answers that nobody could score, of all updates and seeds." in told.out
     assert summary_of(out)["unscored"] == 16.0
+
+
+def test_groups_with_nothing_to_compare_are_told(place, capsys):
+    out = place / "tied"
+    words = ["--init", place / "start", "--steps", 8, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]
+    words += ["--num-minibatches", 1, "--held-out", 0, "--out", out]
+    told = said(capsys, "train", "grpo", "--data", place / "answers.jsonl", "--reward", "own_reward:number", *words)
+    assert [row["answer/tied"] for row in rows_of(out)] == [[1.0]] * 2
+    note = "In no group did two answers earn differently"
+    assert note in told.out
+    assert note in (out / "report.html").read_text()
+
+
+def test_a_run_with_something_to_compare_is_not_complained_of():
+    class Seen:
+        rows, complaint = [{"answer/tied": [1.0, 1.0]}, {"answer/tied": [0.75, 1.0]}], None
+
+    assert _text_report._tied(Seen()) is None
+    Seen.rows = Seen.rows[:1]
+    assert _text_report._tied(Seen()) is not None
+    Seen.complaint = "broken"
+    assert _text_report._tied(Seen()) is None
+    Seen.rows, Seen.complaint = [{"loss": [1.0]}], None
+    assert _text_report._tied(Seen()) is None
 
 
 def test_a_chosen_completion_that_becomes_less_likely_is_told(preferred):
@@ -431,11 +465,29 @@ WRONG = {
     ),
     "no such column": (
         ["grpo", "--data", "prompts.jsonl", "--init", "start", "--reward", "own_reward:number"],
-        'own_reward:number takes "answer" of the record of a prompt, and that of line 1 of --data has prompt.',
+        '--reward own_reward:number: the reward takes "answer" of the columns, and there are none, in line 1 of --data',
     ),
     "a line without the column": (
         ["grpo", "--data", "unanswered.jsonl", "--init", "start", "--reward", "own_reward:number", "--batch-size", "4"],
-        "and that of line 7 of --data has prompt, reply. A parameter with a default need not be there",
+        'the reward takes "answer" of the columns, and there are reply, in line 7 of --data',
+    ),
+    "no room beside the answers": (
+        [
+            "grpo",
+            "--data",
+            "prompts.jsonl",
+            "--init",
+            "start",
+            "--reward",
+            "own_reward:length",
+            "--answer-length",
+            "23",
+        ],
+        "longer than the 2 tokens that --answer-length 23 leaves of --max-length 24",
+    ),
+    "the order of a reward": (
+        ["grpo", "--data", "answers.jsonl", "--init", "start", "--reward", "own_reward:swapped"],
+        "must be a function of (prompt, completion, columns by name), in this order",
     ),
     "limit without workers": (
         [

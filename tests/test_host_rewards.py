@@ -10,6 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import text_rewards
@@ -191,24 +192,47 @@ def test_columns_that_are_not_taken_are_not_sent():
 @pytest.mark.parametrize(
     ("columns", "kind", "said"),
     [
-        ((), ValueError, "takes 'answer' as a column, and completion 0 has none"),
-        (
-            [{"answer": "4"}, {"id": 3, "reply": "4"}],
-            ValueError,
-            "'answer' as a column, and completion 1 has id, reply",
-        ),
+        ((), ValueError, r'takes "answer" of the columns, and there are none \(completion 0\)'),
+        ([{"answer": "4"}, {"id": 3, "reply": "4"}], ValueError, r'"answer" of .* are id, reply \(completion 1\)'),
         ([{"answer": "4"}], ValueError, "there must be columns for each completion: 1 for 2 completions"),
-        (
-            {"answer": ["4", "4"]},
-            TypeError,
-            "columns must be a list of dicts, one for each completion; there is a dict",
-        ),
+        ({"answer": ["4", "4"]}, TypeError, "a list of dicts, one for each completion; it is a dict"),
+        (None, TypeError, "a list of dicts, one for each completion; it is None"),
         ([{"answer": "4"}, "4"], TypeError, "columns must be a list of dicts, one for each completion; there is a str"),
     ],
 )
 def test_columns_that_are_not_there_are_told(columns, kind, said):
     with pytest.raises(kind, match=said):
         score_texts(text_rewards.right, ["?"] * 2, ["4"] * 2, columns)
+
+
+def test_the_prompt_comes_first_and_then_the_completion():
+    for reward, said in (
+        (
+            lambda completion, answer: 0,
+            r"\(prompt, completion, columns by name\), in this order; .* \(completion, answer\)",
+        ),
+        (lambda completion, prompt, answer: 0, "in this order"),
+        (lambda question, said, prompt: 0, "in this order"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            entered(reward)
+    said = r'calls its second parameter "answer", as a column is called, and is given the completion there'
+    with pytest.raises(ValueError, match=said):
+        score_texts(lambda question, answer: 0, ["?"], ["4"], [{"answer": "4"}])
+    assert score_texts(lambda question, answer: 1, ["?"], ["4"], [{"right": "4"}]).reward == 1
+    shadowed = [{"completion": "the right one"}]
+    assert score_texts(lambda p, c, completion: completion == "the right one", ["?"], ["4"], shadowed).reward == 1
+
+
+def test_what_float_would_read_is_no_number():
+    for given, said in (
+        (np.str_("1.0"), "gave a str_, which is no number"),
+        (np.complex64(1 + 2j), "gave a complex64, which is no number"),
+        ([1.0, 2.0], "gave a list, which is no number; it is called once for each completion"),
+    ):
+        assert score_texts(lambda p, c, given=given: given, ["?"], [""]).failures[0].why.startswith(said)
+    for given in (np.float16(0.5), np.bool_(True), np.uint8(3), jnp.float32(2), jnp.bfloat16(1.5), np.array(4)):
+        assert score_texts(lambda p, c, given=given: given, ["?"], [""]).reward == float(given)
 
 
 def test_which_columns_a_reward_takes_is_read_off_its_signature():
@@ -220,9 +244,10 @@ def test_which_columns_a_reward_takes_is_read_off_its_signature():
         (lambda prompt, completion: 0, ((), (), False, ("prompt", "completion"))),
         (Marker(), (("answer",), ("weight",), False, ("question", "said"))),
         (lambda *texts, answer, **columns: 0, (("answer",), (), True, ())),
-        (lambda prompt, /, *rest, answer=3: 0, ((), ("answer",), False, ())),
+        (lambda prompt, /, *rest, answer=3: 0, ((), ("answer",), False, ("",))),
         (partial(text_rewards.near, tolerance=3), (("answer",), ("tolerance",), False, ("prompt", "completion"))),
         (max, ((), (), False, ())),
+        (text_rewards.three, ((), (), False, ("", ""))),
     ):
         assert reward_columns(reward) == expected, reward
 

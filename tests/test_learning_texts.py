@@ -15,6 +15,7 @@ import polopt_jax as po
 from polopt_jax import driver, texts
 from polopt_jax.language import (
     ByteTokenizer,
+    Failure,
     Labelled,
     Pair,
     Prompt,
@@ -24,6 +25,7 @@ from polopt_jax.language import (
     packed_rows,
     pair_rows,
     prompt_rows,
+    reward_workers,
     rotary_positions,
     sample_groups,
     text_rows,
@@ -343,10 +345,13 @@ class Scorer:
 
     def __init__(self):
         self.asked, self.rewards = [], lambda completions: np.arange(len(completions), dtype=float)
+        self.returned = None
 
     def __call__(self, prompts, completions, columns):
         self.asked.append((list(prompts), list(completions)))
         self.columns = list(columns)
+        if self.returned is not None:
+            return self.returned
         return Scores(np.asarray(self.rewards(completions), np.float32), [])
 
 
@@ -494,6 +499,59 @@ def test_a_score_that_takes_no_columns_is_refused(params):
         TypeError, match=r"the score of Answers must be a function of \(prompts, completions, columns\)"
     ):
         answering(params, lambda prompts, completions: None)
+
+
+def test_what_the_reward_takes_must_be_there_before_anything_is_answered(params):
+    said = r"takes \"answer\" of the columns, .* called, in line 0, prompt 'a:'"
+    with reward_workers(lambda prompt, completion, answer: 1.0) as score, pytest.raises(ValueError, match=said):
+        answering(params, score)
+    with reward_workers(lambda prompt, completion, called: 1.0) as score:
+        answering(params, score, held=prompts(["z:"]))
+        rows = prompts(["z:"])
+        with pytest.raises(ValueError, match="'z:'"):
+            answering(params, score, held=rows._replace(kept=[Prompt("z:")]))
+        with pytest.raises(TypeError, match=r"records of the examples must be language.Prompt, not a dict"):
+            answering(params, score, held=rows._replace(kept=[{"prompt": "z:"}]))
+
+
+def test_a_reward_in_place_of_a_score_is_told(group_run):
+    hosted, run, scorer = group_run
+    for returned, said in ((3.0, "it returned a float"), ([1.0] * 8, "it returned a list")):
+        scorer.returned = returned
+        with pytest.raises(TypeError, match=f"must return language.Scores, as .* of a reward; {said}"):
+            hosted.gather(run.state, 0)
+    scorer.returned = Scores([1] * 8, [])
+    assert hosted.gather(run.state, 0)[0].reward.dtype == np.float32
+    scorer.returned = None
+
+
+def test_an_update_without_a_score_is_warned_of(group_run):
+    hosted, run, scorer = group_run
+    scorer.returned = Scores(np.full(8, np.nan, np.float32), [Failure(n, "a:", "gave a list") for n in range(8)])
+    with pytest.warns(texts.UnscoredWarning, match="no answer of an update could be scored: 8 of 8 .* gave a list"):
+        hosted.gather(run.state, 0)
+    scorer.returned = None
+
+
+def test_groups_in_which_all_answers_earn_the_same_are_counted(group_run):
+    hosted, run, scorer = group_run
+    nan = np.nan
+    for rewards, tied in (
+        ([1, 1, 1, 1, 0, 0, 0, 1], 0.5),
+        ([1, 1, 1, 1, 2, 2, 2, 2], 1.0),
+        ([1, 2, 1, 1, 2, 2, 2, 3], 0.0),
+        ([1, nan, 1, 1, nan, nan, 2, nan], 1.0),
+        ([nan, nan, nan, nan, 1, nan, nan, 2], 0.5),
+    ):
+        scorer.rewards = lambda completions, rewards=rewards: np.array(rewards)
+        assert hosted.gather(run.state, 0)[1]["answer/tied"].tolist() == [tied], rewards
+    scorer.rewards = lambda completions: np.arange(len(completions), dtype=float)
+
+
+def test_examples_have_a_record_for_each_row():
+    rows = prompt_rows([Prompt("a", 1), Prompt("b", 2)], TOKENIZER, max_length=8)
+    with pytest.raises(ValueError, match="a record for each of 2 rows; it has 3"):
+        texts.examples(rows.tokens, [*rows.kept, Prompt("c", 3)])
 
 
 def test_sizes_that_do_not_go_together_are_refused(params):

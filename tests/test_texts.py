@@ -125,23 +125,49 @@ def test_what_else_the_record_of_a_prompt_has_are_its_columns(write):
         Prompt("2+2=", 1, columns),
         Prompt("2+2=", 2, {"answer": "four"}),
         Prompt("2+2=", 3, columns),
-        Prompt("[user]\nx\n", 4, {}),
+        Prompt("[user]\nx\n", 4),
     ]
     assert [str(problem) for problem in records.problems] == ["line 3: is the same as line 1"]
+
+
+def test_records_are_the_same_only_where_all_of_them_is():
+    """Two arrays that are written alike, and columns in another order."""
+    arrays = [np.zeros(3000) for _ in range(2)]
+    arrays[1][1500] = 1.0
+    told = language.read_prompts([{"prompt": "a", "x": x} for x in arrays]).problems
+    assert told == []
+    told = language.read_prompts(
+        [{"prompt": "a", "b": 1, "c": {"d": 2, "e": 3}}, {"c": {"e": 3, "d": 2}, "b": 1, "prompt": "a"}]
+    )
+    assert [str(problem) for problem in told.problems] == ["line 2: is the same as line 1"]
+    assert language.read_prompts([{"prompt": "a", "x": {1: 2, "b": 3}}] * 2).rows[0].columns == {"x": {1: 2, "b": 3}}
+
+
+def test_a_prompt_without_columns_is_as_it_was():
+    assert len({Prompt("a"), Prompt("a"), Prompt("b")}) == 2
+    with pytest.raises(TypeError):
+        Prompt("a").columns["x"] = 1
 
 
 def test_records_may_be_in_memory(write):
     records = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a"}, ["text"]]
     found = language.read_pairs(iter(records))
-    assert found == language.read_pairs(write(*records))
+    assert found.rows == language.read_pairs(write(*records)).rows
+    assert [str(problem) for problem in found.problems] == [
+        'line 2: has no "chosen" (left out)',
+        "line 3: is a list, and no dict (left out)",
+    ]
     assert found.rows == [Pair("a", "b", "c", 1)]
     assert [problem.line for problem in found.problems] == [2, 3]
-    for nothing, said in (([], "there is no record that can be used: it is empty"), ([3], "line 1: is not a JSON obj")):
+    for nothing, said in (
+        ([], "there is no record that can be used: it is empty"),
+        ([3], "line 1: is a int, and no dict"),
+    ):
         with pytest.raises(ValueError, match=said):
             language.read_texts(nothing)
-    with pytest.raises(TypeError, match="this is one whose parts are train, test: give one of them"):
+    with pytest.raises(TypeError, match="this is one of train, test: of a dataset with several parts give one of them"):
         language.read_texts({"train": [], "test": []})
-    with pytest.raises(TypeError, match="records are a file, a directory, or one mapping after the other, not a int"):
+    with pytest.raises(TypeError, match="records are a file, a directory, or dicts one after the other, not a int"):
         language.read_texts(3)
 
 

@@ -165,12 +165,17 @@ def _train(words: list[str], arguments: list[str]) -> int:
     if words and words[0] in HELP_WORDS:
         read_words(Train, "train ALGORITHM", ["--help"], _list_of_algorithms())
         return 0
-    if "--resume" in words and words[0].startswith("-"):
+    named = None if not words or words[0].startswith("-") else words[0]
+    anew = any(value_of(flag, words) is not None for flag in ("--env", "--data", "--config"))
+    if "--resume" in words and (named is None or not anew):
+        words = words if named is None else words[1:]
         if (resumed := read_words(Resume, "train --resume", words)) is None:
             return 0
         use_devices(resumed)
         config = processes.first(lambda: runs.read_config(runs.check_path(resumed.out)))
         algorithm, said = options_of(config, resumed.out / runs.CONFIG)
+        if named is not None and named.lower() != algorithm:
+            raise UsageError(f"{resumed.out} is a run of {algorithm}, not of {named}")
         words = [*said, *words]
     else:
         algorithm, words = _with_config(words)

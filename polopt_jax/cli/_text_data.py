@@ -37,17 +37,21 @@ READERS: dict[str, Reader] = {
 }
 
 
-def read_data(path: Path, kind: str, *, held_out: float, max_length: int) -> Data:
-    """The records of a file that are not too long, parted. Raises UsageError if it cannot be read or has none."""
+def read_data(path: Path, kind: str, *, held_out: float, max_length: int, answer_length: int | None = None) -> Data:
+    """The records of a file that are not too long, parted; prompts leave room for an answer of so many tokens. Raises
+    UsageError if it cannot be read or has none."""
     if not path.exists():
         raise UsageError(f"there is no {path}")
     try:
         records = READERS[kind](path)
     except ValueError as error:
         raise UsageError(f"--data: {error}. A line must have {NEEDS[kind]}") from error
-    short, problems = _short(records.rows, kind, max_length)
+    room = max_length - (answer_length - 1 if answer_length else 0)
+    short, problems = _short(records.rows, kind, room)
     if not short:
-        raise UsageError(f"--data: every record of {path} is longer than --max-length {max_length}: {problems[0]}")
+        most = f"the {room} tokens that --answer-length {answer_length} leaves of " if answer_length else ""
+        said = f"every record of {path} is longer than {most}--max-length {max_length}"
+        raise UsageError(f"--data: {said}: {problems[0]}")
     train, held = texts.split_records(short, share=held_out, most=MOST_HELD)
     ordered = sorted([*records.problems, *problems], key=lambda problem: problem.line)
     left_out = sum(problem.left_out for problem in records.problems)

@@ -85,7 +85,7 @@ class TrainAnswers(TrainTexts):
     """After which an answer cannot be scored; needs --reward-workers."""
     group_size: Annotated[int | None, WHOLE, shown("N", "8")] = None
     """Answers to each prompt."""
-    answer_length: Annotated[int | None, WHOLE, shown("N", "64")] = None
+    answer_length: Annotated[int | None, WHOLE, shown("N", "64, or half of --max-length")] = None
     """Tokens of an answer at most."""
     temperature: Annotated[float, NUMBER, shown("FLOAT", "1")] = 1.0
     """Of the policy that answers and is trained."""

@@ -46,7 +46,7 @@ def written(
     plan: TextPlan, data: Data, result: Result, arguments: Sequence[str], directory: Path, *, told: str = ""
 ) -> Files:
     """Writes the files. summary.json comes last: where it says finished, everything is there."""
-    said = (about_data(data), told or _told_before(directory), _displaced(result), result.failure)
+    said = (about_data(data), told or _told_before(directory), _displaced(result), _tied(result), result.failure)
     notes = [note for note in said if note]
     what = facts(arguments, directory)
     summary = {**result.summary, "objective": plan.objective, "examples": len(data.train), "held_out": len(data.held)}
@@ -76,6 +76,17 @@ def _displaced(result: Result) -> str | None:
         f"The chosen completions have become less likely, too: held-out ones by {report.short(-moved)} nats each. That "
         "goes on as long as the rejected ones fall faster. Fewer --steps, a smaller --learning-rate, or an objective "
         "that holds them (--objective orpo, cpo, apo_zero) keep the policy nearer to what it could say."
+    )
+
+
+def _tied(result: Result) -> str | None:
+    """What to say where in no group of the whole run there was anything to compare."""
+    shares = [x for row in result.rows for x in row.get("answer/tied") or ()]
+    if not shares or min(shares) < 1 or result.complaint is not None:
+        return None
+    return (
+        "In no group did two answers earn differently, so that there was nothing to learn from: the answers to one "
+        "prompt are compared with each other. Look at the reward."
     )
 
 

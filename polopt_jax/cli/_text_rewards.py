@@ -1,10 +1,11 @@
 """The reward of `polopt train grpo --data`: a function of one's own, called on the host, whose failures are told."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from polopt_jax import language
+from polopt_jax import language, texts
 from polopt_jax.cli._progress import say
 from polopt_jax.cli._text_data import Data
 from polopt_jax.cli._text_plan import TextPlan
@@ -19,16 +20,12 @@ def check_reward(name: str | None, data: Data) -> None:
     if name is None:
         return
     try:
-        needed = language.reward_columns(language.import_reward(name)).needed
+        takes = language.reward_columns(language.import_reward(name))
     except (TypeError, ValueError) as error:
         raise UsageError(f"--reward: {error}") from error
     for record in sorted((*data.train, *data.held), key=lambda record: record.line):
-        if lacking := [column for column in needed if column not in record.columns]:
-            has = ", ".join(("prompt", *map(str, record.columns)))
-            raise UsageError(
-                f'--reward: {name} takes "{lacking[0]}" of the record of a prompt, and that of line {record.line} of '
-                f"--data has {has}. A parameter with a default need not be there"
-            )
+        if wrong := takes.wrong(dict(record.columns)):
+            raise UsageError(f"--reward {name}: {wrong}, in line {record.line} of --data")
 
 
 @contextlib.contextmanager
@@ -41,6 +38,8 @@ def scoring(plan: TextPlan) -> Iterator[language.Score | None]:
         yield None
         return
     with contextlib.ExitStack() as opened:
+        opened.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", texts.UnscoredWarning)  # it is told here, and of fewer than all, too
         team = language.reward_workers(plan.reward, workers=plan.reward_workers or 0, time_limit=plan.reward_time_limit)
         with _not_called():  # and not around what is done with it: an error of that is no matter of the reward's
             score = opened.enter_context(team)

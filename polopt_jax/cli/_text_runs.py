@@ -47,9 +47,9 @@ def data_of(plan: TextPlan, directory: Path) -> Data:
     """What a run learns from and what it held out. Raises UsageError if the file is gone, or is another one now."""
     path = Path(plan.data)
     check_unchanged(path, plan.data_sha256, directory)
-    room = plan.max_length - (plan.answer_length - 1 if plan.answer_length else 0)
     kind = kind_of(plan.algorithm, plan.objective)
-    return read_data(path, kind, held_out=plan.held_out, max_length=room)
+    sizes = dict(max_length=plan.max_length, answer_length=plan.answer_length)
+    return read_data(path, kind, held_out=plan.held_out, **sizes)
 
 
 def learnt(plan: TextPlan, directory: Path) -> Learnt:

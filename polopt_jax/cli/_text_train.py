@@ -54,8 +54,9 @@ def planned(algorithm: str, options: TrainTexts, hyperparameters: dict[str, Any]
     found: dict[str, Data] = {}
 
     def number_of(max_length: int) -> int:
-        room = max_length - (answer_length(options, max_length) - 1 if kind == "grpo" else 0)
-        data = read_data(options.data, kind, held_out=options.held_out, max_length=room)
+        answers = answer_length(options, max_length) if kind == "grpo" else None
+        sizes = dict(max_length=max_length, answer_length=answers)
+        data = read_data(options.data, kind, held_out=options.held_out, **sizes)
         found["data"] = data
         if kind != "sft":
             return len(data.train)

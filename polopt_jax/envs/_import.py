@@ -57,14 +57,14 @@ def import_callable(name: str, *, what: str, called: str, needed: str) -> Callab
         raise ValueError(f"{what} of one's own is named package.module:{called}; {name!r} is not")
     try:
         found = pkgutil.resolve_name(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{name} cannot be imported: {told(error)}") from error
     if not callable(found):
         raise ValueError(f"{name} must be {needed}; it is {found!r}")
     return found
 
 
-def told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """What went wrong, and where in the code that was called, if it came so far."""
     called = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_called(frame.filename)]
     where = f" ({Path(called[-1].filename).name}, line {called[-1].lineno})" if called else ""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
 import math
 import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -56,7 +57,10 @@ class Scores(NamedTuple):
 
 
 class Score(Protocol):
-    """What scores completions: a prompt for each, and where there are columns the record's, too, by name."""
+    """What scores completions: a prompt for each, and where there are columns the record's, too, by name.
+
+    Where it has `takes`, a `RewardColumns`, records are held against that before anything is scored.
+    """
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Sequence[Mapping[str, Any]] = ()
@@ -142,12 +146,12 @@ def reward_workers(reward: Reward | str, *, workers: int = 0, time_limit: float 
     function = import_reward(reward) if isinstance(reward, str) else reward
     taken = check_reward("reward_workers", "reward", function)
     if workers == 0:
-        yield _scoring(taken, lambda asked: _here(function, asked))
+        yield _Scoring(taken, lambda asked: _here(function, asked))
         return
     name = reward if isinstance(reward, str) else _name_of(function)
     team = Team(name, workers=workers, time_limit=math.inf if time_limit is None else time_limit)
     try:
-        yield _scoring(taken, lambda asked: team.score(_said_in_json(asked)))
+        yield _Scoring(taken, lambda asked: team.score(_said_in_json(asked)))
     finally:
         team.close()
 
@@ -194,8 +198,16 @@ def _said_in_json(asked: _Asked) -> _Asked:
     return asked
 
 
-def _scoring(taken: RewardColumns, call: Callable[[_Asked], list[float | str]]) -> Score:
-    def score(prompts: Sequence[str], completions: Sequence[str], columns: Sequence[Mapping[str, Any]] = ()) -> Scores:
+@dataclasses.dataclass(frozen=True)
+class _Scoring:
+    """A `Score` that says what its reward takes."""
+
+    takes: RewardColumns
+    call: Callable[[_Asked], list[float | str]]
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], columns: Sequence[Mapping[str, Any]] = ()
+    ) -> Scores:
         for name, texts in {"prompts": prompts, "completions": completions}.items():
             wrong = [texts] if isinstance(texts, str) else [text for text in texts if not isinstance(text, str)]
             if wrong:
@@ -205,27 +217,27 @@ def _scoring(taken: RewardColumns, call: Callable[[_Asked], list[float | str]]) 
                 f"score: there must be a prompt for each completion; there are {len(prompts)} prompts and "
                 f"{len(completions)} completions"
             )
-        own = _columns(taken, columns, len(completions))
-        found = call(list(zip(prompts, completions, own, strict=True)))
+        own = _columns(self.takes, columns, len(completions))
+        found = self.call(list(zip(prompts, completions, own, strict=True)))
         reward = np.array([np.nan if isinstance(x, str) else x for x in found], np.float32)
         failures = [Failure(i, prompts[i][:40], x) for i, x in enumerate(found) if isinstance(x, str)]
         return Scores(reward, failures)
 
-    return score
-
 
 def _columns(taken: RewardColumns, columns: Sequence[Mapping[str, Any]], number: int) -> list[dict[str, Any]]:
     """What the reward takes of the columns of each completion; nothing of each where none are given."""
-    if isinstance(columns, Mapping) or not all(isinstance(row, Mapping) for row in columns):
-        wrong = columns if isinstance(columns, Mapping) else next(x for x in columns if not isinstance(x, Mapping))
-        raise TypeError(f"score: columns must be a list of dicts, one for each completion; there is {described(wrong)}")
-    rows = columns or [{}] * number
+    if isinstance(columns, Mapping) or not isinstance(columns, Iterable):
+        raise TypeError(f"score: columns must be a list of dicts, one for each completion; it is {described(columns)}")
+    rows = [{} if row == () else row for row in columns] or [{}] * number
+    if odd := [row for row in rows if not isinstance(row, Mapping)]:
+        raise TypeError(
+            f"score: columns must be a list of dicts, one for each completion; there is {described(odd[0])}"
+        )
     if len(rows) != number:
         raise ValueError(f"score: there must be columns for each completion: {len(rows)} for {number} completions")
     for n, row in enumerate(rows):
-        if lacking := [name for name in taken.needed if name not in row]:
-            has = f"has {', '.join(map(str, row))}" if row else "has none"
-            raise ValueError(f"score: the reward takes {lacking[0]!r} as a column, and completion {n} {has}")
+        if wrong := taken.wrong(row):
+            raise ValueError(f"score: {wrong} (completion {n})")
     return [taken.of(row) for row in rows]
 
 
@@ -237,5 +249,5 @@ def _name_of(reward: Any) -> str:
             return name
     raise ValueError(
         "reward_workers: workers find a reward by its name, package.module:function, in a module that is not the "
-        f"script itself, and {described(reward)} has none: put it into a file of its own, or take workers=0"
+        f"script itself, and {described(reward)} has none: give the name of one, or take workers=0"
     )

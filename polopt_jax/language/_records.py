@@ -52,7 +52,7 @@ class Prompt(NamedTuple):
 
     prompt: str
     line: int = 0
-    columns: Mapping[str, Any] = {}
+    columns: Mapping[str, Any] | tuple[()] = ()
     """What else the record has, under its names: the right answer, say, which a reward takes by its name."""
 
 
@@ -181,7 +181,7 @@ def read_prompts(source: Source, *, render: Render = chat_text) -> Records[Promp
     def parse(record: Mapping[str, Any], line: int) -> Prompt:
         prompt = _text(_field(record, "prompt"), render)
         _not_empty(prompt=prompt)
-        return Prompt(prompt, line, {name: x for name, x in record.items() if name != "prompt"})
+        return Prompt(prompt, line, {name: x for name, x in record.items() if name != "prompt"} or ())
 
     return _read(source, parse)
 
@@ -227,7 +227,7 @@ def _read(source: Source, parse: Callable[[Mapping[str, Any], int], Record]) -> 
             if isinstance(found, _Wrong):
                 raise found
             if not isinstance(found, Mapping):
-                raise _Wrong("is not a JSON object")
+                raise _Wrong("is not a JSON object" if is_path else f"is {described(found)}, and no dict")
             row = parse(found, line)
         except _Wrong as wrong:
             problems.append(Problem(line, str(wrong), left_out=True))
@@ -245,18 +245,26 @@ def _read(source: Source, parse: Callable[[Mapping[str, Any], int], Record]) -> 
 
 def _content(record: Pair | Labelled | Text | Prompt) -> tuple[Any, ...]:
     """What a record says, wherever it stood."""
-    return tuple(repr(x) if isinstance(x, Mapping) else x for x in record._replace(line=0))
+    return tuple(_key(x) if isinstance(x, Mapping) else x for x in record._replace(line=0))
+
+
+def _key(columns: Mapping[str, Any]) -> str:
+    """One for equal columns, in whatever order; what is no JSON is equal to itself alone."""
+    try:
+        return json.dumps(columns, sort_keys=True, default=lambda x: f"{type(x).__name__} {id(x)}")
+    except (TypeError, ValueError):
+        return f"{id(columns)}"
 
 
 def _given(records: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     """Records with their numbers from 1. Raises TypeError for what is none."""
     if isinstance(records, Mapping):
-        parts = ", ".join(map(str, records))
         raise TypeError(
-            f"records are one mapping after the other; this is one whose parts are {parts}: give one of them"
+            f"records are dicts, one after the other; this is one of {', '.join(map(str, records))}: of a dataset with "
+            "several parts give one of them; columns are to be made rows of"
         )
     if not isinstance(records, Iterable):
-        raise TypeError(f"records are a file, a directory, or one mapping after the other, not {described(records)}")
+        raise TypeError(f"records are a file, a directory, or dicts one after the other, not {described(records)}")
     return enumerate(records, start=1)
 
 

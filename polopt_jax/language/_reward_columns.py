@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from polopt_jax.boundaries import check_takes
 
-GIVEN = 2
-"""The prompt and the completion, which come by place."""
+_TEXTS, _ORDINALS = ("prompt", "completion"), ("first", "second")
+"""What comes by place."""
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -23,12 +23,25 @@ class RewardColumns(NamedTuple):
     others: bool = False
     """Whether it takes all that there are (`**columns`)."""
     places: tuple[str, ...] = ()
-    """What it calls the prompt and the completion; a column of that name is none that it could be given."""
+    """What it calls the prompt and the completion, which it is given by place; "" of one that cannot be named."""
 
     def of(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Those of a record that the reward takes."""
         named = (*self.needed, *self.welcome)
         return {k: x for k, x in record.items() if k in named or (self.others and k not in self.places)}
+
+    def wrong(self, record: Mapping[str, Any]) -> str | None:
+        """What is wrong with a record for this reward; None if nothing is."""
+        has = ", ".join(map(str, record)) or "none"
+        if lacking := [name for name in self.needed if name not in record]:
+            return f'the reward takes "{lacking[0]}" of the columns, and there are {has}'
+        if taken := [name for name in self.places if name in record and name not in _TEXTS]:
+            at = self.places.index(taken[0])
+            return (
+                f'the reward calls its {_ORDINALS[at]} parameter "{taken[0]}", as a column is called, and is given the '
+                f"{_TEXTS[at]} there: prompt and completion come first, under other names, and then the columns"
+            )
+        return None
 
 
 def reward_columns(reward: Callable[..., Any]) -> RewardColumns:
@@ -48,18 +61,24 @@ def reward_columns(reward: Callable[..., Any]) -> RewardColumns:
         parameters = list(inspect.signature(reward).parameters.values())
     except ValueError:  # built in, without a signature
         return RewardColumns()
-    by_place = [x for x in parameters if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)][:GIVEN]
+    by_place = [x for x in parameters if x.kind in (x.POSITIONAL_ONLY, x.POSITIONAL_OR_KEYWORD)][: len(_TEXTS)]
     rest = [x for x in parameters if x not in by_place and x.kind in _BY_NAME]
     return RewardColumns(
         needed=tuple(x.name for x in rest if x.default is x.empty),
         welcome=tuple(x.name for x in rest if x.default is not x.empty),
         others=any(x.kind is x.VAR_KEYWORD for x in parameters),
-        places=tuple(x.name for x in by_place if x.kind is x.POSITIONAL_OR_KEYWORD),
+        places=tuple("" if x.kind is x.POSITIONAL_ONLY else x.name for x in by_place),
     )
 
 
 def check_reward(caller: str, what: str, reward: Any) -> RewardColumns:
-    """The columns that a reward takes. Raises TypeError if it cannot be called with a prompt and a completion."""
+    """The columns that a reward takes. Raises TypeError if it cannot be called with a prompt and a completion, or has
+    them in another order."""
     columns = reward_columns(reward) if callable(reward) else RewardColumns()
-    check_takes(caller, what, reward, "prompt", "completion", by_name=columns.needed)
+    check_takes(caller, what, reward, *_TEXTS, by_name=columns.needed)
+    if "completion" in columns.places[:1] or "prompt" in (*columns.places[1:], *columns.needed):
+        raise TypeError(
+            f"{caller}: {what} must be a function of (prompt, completion, columns by name), in this order; it is one "
+            f"of {inspect.signature(reward)}"
+        )
     return columns

@@ -34,12 +34,20 @@ def attempt(
     """
     try:
         given = reward(prompt, completion, **columns)
-        if not hasattr(given, "__float__"):  # float() would read a string
-            return f"gave a {type(given).__name__}, which is no number"
+        if not _is_number(given):
+            is_many = hasattr(given, "__len__") and not isinstance(given, str | bytes)
+            once = "; it is called once for each completion" if is_many else ""
+            return f"gave a {type(given).__name__}, which is no number{once}"
         number = float(given)  # type: ignore[arg-type]
     except caught as error:
         return told(error)
     return number if abs(number) <= LARGEST else f"gave {number}, which is no finite float32"
+
+
+def _is_number(given: object) -> bool:
+    """Whether it is one: `float` would read a string, too, and take half of NumPy's complex."""
+    kind = getattr(getattr(given, "dtype", None), "kind", "f")
+    return hasattr(given, "__float__") and not isinstance(given, str | bytes | complex) and kind not in "cSUOMm"
 
 
 def told(error: BaseException) -> str:

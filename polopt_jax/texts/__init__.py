@@ -10,7 +10,7 @@ from polopt_jax.texts._fed import HELD, from_labels, from_pairs, imitation, with
 from polopt_jax.texts._learning import REFERENCE, Learning, Optimization
 from polopt_jax.texts._members import GROUPED, PAIRED, UNPAIRED, Grouped, Labels, Unpaired
 from polopt_jax.texts._samples import Completion, complete_prompts
-from polopt_jax.texts._scored import Answers, answer_texts, from_rewards
+from polopt_jax.texts._scored import Answers, UnscoredWarning, answer_texts, from_rewards
 
 __all__ = [
     "GROUPED",
@@ -26,6 +26,7 @@ __all__ = [
     "Learning",
     "Optimization",
     "Unpaired",
+    "UnscoredWarning",
     "answer_texts",
     "complete_prompts",
     "examples",

@@ -32,8 +32,17 @@ class Examples(NamedTuple):
 
 
 def examples(given: Any, kept: Sequence[Any], *, axis: int = 0) -> Examples:
-    """Rows as they come from `language.pair_rows` and its like, with their arrays on the host."""
-    return Examples(jax.tree.map(np.asarray, given), kept, axis)
+    """Rows as they come from `language.pair_rows` and its like, with their arrays on the host.
+
+    Raises ValueError if there is not a record (or, of packed rows, what stands for them) for each row.
+    """
+    arrays = jax.tree.map(np.asarray, given)
+    for leaf in jax.tree.leaves(arrays):
+        if leaf.ndim > axis and leaf.shape[axis] != len(kept):
+            raise ValueError(
+                f"examples: kept must have a record for each of {leaf.shape[axis]} rows; it has {len(kept)}"
+            )
+    return Examples(arrays, kept, axis)
 
 
 def split_records(records: Sequence[Record], *, share: float, most: int) -> tuple[list[Record], list[Record]]:

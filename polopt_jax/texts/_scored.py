@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -12,12 +13,12 @@ import numpy as np
 import optax
 
 from polopt_jax.algorithms import adam
-from polopt_jax.boundaries import check_takes
+from polopt_jax.boundaries import check_takes, described
 from polopt_jax.divergences import trajectory_kl
 from polopt_jax.driver import Hosted, compiler_options, over_seeds
 from polopt_jax.episodes import to_batch
 from polopt_jax.fields import with_fields
-from polopt_jax.language import Prompt, Score, Tokenizer, TokenNetwork, Tokens, sample_groups
+from polopt_jax.language import Prompt, RewardColumns, Score, Scores, Tokenizer, TokenNetwork, Tokens, sample_groups
 from polopt_jax.ranges import Count, Positive, Rate
 from polopt_jax.texts._examples import Examples, places_of
 from polopt_jax.texts._fed import HELD
@@ -28,6 +29,10 @@ from polopt_jax.types import Array, Batch, Params, Rollout, Term, record
 _NAMES = tuple(f"{HELD}{name}" for name in ("reward", "length", "ended", "ref_kl"))
 EVALUATION = 0x6576616C
 """The seed of every evaluation, so that what differs between two is the policy."""
+
+
+class UnscoredWarning(UserWarning):
+    """Nothing that was answered could be scored, so that there is nothing to learn from."""
 
 
 @with_fields
@@ -74,10 +79,11 @@ def from_rewards(
     """Any objective over groups of answers: an update answers prompts several times each, and compares what that earns.
 
     Examples are prompts of `language.prompt_rows`; answers are scored on the host (`Answers.score`), with the columns
-    of the records of their prompts. An answer that cannot be scored is left out of its group and masked out. Metrics:
-    `episode/*` of the answers of an update, `answer/length` in tokens, and the share that ended of themselves,
-    `answer/ended`. Of held-out prompts, one answer to each, sampled: `held/reward`, `held/length`, `held/ended`, and
-    `held/ref_kl`, KL(π ‖ ref) in nats per answer.
+    of the records of their prompts. An answer that cannot be scored is left out of its group and masked out; where no
+    answer of an update can be, it warns and says why of the first. Metrics: `episode/*` of the answers of an update,
+    `answer/length` in tokens, the share that ended of themselves, `answer/ended`, and the share of groups in which all
+    answers earned the same, so that there was nothing to compare, `answer/tied`. Of held-out prompts, one answer to
+    each, sampled: `held/reward`, `held/length`, `held/ended`, and `held/ref_kl`, KL(π ‖ ref) in nats per answer.
 
     Args:
       term: of `GROUPED`, or one of your own over batches `[N, G, T]`.
@@ -88,10 +94,12 @@ def from_rewards(
       max_grad_norm: norm to which the gradient is clipped.
       optimizer: what steps in place of Adam with its clip, whose two numbers then say nothing.
 
-    Raises ValueError if the prompts of an update are no multiple of its minibatches, or a group is a single answer;
-    TypeError if the score takes something else than prompts, completions and columns.
+    Raises ValueError if the prompts of an update are no multiple of its minibatches, a group is a single answer, or a
+    record has not what the reward takes; TypeError if records are no prompts, or the score takes something else than
+    prompts, completions and columns, or returns something else than `Scores`.
     """
     check_takes("from_rewards", "the score of Answers", answers.score, "prompts", "completions", "columns")
+    _check_prompts(answers, [*train.kept, *(held.kept if held else ())])
     if answers.group_size < 2:
         raise ValueError(
             f"from_rewards: the answers of a group are compared, so group_size must be at least 2; it is "
@@ -148,12 +156,33 @@ def _sampled(
     return sample_groups(network, params, prompts, key, length=answers.length, group_size=group_size, stop=answers.stop)
 
 
+def _check_prompts(answers: Answers, records: Sequence[Any]) -> None:
+    """Raises TypeError for what is no prompt, ValueError for one without what the reward takes."""
+    takes = getattr(answers.score, "takes", RewardColumns())
+    for prompt in records:
+        if not isinstance(prompt, Prompt):
+            raise TypeError(
+                f"from_rewards: the records of the examples must be language.Prompt, not {described(prompt)}"
+            )
+        if wrong := takes.wrong(dict(prompt.columns)):
+            raise ValueError(f"from_rewards: {wrong}, in line {prompt.line}, prompt {prompt.prompt[:40]!r}")
+
+
 def _scores(answers: Answers, asked: Sequence[Prompt], rollout: Rollout) -> np.ndarray:
     """What answers `[seeds, T, N, G]` to the prompts of records are worth, `[seeds, N, G]` float32."""
     texts = answer_texts(rollout.action, rollout.mask, answers.tokenizer)
-    rewards = answers.score([x.prompt for x in asked], texts, [x.columns for x in asked]).reward
+    found = answers.score([x.prompt for x in asked], texts, [dict(x.columns) for x in asked])
+    if not isinstance(found, Scores):
+        raise TypeError(
+            "from_rewards: the score of Answers must return language.Scores, as language.reward_workers makes it of a "
+            f"reward; it returned {described(found)}"
+        )
+    rewards = np.asarray(found.reward, np.float32)
     if rewards.shape != (len(texts),):
         raise ValueError(f"a score must be one number for each of {len(texts)} answers; its shape is {rewards.shape}")
+    if np.isnan(rewards).all():
+        said = f"from_rewards: no answer of an update could be scored: {found.told(most=1)}"
+        warnings.warn(said, UnscoredWarning, stacklevel=2)
     return rewards.reshape(rollout.mask.shape[0], *rollout.mask.shape[2:])
 
 
@@ -176,12 +205,14 @@ def _told(answers: Answers, rollout: Rollout, reward: np.ndarray) -> dict[str, n
     axes = (1, 2)
     scored = np.isfinite(reward)
     length, ended = _lengths(answers, rollout)
+    best, worst = np.where(scored, reward, -np.inf).max(-1), np.where(scored, reward, np.inf).min(-1)
     return {
         "episode/finished": scored.sum(axes).astype(np.float32),
         "episode/return_sum": np.where(scored, reward, 0).sum(axes),
         "episode/unscored": (~scored).sum(axes).astype(np.float32),
         "answer/length": length.mean(axes),
         "answer/ended": ended.mean(axes),
+        "answer/tied": (best <= worst).mean(-1).astype(np.float32),
     }
 
 
