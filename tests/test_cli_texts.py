@@ -254,7 +254,7 @@ def test_what_is_shown_before_is_the_references_and_after_the_policys(preferred,
     drawn = []
     monkeypatch.setattr(_text_completions.report, "contrasts_html", lambda shown, *, scale: drawn.append(shown) or "")
     plan = _text_runs.plan_of(json.loads((preferred / "config.json").read_text()), preferred)
-    _text_completions.completions_shown(plan, preferred, ["p1:"])
+    _text_completions.completions_shown(plan, preferred, [language.Prompt("p1:")])
     policy, reference = po.load(preferred).params, _text_build.restored_reference(plan, preferred)
     how = (["p1:"], language.ByteTokenizer(), jax.random.key(0))
     network, length = language.greedy_network(po.load(preferred).network), 24 - 4 + 1
@@ -375,8 +375,20 @@ def test_a_reward_is_given_what_it_names_of_the_line_of_the_prompt(place, capsys
     assert "unscored" not in summary_of(out) or not summary_of(out)["unscored"]
     seen = json.loads(said(capsys, "evaluate", out, "--json").out)["seeds"][0]
     np.testing.assert_allclose(seen["reward"], sum(held) / 2)
+    said(capsys, "play", out)
+    for page in ("report.html", "play.html"):
+        text = " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", (out / page).read_text(), flags=re.DOTALL).split())
+        for number in held:
+            shown = text.split(f"p{number}: ", 1)[1].split(" p", 1)[0]
+            assert shown.startswith(f"answer {number} before, greedy reward {number} log π/ref")
+            assert shown.count(f"reward {number}") == 2 * (1 + _text_completions.SAMPLES)
     monkeypatch.setattr(sys.modules["own_reward"], "number", lambda prompt, completion, weight: 1.0)
-    assert 'the reward takes "weight" of the columns, and there are answer' in said(capsys, "evaluate", out, code=2).err
+    missed = 'the reward takes "weight" of the columns, and there are answer'
+    assert missed in said(capsys, "evaluate", out, code=2).err
+    assert (
+        f"without rewards: --reward own_reward:number: {missed}" in said(capsys, "play", out, "--html", out / "b").err
+    )
+    assert "reward" not in (out / "b").read_text().split("</style>", 1)[1]
 
 
 def test_a_column_is_missed_wherever_the_line_went(place):

@@ -12,6 +12,7 @@ from polopt_jax.cli._table import show_table
 from polopt_jax.cli._text_completions import LENGTH, completions_shown
 from polopt_jax.cli._text_options import Sample
 from polopt_jax.cli._text_plan import TextPlan, is_of_texts
+from polopt_jax.cli._text_rewards import check_reward, scoring
 from polopt_jax.cli._text_runs import data_of, evaluated, learnt, plan_of
 from polopt_jax.cli._words import UsageError, flag
 from polopt_jax.report import Column, Group
@@ -133,7 +134,13 @@ def page_of_texts(directory: Path, config: Any) -> tuple[str, str]:
     """A page of completions before and after, and what there is to say of them."""
     plan = plan_of(config, directory)
     data = data_of(plan, directory)
-    shown = completions_shown(plan, directory, [record.prompt for record in (data.held or data.train)])
+    try:
+        check_reward(plan.reward, data)
+        with scoring(plan) as score:
+            shown = completions_shown(plan, directory, data.held or data.train, score)
+    except UsageError as error:  # the reward has gone; what was learnt is there
+        say(f"without rewards: {error}")
+        shown = completions_shown(plan, directory, data.held or data.train)
     mean, half_width = shown.kl
     said = f"KL(π‖ref) of a completion: {report.estimate(mean, half_width)} nats, from the sampled ones."
     return report.page(plan.title, f"Seed {plan.schedule.seed}. {said}", shown.sections), said

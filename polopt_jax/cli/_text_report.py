@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from polopt_jax import report, runs
+from polopt_jax import language, report, runs
 from polopt_jax.cli import _recipes
 from polopt_jax.cli._report import CURVES, PAGE, SUMMARY, curve, facts
 from polopt_jax.cli._result import Result, Summary
@@ -43,7 +43,14 @@ class Files(NamedTuple):
 
 
 def written(
-    plan: TextPlan, data: Data, result: Result, arguments: Sequence[str], directory: Path, *, told: str = ""
+    plan: TextPlan,
+    data: Data,
+    result: Result,
+    arguments: Sequence[str],
+    directory: Path,
+    score: language.Score | None,
+    *,
+    told: str = "",
 ) -> Files:
     """Writes the files. summary.json comes last: where it says finished, everything is there."""
     said = (about_data(data), told or _told_before(directory), _displaced(result), _tied(result), result.failure)
@@ -51,7 +58,7 @@ def written(
     what = facts(arguments, directory)
     summary = {**result.summary, "objective": plan.objective, "examples": len(data.train), "held_out": len(data.held)}
     if result.rows:
-        shown = _completions(plan, data, result, directory)
+        shown = _completions(plan, data, result, directory, score)
         mean, half_width = shown.kl if plan.has_reference else (None, None)
         summary |= {"ref_kl_per_completion": mean, "ref_kl_interval": half_width}
         runs.write(directory / CURVES, report.png(strips(result)))
@@ -61,10 +68,11 @@ def written(
     return Files(directory, result, summary, notes)
 
 
-def _completions(plan: TextPlan, data: Data, result: Result, directory: Path) -> Shown:
+def _completions(plan: TextPlan, data: Data, result: Result, directory: Path, score: language.Score | None) -> Shown:
     """Before and after, of a run that is over; nothing of one that was interrupted, which is not kept waiting."""
-    prompts = [record.prompt for record in (data.held or data.train)]
-    return completions_shown(plan, directory, prompts) if result.status == "finished" else Shown([], (None, None))
+    if result.status != "finished":
+        return Shown([], (None, None))
+    return completions_shown(plan, directory, data.held or data.train, score)
 
 
 def _displaced(result: Result) -> str | None:

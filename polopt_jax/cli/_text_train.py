@@ -34,7 +34,9 @@ def train_texts(algorithm: str, options: TrainTexts, hyperparameters: dict[str, 
         tell_problems(data, options.data)
         if is_done(plan, start):
             say(f"{directory} is finished, with {plan.schedule.updates} updates; a larger --steps would go on")
-            return print_texts(written(plan, data, Result(plan, start.rows), arguments, directory), json=options.json)
+            return print_texts(
+                written(plan, data, Result(plan, start.rows), arguments, directory, score), json=options.json
+            )
         return _train(plan, data, start, score, options, arguments)
 
 
@@ -94,6 +96,6 @@ def _train(
                     tell=tell,
                 )
         result = Result(plan, *made)
-        files = written(plan, data, result, arguments, directory, told=first.told)
+        files = written(plan, data, result, arguments, directory, score, told=first.told)
     print_texts(files, json=options.json)
     return exit_code(result, stop, arguments, directory)
