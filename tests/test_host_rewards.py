@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import text_rewards
 
-from polopt_jax.language import _reward_team, import_reward, reward_columns, reward_workers, score_texts
+from polopt_jax.language import Prompt, _reward_team, import_reward, reward_columns, reward_workers, score_texts
 
 pytestmark = pytest.mark.timeout(60)
 ENVIRON = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -183,6 +183,8 @@ def test_columns_that_are_not_taken_are_not_sent():
     columns = [{"answer": "4", "picture": object()}]
     assert score_texts(text_rewards.right, ["?"], ["4"], columns, workers=1).reward.tolist() == [1]
     assert score_texts(text_rewards.length, ["?"], ["4"], columns, workers=1).reward.tolist() == [2]
+    bare = [Prompt("?").columns, {"answer": "4"}]
+    assert score_texts(text_rewards.length, ["?"] * 2, ["4"] * 2, bare, workers=1).reward.tolist() == [2, 2]
     columns = [{"answer": "4"}, {"answer": object()}]
     with pytest.raises(TypeError, match=r"'answer' of completion 1 is a object: .* workers=0 takes anything"):
         score_texts(text_rewards.right, ["?"] * 2, ["4"] * 2, columns, workers=1)

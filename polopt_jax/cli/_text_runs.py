@@ -48,8 +48,7 @@ def data_of(plan: TextPlan, directory: Path) -> Data:
     path = Path(plan.data)
     check_unchanged(path, plan.data_sha256, directory)
     kind = kind_of(plan.algorithm, plan.objective)
-    sizes = dict(max_length=plan.max_length, answer_length=plan.answer_length)
-    return read_data(path, kind, held_out=plan.held_out, **sizes)
+    return read_data(path, kind, held_out=plan.held_out, max_length=plan.max_length, answer_length=plan.answer_length)
 
 
 def learnt(plan: TextPlan, directory: Path) -> Learnt:

@@ -57,8 +57,7 @@ def planned(algorithm: str, options: TrainTexts, hyperparameters: dict[str, Any]
 
     def number_of(max_length: int) -> int:
         answers = answer_length(options, max_length) if kind == "grpo" else None
-        sizes = dict(max_length=max_length, answer_length=answers)
-        data = read_data(options.data, kind, held_out=options.held_out, **sizes)
+        data = read_data(options.data, kind, held_out=options.held_out, max_length=max_length, answer_length=answers)
         found["data"] = data
         if kind != "sft":
             return len(data.train)

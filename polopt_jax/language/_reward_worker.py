@@ -45,9 +45,9 @@ def attempt(
 
 
 def _is_number(given: object) -> bool:
-    """Whether it is one: `float` would read a string, too, and take half of NumPy's complex."""
+    """Whether it is one: of NumPy's `float` would read a string, too, and take half of what is complex."""
     kind = getattr(getattr(given, "dtype", None), "kind", "f")
-    return hasattr(given, "__float__") and not isinstance(given, str | bytes | complex) and kind not in "cSUOMm"
+    return hasattr(given, "__float__") and kind not in "cSUOMm"
 
 
 def told(error: BaseException) -> str:
