@@ -391,6 +391,22 @@ def test_a_reward_is_given_what_it_names_of_the_line_of_the_prompt(place, capsys
     assert "reward" not in (out / "b").read_text().split("</style>", 1)[1]
 
 
+def test_a_reward_that_is_another_now_is_told_of_when_a_run_goes_on(place, capsys):
+    out, file = place / "edited", place / "edited_reward.py"
+    file.write_text("def worth(prompt, completion):\n    return float(len(completion))\n")
+    words = ["--init", place / "start", "--steps", 4, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]
+    words += ["--num-minibatches", 1, "--held-out", 0, "--out", out]
+    said(capsys, "train", "grpo", "--data", place / "prompts.jsonl", "--reward", "edited_reward:worth", *words)
+    told = said(capsys, "train", "--resume", "--out", out, "--steps", 8)
+    assert "was run before with others" not in told.err
+    file.write_text("def worth(prompt, completion):\n    return 5.0 + len(completion)\n")
+    told = said(capsys, "train", "--resume", "--out", out, "--steps", 12)
+    assert re.search("not be bit for bit: edited_reward:worth was [0-9a-f]{12}, now [0-9a-f]{12}\n", told.err)
+    file.unlink()
+    assert "edited_reward:worth" in json.loads((out / "config.json").read_text())["versions"]
+    assert said(capsys, "sample", out, "--prompt", "p1:").out.startswith("p1:")
+
+
 def test_a_column_is_missed_wherever_the_line_went(place):
     with_it, without = language.Prompt("a", 4, {"answer": 1}), language.Prompt("b", 2)
     for train, held in (([with_it], [without]), ([without], [with_it]), ([with_it, without], [])):
@@ -499,7 +515,7 @@ WRONG = {
     ),
     "the order of a reward": (
         ["grpo", "--data", "answers.jsonl", "--init", "start", "--reward", "own_reward:swapped"],
-        "must be a function of (prompt, completion, columns by name), in this order",
+        "--reward: own_reward:swapped must be a function of (prompt, completion, columns by name), in this order",
     ),
     "limit without workers": (
         [

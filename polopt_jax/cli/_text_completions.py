@@ -91,7 +91,7 @@ def _worth(score: language.Score | None, record: Any, said: Sequence[Completion]
 
 
 def _clipped(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= CLIPPED else f"{text[: CLIPPED - 1]}…"
 
 

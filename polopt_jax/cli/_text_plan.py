@@ -11,7 +11,7 @@ from polopt_jax import runs
 from polopt_jax.cli._plan import RATES, check_loggers
 from polopt_jax.cli._text_family import ALGORITHMS, choose_objective, parameters_of
 from polopt_jax.cli._text_options import TrainAnswers, TrainTexts
-from polopt_jax.cli._versions import PACKAGES, versions
+from polopt_jax.cli._versions import PACKAGES, source, versions
 from polopt_jax.cli._words import UsageError, choose, flag
 
 STEPS = {"sft": (150, 8_000), "dpo": (3, 10**12), "grpo": (100, 1_600)}
@@ -121,7 +121,7 @@ class TextPlan:
             **self.schedule.config(),
             "schedule": self.rate,
             "hyperparameters": hyperparameters,
-            "versions": versions(*PACKAGES),
+            "versions": versions(*PACKAGES) | ({} if self.reward is None else {self.reward: source(self.reward)}),
         }
 
 

@@ -22,7 +22,7 @@ def check_reward(name: str | None, data: Data) -> None:
     try:
         takes = language.reward_columns(language.import_reward(name))
     except (TypeError, ValueError) as error:
-        raise UsageError(f"--reward: {error}") from error
+        raise UsageError(f"--reward: {str(error).removeprefix('import_reward: ')}") from error
     for record in sorted((*data.train, *data.held), key=lambda record: record.line):
         if wrong := takes.wrong(dict(record.columns)):
             raise UsageError(f"--reward {name}: {wrong}, in line {record.line} of --data")

@@ -1,6 +1,8 @@
-"""What was installed when something was run, and on what processor."""
+"""What was installed when something was run, in what state a file of one's own was, and on what processor."""
 
+import hashlib
 import importlib.metadata
+import importlib.util
 import platform
 from pathlib import Path
 
@@ -21,6 +23,20 @@ def versions(*packages: str) -> dict[str, str | None]:
             return None
 
     return {"polopt_jax": polopt_jax.__version__, **{package: version(package) for package in packages}}
+
+
+def source(name: str) -> str | None:
+    """The beginning of the SHA-256 of the file that `package.module:function` is in; None where there is none.
+
+    >>> source("polopt_jax.cli._versions:source") == source("polopt_jax.cli._versions"), source("no_such:function")
+    (True, None)
+    """
+    try:
+        found = importlib.util.find_spec(name.partition(":")[0])
+    except (ImportError, ValueError):
+        return None
+    file = Path(found.origin) if found is not None and found.origin else None
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file is not None and file.is_file() else None
 
 
 def processor(*names: str) -> str:

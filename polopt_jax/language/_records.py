@@ -174,8 +174,8 @@ def read_prompts(source: Source, *, render: Render = chat_text) -> Records[Promp
 
     Arguments, what is returned and what is raised as `read_pairs`.
 
-    >>> read_prompts([{"prompt": "2+2=", "answer": 4}]).rows[0].columns
-    {'answer': 4}
+    >>> read_prompts([{"prompt": "2+2=", "answer": "4"}]).rows[0].columns
+    {'answer': '4'}
     """
 
     def parse(record: Mapping[str, Any], line: int) -> Prompt:
