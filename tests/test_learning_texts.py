@@ -548,6 +548,15 @@ def test_groups_in_which_all_answers_earn_the_same_are_counted(group_run):
     scorer.rewards = lambda completions: np.arange(len(completions), dtype=float)
 
 
+def test_as_many_keys_as_seeds_are_needed(params, of_pairs):
+    for hosted in (
+        answering(params, Scorer(), seeds=(0, 1)),
+        texts.from_pairs(learning(params, seeds=(0, 1)), of_pairs[0], None, po.dpo()),
+    ):
+        with pytest.raises(ValueError, match="Learning of 2 seeds is prepared with as many keys; they are 1"):
+            driver.prepare(hosted, driver.seed_keys(0, 1), chunk_updates=1)
+
+
 def test_examples_have_a_record_for_each_row():
     rows = prompt_rows([Prompt("a", 1), Prompt("b", 2)], TOKENIZER, max_length=8)
     with pytest.raises(ValueError, match="a record for each of 2 rows; it has 3"):
