@@ -424,7 +424,7 @@ def test_a_reward_that_fails_leaves_answers_out_and_counts_them(place, capsys):
     assert rows_of(out)[0]["reward"] == [1.0]
 
 
-def test_a_reward_that_scores_nothing_is_no_run_that_is_fine(place, capsys):
+def test_a_reward_that_scores_nothing_is_no_run_that_is_fine(place, capsys, recwarn):
     out = place / "mute"
     words = ["--init", place / "start", "--steps", 8, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]
     words += ["--num-minibatches", 1, "--held-out", 0, "--out", out]
@@ -434,6 +434,7 @@ def test_a_reward_that_scores_nothing_is_no_run_that_is_fine(place, capsys):
     assert "broken since update 1 (no answer could be scored), stopped at update 2; look at the reward" in told.err
     assert "unscored: Answers that nobody could score, of all updates and seeds." in told.out
     assert summary_of(out)["unscored"] == 16.0
+    assert not [x for x in recwarn if issubclass(x.category, texts.UnscoredWarning)], "it is told once"
 
 
 def test_groups_with_nothing_to_compare_are_told(place, capsys):

@@ -563,4 +563,7 @@ def test_a_reward_is_imported_by_its_name(capsys, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "talks.py").write_text("print('imported')\ndef reward(prompt, completion): return 1.0\n")
     import_reward("talks:reward")
+    (tmp_path / "goes.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(ValueError, match=r"goes:reward cannot be imported: SystemExit: 0 \(goes.py, line 2\)"):
+        import_reward("goes:reward")
     assert capsys.readouterr() == ("", "imported\n")
