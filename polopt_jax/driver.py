@@ -62,6 +62,8 @@ class Hosted(NamedTuple):
     """`state -> metrics` `[seeds]`, of data that nothing is learnt from; None where nobody asks."""
     evaluated: tuple[str, ...] = ()
     """The names of those metrics."""
+    num_seeds: int | None = None
+    """How many seeds it gathers for; None for any number."""
 
 
 @with_fields
@@ -127,7 +129,7 @@ def prepare(
 
     On a `sharding.row_mesh` its environments and batches are split by rows over the devices; what the host reads,
     metrics and evaluations, every device and every process then holds whole. Raises ValueError if the devices do not
-    divide the rows, or if data come from the host (`Hosted`), which one device learns from.
+    divide the rows, or if data come from the host (`Hosted`): from those one device learns, and as many seeds as keys.
     """
     if isinstance(algorithm, Hosted):
         if mesh is not None:
@@ -166,6 +168,10 @@ def _prepare_hosted(algorithm: Hosted, keys: Array, *, chunk_updates: int, state
     """Compiles the update; a chunk is so many of them, and the host gathers what each learns from."""
     began = time.perf_counter()
     num_seeds, options = keys.shape[0], compiler_options()
+    if algorithm.num_seeds not in (None, num_seeds):
+        raise ValueError(
+            f"prepare: what gathers for {algorithm.num_seeds} seeds needs as many keys; they are {num_seeds}"
+        )
     init = jax.jit(over_seeds(algorithm.init, num_seeds), compiler_options=options)
     first: TrainState = init(keys) if state is None else state
     over = over_seeds(algorithm.learn, num_seeds)

@@ -100,6 +100,13 @@ def said(capsys, *words, code=0):
     return capsys.readouterr()
 
 
+def answered(capsys, place, out, reward, *words, data="prompts.jsonl", code=0):
+    """What `train grpo` prints of a small run: two updates of four prompts, nothing held out, unless `words` differ."""
+    sizes = ["--init", place / "start", "--steps", 8, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]
+    sizes += ["--num-minibatches", 1, "--held-out", 0, "--out", out]
+    return said(capsys, "train", "grpo", "--data", place / data, "--reward", reward, *sizes, *words, code=code)
+
+
 def summary_of(directory):
     return json.loads((directory / "summary.json").read_text())["results"][0]
 
@@ -364,9 +371,8 @@ def test_answers_are_learnt_from_a_reward_in_python(place, capsys):
 
 def test_a_reward_is_given_what_it_names_of_the_line_of_the_prompt(place, capsys, monkeypatch):
     out = place / "compared"
-    words = ["--init", place / "start", "--steps", 12, "--batch-size", 6, "--answer-length", 4, "--group-size", 2]
-    words += ["--num-minibatches", 1, "--held-out", 0.25, "--out", out, "--reward-workers", 1]
-    said(capsys, "train", "grpo", "--data", place / "answers.jsonl", "--reward", "own_reward:number", *words)
+    sizes = ["--steps", 12, "--batch-size", 6, "--held-out", 0.25, "--reward-workers", 1]
+    answered(capsys, place, out, "own_reward:number", *sizes, data="answers.jsonl")
     held = {record.line - 1 for record in _text_runs.data_of(_text_runs.plan_of(runs.read_config(out), out), out).held}
     assert len(held) == 2
     rows = rows_of(out)
@@ -394,9 +400,7 @@ def test_a_reward_is_given_what_it_names_of_the_line_of_the_prompt(place, capsys
 def test_a_reward_that_is_another_now_is_told_of_when_a_run_goes_on(place, capsys):
     out, file = place / "edited", place / "edited_reward.py"
     file.write_text("def worth(prompt, completion):\n    return float(len(completion))\n")
-    words = ["--init", place / "start", "--steps", 4, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]
-    words += ["--num-minibatches", 1, "--held-out", 0, "--out", out]
-    said(capsys, "train", "grpo", "--data", place / "prompts.jsonl", "--reward", "edited_reward:worth", *words)
+    answered(capsys, place, out, "edited_reward:worth", "--steps", 4)
     told = said(capsys, "train", "--resume", "--out", out, "--steps", 8)
     assert "was run before with others" not in told.err
     file.write_text("def worth(prompt, completion):\n    return 5.0 + len(completion)\n")
@@ -417,20 +421,14 @@ def test_a_column_is_missed_wherever_the_line_went(place):
 
 def test_a_reward_that_fails_leaves_answers_out_and_counts_them(place, capsys):
     out = place / "failing"
-    words = ["--init", place / "start", "--steps", 8, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]
-    words += ["--num-minibatches", 1, "--held-out", 0, "--out", out, "--objective", "rloo"]
-    said(capsys, "train", "grpo", "--data", place / "prompts.jsonl", "--reward", "own_reward:beside", *words)
+    answered(capsys, place, out, "own_reward:beside", "--objective", "rloo")
     assert summary_of(out)["unscored"] == 2.0, "both answers to one of eight prompts"
     assert rows_of(out)[0]["reward"] == [1.0]
 
 
 def test_a_reward_that_scores_nothing_is_no_run_that_is_fine(place, capsys, recwarn):
     out = place / "mute"
-    words = ["--init", place / "start", "--steps", 8, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]
-    words += ["--num-minibatches", 1, "--held-out", 0, "--out", out]
-    told = said(
-        capsys, "train", "grpo", "--data", place / "prompts.jsonl", "--reward", "own_reward:never", *words, code=3
-    )
+    told = answered(capsys, place, out, "own_reward:never", code=3)
     assert "broken since update 1 (no answer could be scored), stopped at update 2; look at the reward" in told.err
     assert "unscored: Answers that nobody could score, of all updates and seeds." in told.out
     assert summary_of(out)["unscored"] == 16.0
@@ -439,9 +437,7 @@ def test_a_reward_that_scores_nothing_is_no_run_that_is_fine(place, capsys, recw
 
 def test_groups_with_nothing_to_compare_are_told(place, capsys):
     out = place / "tied"
-    words = ["--init", place / "start", "--steps", 8, "--batch-size", 4, "--answer-length", 4, "--group-size", 2]
-    words += ["--num-minibatches", 1, "--held-out", 0, "--out", out]
-    told = said(capsys, "train", "grpo", "--data", place / "answers.jsonl", "--reward", "own_reward:number", *words)
+    told = answered(capsys, place, out, "own_reward:number", data="answers.jsonl")
     assert [row["answer/tied"] for row in rows_of(out)] == [[1.0]] * 2
     note = "In no group did two answers earn differently"
     assert note in told.out

@@ -553,7 +553,7 @@ def test_as_many_keys_as_seeds_are_needed(params, of_pairs):
         answering(params, Scorer(), seeds=(0, 1)),
         texts.from_pairs(learning(params, seeds=(0, 1)), of_pairs[0], None, po.dpo()),
     ):
-        with pytest.raises(ValueError, match="Learning of 2 seeds is prepared with as many keys; they are 1"):
+        with pytest.raises(ValueError, match="what gathers for 2 seeds needs as many keys; they are 1"):
             driver.prepare(hosted, driver.seed_keys(0, 1), chunk_updates=1)
 
 

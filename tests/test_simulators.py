@@ -369,7 +369,7 @@ def test_the_running_return_is_that_of_the_episodes_that_run(begun):
 def test_a_fleet_of_other_seeds_than_the_keys_is_told():
     with simulators.fleet(simulators.simulator(known.Counting), num_envs=2, seeds=(0, 1)) as fleet:
         hosted = hosted_on(fleet, num_steps=2)
-        with pytest.raises(ValueError, match="a fleet of 2 seeds is trained with as many keys; they are 3"):
+        with pytest.raises(ValueError, match="what gathers for 2 seeds needs as many keys; they are 3"):
             driver.prepare(hosted, driver.seed_keys(0, 3), chunk_updates=1)
         with pytest.raises(ValueError, match="num_steps"):
             hosted_on(fleet, num_steps=0)

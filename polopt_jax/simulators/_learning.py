@@ -168,11 +168,6 @@ def from_simulators(
         return _gathered(taken, num_seeds, begun=begun), course.told()
 
     def example(state: TrainState) -> Gathered:
-        if state.update.shape != (num_seeds,):
-            raise ValueError(
-                f"from_simulators: a fleet of {num_seeds} seeds is trained with as many keys; they are "
-                f"{state.update.shape[0]}"
-            )
         row = np.zeros((fleet.rows, *fleet.simulator.obs_shape), np.float32)
         keys = jax.eval_shape(keys_of, state)
         normalizer = state.collect_state[0].normalizer
@@ -181,7 +176,7 @@ def from_simulators(
         step = (row, np.zeros((fleet.rows, *action.shape[2:]), action.dtype), number, flag, flag, row, flag)
         return _gathered([step] * num_steps, num_seeds, begun=False)
 
-    return Hosted(lambda key: algorithm(None).init(key), gather, learn, example)
+    return Hosted(lambda key: algorithm(None).init(key), gather, learn, example, num_seeds=num_seeds)
 
 
 def _task(

@@ -21,16 +21,7 @@ from polopt_jax.objectives import negative_log_likelihood, summed_log_ratio
 from polopt_jax.ranges import Positive, Rate
 from polopt_jax.reading import complete_pairs, read_log_prob
 from polopt_jax.texts._examples import Examples, places_of
-from polopt_jax.texts._learning import (
-    REFERENCE,
-    Complete,
-    Learning,
-    Optimization,
-    check_seeds,
-    initialised,
-    learner,
-    of_seeds,
-)
+from polopt_jax.texts._learning import REFERENCE, Complete, Learning, Optimization, initialised, learner, of_seeds
 from polopt_jax.texts._members import Labels, ReferencePoint
 from polopt_jax.training import TrainState
 from polopt_jax.types import Batch, Metrics, Outputs, Params, Term
@@ -148,10 +139,6 @@ def _fed(
         del state
         return given_at(update), {}
 
-    def example(state: TrainState) -> Any:
-        check_seeds(learning, state)
-        return given_at(0)
-
     def look(params: Params, reference: Params, given: Any) -> Metrics:
         batch = complete(params, reference, given)
         outputs = learning.network.apply(params, batch.obs)
@@ -164,7 +151,7 @@ def _fed(
     evaluate, names = _looking(learning, held, look)
     init = initialised(learning, term, how)
     learn = learner(learning, term, how, complete, axis=train.axis)
-    return Hosted(init, gather, learn, example, evaluate, names)
+    return Hosted(init, gather, learn, lambda state: given_at(0), evaluate, names, len(learning.seeds))
 
 
 def _looking(

@@ -93,14 +93,6 @@ def _step(learning: Learning, term: Term, how: Optimization, *, axis: int) -> An
     return monitored(step, learning.network.apply, rows=MONITORED, axis=axis, kl_old_new=action_kl)
 
 
-def check_seeds(learning: Learning, state: TrainState) -> None:
-    """Raises ValueError if a state is not one of so many seeds."""
-    if state.update.shape != (len(learning.seeds),):
-        raise ValueError(
-            f"Learning of {len(learning.seeds)} seeds is prepared with as many keys; they are {state.update.size}"
-        )
-
-
 def of_seeds(parts: list[Any]) -> Any:
     """A tree for each seed as one, leaves `[seeds, ...]`."""
     return jax.tree.map(lambda *xs: np.stack(xs), *parts)

@@ -22,16 +22,7 @@ from polopt_jax.language import Prompt, RewardColumns, Score, Scores, Tokenizer,
 from polopt_jax.ranges import Count, Positive, Rate
 from polopt_jax.texts._examples import Examples, places_of
 from polopt_jax.texts._fed import HELD
-from polopt_jax.texts._learning import (
-    REFERENCE,
-    Learning,
-    Optimization,
-    check_seeds,
-    initialised,
-    learner,
-    of_seeds,
-    sampling_keys,
-)
+from polopt_jax.texts._learning import REFERENCE, Learning, Optimization, initialised, learner, of_seeds, sampling_keys
 from polopt_jax.training import TrainState
 from polopt_jax.types import Array, Batch, Params, Rollout, Term, record
 
@@ -144,7 +135,6 @@ def from_rewards(
         return Answered(rollout=rollout, reward=reward), _told(answers, rollout, reward)
 
     def example(state: TrainState) -> Answered:
-        check_seeds(learning, state)
         rollout = jax.eval_shape(sampled, state.params, asked(0)[1], sampling_keys(state))
         shape = (num_seeds, learning.rows, answers.group_size)
         return Answered(rollout=rollout, reward=jax.ShapeDtypeStruct(shape, jnp.float32))
@@ -157,7 +147,7 @@ def from_rewards(
 
     init, learn = initialised(learning, term, how), learner(learning, term, how, complete)
     evaluate = None if held is None else _looking(learning, held, answers)
-    return Hosted(init, gather, learn, example, evaluate, () if held is None else _NAMES)
+    return Hosted(init, gather, learn, example, evaluate, () if held is None else _NAMES, num_seeds)
 
 
 def _sampled(
