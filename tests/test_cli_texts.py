@@ -276,6 +276,15 @@ def test_what_is_shown_before_is_the_references_and_after_the_policys(preferred,
     assert [contrast.title for contrast in drawn[0]][1::2] == ["before, sampled 1", "after, greedy", "after, sampled 2"]
 
 
+def test_every_completion_that_is_shown_has_its_own_reward():
+    nothing = np.zeros(0)
+    said = [texts.Completion("2+2=", text, (), nothing, nothing, True) for text in ("4", "five", "")]
+    record = language.Prompt("2+2=", 1, {"answer": "4"})
+    with language.reward_workers(lambda prompt, completion, answer: len(completion) + (completion == answer)) as score:
+        assert _text_completions._worth(score, record, said) == [2.0, 4.0, 0.0]
+    assert _text_completions._worth(None, record, said) == [None] * 3
+
+
 def test_an_objective_that_divides_by_the_length_of_answers_is_told_it(place):
     plan = SimpleNamespace(algorithm="grpo", objective="dr_grpo", hyperparameters={}, answer_length=8)
     batch = po.Batch(obs=None, action=np.zeros((1, 3), int), mask=np.ones((1, 3), bool), advantage=np.ones((1, 3)),

@@ -91,6 +91,11 @@ def _worth(score: language.Score | None, record: Any, said: Sequence[Completion]
 
 
 def _clipped(value: Any) -> str:
+    """A column as text that fits into a line.
+
+    >>> _clipped("four"), _clipped([4, None]), len(_clipped("4" * CLIPPED)), len(_clipped("4" * 999))
+    ('four', '[4, null]', 80, 80)
+    """
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= CLIPPED else f"{text[: CLIPPED - 1]}…"
 

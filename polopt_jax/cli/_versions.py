@@ -28,8 +28,10 @@ def versions(*packages: str) -> dict[str, str | None]:
 def source(name: str) -> str | None:
     """The beginning of the SHA-256 of the file that `package.module:function` is in; None where there is none.
 
-    >>> source("polopt_jax.cli._versions:source") == source("polopt_jax.cli._versions"), source("no_such:function")
-    (True, None)
+    >>> source("polopt_jax.cli._versions:source") == source("polopt_jax.cli._versions")
+    True
+    >>> source("no_such:function"), source("no_such.module:function")
+    (None, None)
     """
     try:
         found = importlib.util.find_spec(name.partition(":")[0])
