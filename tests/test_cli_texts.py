@@ -55,6 +55,12 @@ def swapped(completion, answer):
 def number(prompt, completion, answer):
     assert prompt == f"p{answer}:"
     return float(answer)
+
+CALLS = []
+
+def numbers(prompts, completions, answer):
+    CALLS.append(len(completions))
+    return [number(*call) for call in zip(prompts, completions, answer)]
 """
 
 
@@ -406,6 +412,46 @@ def test_a_reward_is_given_what_it_names_of_the_line_of_the_prompt(place, capsys
     assert "reward" not in (out / "b").read_text().split("</style>", 1)[1]
 
 
+def test_a_reward_may_be_called_with_lists(place, capsys, monkeypatch):
+    """The run is the same one; and one of before there were lists goes on."""
+    monkeypatch.chdir(place)
+    answered(capsys, place, place / "singly", "own_reward:number", "--steps", 4, data="answers.jsonl")
+    words = ["--steps", 4, "--reward-batch-size", 3]
+    answered(capsys, place, place / "in_lists", "own_reward:numbers", *words, data="answers.jsonl")
+    calls = sys.modules["own_reward"].CALLS
+    assert calls[:3] == [3, 3, 2]
+    assert max(calls) == 3
+    singly, in_lists = rows_of(place / "singly"), rows_of(place / "in_lists")
+    times = [name for name in singly[0] if "second" in name]
+    assert [{k: x for k, x in row.items() if k not in times} for row in singly] == [
+        {k: x for k, x in row.items() if k not in times} for row in in_lists
+    ]
+    config = json.loads((place / "singly" / "config.json").read_text())
+    assert config.pop("reward_batch_size") is None
+    (place / "singly" / "config.json").write_text(json.dumps(config))
+    said(capsys, "train", "--resume", "--out", place / "singly", "--steps", 8)
+    assert len(rows_of(place / "singly")) == 2
+    assert said(capsys, "sample", place / "singly", "--prompt", "p1:").out.startswith("p1:")
+    bad = ["--reward-batch-size", 0]
+    told = answered(capsys, place, place / "none", "own_reward:numbers", *bad, data="answers.jsonl", code=2).err
+    assert "--reward-batch-size must be from 1 to 65,536; it is 0" in told
+
+
+def test_a_run_finds_its_data_from_everywhere_and_where_they_have_moved(place, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(place)
+    sizes, out = ["--batch-size", 4, "--held-out", 0.25], place / "from_elsewhere"
+    begun = ["--data", "prefs.jsonl", "--init", "start", *sizes, "--steps", 4, "--out", out]
+    assert command("train", "dpo", *begun) == 0
+    monkeypatch.chdir(tmp_path)
+    assert json.loads(said(capsys, "evaluate", out, "--json").out)["data"] == str(place / "prefs.jsonl")
+    moved = tmp_path / "moved.jsonl"
+    moved.write_bytes((place / "prefs.jsonl").read_bytes())
+    again = ["--data", "moved.jsonl", "--init", place / "start", *sizes, "--resume", "--out", out]
+    said(capsys, "train", "dpo", *again, "--steps", 8)
+    assert len(rows_of(out)) == 2
+    assert json.loads(said(capsys, "evaluate", out, "--json").out)["data"] == str(moved)
+
+
 def test_a_reward_that_is_another_now_is_told_of_when_a_run_goes_on(place, capsys):
     out, file = place / "edited", place / "edited_reward.py"
     file.write_text("def worth(prompt, completion):\n    return float(len(completion))\n")
@@ -672,7 +718,7 @@ def test_completions_of_other_prompts_are_of_other_prompts():
 
 def test_an_error_of_training_is_none_of_the_reward(place):
     class Plan:
-        reward, reward_workers, reward_time_limit = "own_reward:length", 0, None
+        reward, reward_workers, reward_time_limit, reward_batch_size = "own_reward:length", 0, None, None
 
     def train():
         with _text_rewards.scoring(Plan()) as score:
@@ -695,7 +741,7 @@ def test_a_reward_that_workers_cannot_import_is_told(place, capsys, monkeypatch)
 
 def test_why_answers_could_not_be_scored_is_told_of_the_first_updates(place, capsys):
     class Plan:
-        reward, reward_workers, reward_time_limit = "own_reward:beside", 0, None
+        reward, reward_workers, reward_time_limit, reward_batch_size = "own_reward:beside", 0, None, None
 
     with _text_rewards.scoring(Plan()) as score:
         for _ in range(5):

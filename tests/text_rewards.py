@@ -182,3 +182,42 @@ def spoiling(prompt, completion, tests):
     """Changes what it was given."""
     tests["first"].append(completion)
     return len(tests["first"])
+
+
+def many(prompts, completions):
+    """How many a call is about, and each its number in it."""
+    return [10 * len(completions) + i for i, _ in enumerate(zip(prompts, completions, strict=True))]
+
+
+def checksums(prompts, completions):
+    return [checksum(*pair) for pair in zip(prompts, completions, strict=True)]
+
+
+def compared(prompts, completions, answer, weights=None):
+    """What right ones are worth: 1, or the weight of their lines; -1 of a line without one where others have some."""
+    weights = [1.0] * len(answer) if weights is None else [-1.0 if x is None else x for x in weights]
+    return [w * (x == y) for w, x, y in zip(weights, completions, answer, strict=True)]
+
+
+def faults(prompts, completions):
+    """What `fault` gives each, one after the other; or what the first says that the call does."""
+    given = {
+        "few": [1.0],
+        "one number": 1.0,
+        "by name": dict.fromkeys(completions, 1.0),
+        "text": "1" * len(completions),
+    }
+    return given.get(completions[0]) or Given(completions)
+
+
+class Given:
+    """What has a length and can be gone through, as an array has; it is no list."""
+
+    def __init__(self, completions):
+        self.completions = completions
+
+    def __len__(self):
+        return len(self.completions)
+
+    def __iter__(self):
+        return iter([fault("", x) for x in self.completions])

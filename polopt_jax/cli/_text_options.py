@@ -82,7 +82,9 @@ class TrainAnswers(TrainTexts):
     reward_workers: Annotated[int, WHOLE, shown("N", "0")] = 0
     """Processes that call it side by side; 0 for this one."""
     reward_time_limit: Annotated[float | None, NUMBER, shown("SECONDS", "none")] = None
-    """After which an answer cannot be scored; needs --reward-workers."""
+    """After which a call has failed; needs --reward-workers."""
+    reward_batch_size: Annotated[int | None, WHOLE, shown("N", "one, and no lists")] = None
+    """Answers of a call at most. The reward is called with lists then, and gives a number for each."""
     group_size: Annotated[int | None, WHOLE, shown("N", "8")] = None
     """Answers to each prompt."""
     answer_length: Annotated[int | None, WHOLE, shown("N", "64, or half of --max-length")] = None

@@ -31,6 +31,7 @@ LIMITS = {
     "seed": (0, 10**9),
     "num_seeds": (1, 256),
     "reward_workers": (0, 1024),
+    "reward_batch_size": (1, 2**16),
     "group_size": (2, 2**14),
     "answer_length": (1, 2**15),
 }
@@ -62,6 +63,7 @@ class TextPlan:
     reward: str | None = None
     reward_workers: int | None = None
     reward_time_limit: float | None = None
+    reward_batch_size: int | None = None
     group_size: int | None = None
     answer_length: int | None = None
     temperature: float | None = None
@@ -137,7 +139,7 @@ def plan_texts(
 
     Args:
       number_of: `max_length -> examples that there are to learn from`, asked once the sizes are known.
-      start: the config of the run of `--init`; empty without one.
+      start: the config of the run of `--init`, or of this one if it goes on; empty without `--init`.
     """
     objective = choose_objective(algorithm, options.objective)
     check_sizes(options)
@@ -157,9 +159,9 @@ def plan_texts(
     return TextPlan(
         algorithm=algorithm,
         objective=objective,
-        data=str(options.data),
+        data=str(options.data.absolute()),
         data_sha256=digest(options.data),
-        init=None if options.init is None else str(options.init),
+        init=None if options.init is None else str(options.init.absolute()),
         batch_size=batch_size,
         held_out=options.held_out,
         **sizes,
@@ -202,7 +204,7 @@ def digest(path: Path) -> str:
 
 def _size(name: str, asked: int | None, start: Mapping[str, Any]) -> int:
     """A size of the network: that of the run it starts from, if there is one."""
-    if start:
+    if name in start:
         if asked not in (None, start[name]):
             raise UsageError(f"{flag(name)} is {start[name]} in the run of --init; it cannot be {asked}")
         return start[name]
@@ -231,6 +233,7 @@ def _answers(options: TrainAnswers, max_length: int) -> dict[str, Any]:
         "reward": options.reward,
         "reward_workers": options.reward_workers,
         "reward_time_limit": options.reward_time_limit,
+        "reward_batch_size": options.reward_batch_size,
         "group_size": options.group_size or GROUP_SIZE,
         "answer_length": length,
         "temperature": options.temperature,

@@ -40,7 +40,12 @@ def scoring(plan: TextPlan) -> Iterator[language.Score | None]:
     with contextlib.ExitStack() as opened:
         opened.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", texts.UnscoredWarning)  # it is told here, and of fewer than all, too
-        team = language.reward_workers(plan.reward, workers=plan.reward_workers or 0, time_limit=plan.reward_time_limit)
+        team = language.reward_workers(
+            plan.reward,
+            workers=plan.reward_workers or 0,
+            time_limit=plan.reward_time_limit,
+            batch_size=plan.reward_batch_size,
+        )
         with _not_called():  # and not around what is done with it: an error of that is no matter of the reward's
             score = opened.enter_context(team)
         yield _telling(score)

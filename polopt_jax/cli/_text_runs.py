@@ -33,7 +33,8 @@ def plan_of(config: Mapping[str, Any], directory: Path) -> TextPlan:
     """The plan that a config is of; RunError if it is damaged."""
     try:
         names = [field.name for field in dataclasses.fields(TextPlan)]
-        own = {name: config[name] for name in names if name not in ("rate", "schedule")}
+        own = {name: config[name] for name in names if name not in ("rate", "schedule", "reward_batch_size")}
+        own["reward_batch_size"] = config.get("reward_batch_size")  # which runs of before have not
         own["hyperparameters"] = {k: tuple(x) if isinstance(x, list) else x for k, x in own["hyperparameters"].items()}
         chunks = config["updates"] // config["chunk_updates"]
         sizes = (config["seed"], config["num_seeds"], config["batch_size"], config["chunk_updates"], chunks)

@@ -14,7 +14,7 @@ from polopt_jax.cli._text_build import build, init_config, start_of
 from polopt_jax.cli._text_data import Data, about_data, chosen_texts, read_data, tell_problems, text_examples
 from polopt_jax.cli._text_family import choose_objective, kind_of
 from polopt_jax.cli._text_options import TrainTexts
-from polopt_jax.cli._text_plan import TextPlan, answer_length, check_unchanged, plan_texts
+from polopt_jax.cli._text_plan import TextPlan, answer_length, check_unchanged, is_of_texts, plan_texts
 from polopt_jax.cli._text_report import print_texts, written
 from polopt_jax.cli._text_rewards import check_reward, scoring
 from polopt_jax.cli._words import UsageError
@@ -45,8 +45,11 @@ def planned(algorithm: str, options: TrainTexts, hyperparameters: dict[str, Any]
     if options.resume and options.out is None:
         raise UsageError("--resume needs --out, the run directory to go on with")
     if options.resume and options.out is not None:
-        check_unchanged(options.data, runs.read_config(options.out).get("data_sha256", ""), options.out)
-    start = {} if options.init is None or options.resume else init_config(options.init)
+        begun = runs.read_config(options.out)
+        check_unchanged(options.data, begun.get("data_sha256", ""), options.out)
+        start = begun if options.init is not None and is_of_texts(begun) else {}  # what it started from may have gone
+    else:
+        start = init_config(options.init)
     kind = kind_of(algorithm, choose_objective(algorithm, options.objective))
     if kind == "grpo" and options.init is None:
         raise UsageError(

@@ -17,14 +17,17 @@ import numpy as np
 from polopt_jax.boundaries import described
 from polopt_jax.envs._import import import_callable
 from polopt_jax.language._reward_columns import RewardColumns, check_reward
-from polopt_jax.language._reward_team import Team
-from polopt_jax.language._reward_worker import attempt
+from polopt_jax.language._reward_team import Answer, Team
+from polopt_jax.language._reward_worker import attempt, attempt_all
 
-Reward: TypeAlias = Callable[..., float]
+Reward: TypeAlias = Callable[..., Any]
 """`(prompt, completion, **columns) -> reward`, whatever `float` makes a number of but a string.
 
 Parameters after the first two have the names of columns of the prompt's record, and are given them by name: one without
 a default must be there, one with a default may be, and `**columns` takes all.
+
+With a batch size it is `(prompts, completions, **columns) -> rewards`, of lists: a number for each completion. A column
+is a list, too, with None for a record that has no such column; one that none of them has is left to its default.
 """
 
 
@@ -91,7 +94,9 @@ def import_reward(name: str) -> Reward:
 
 
 @contextlib.contextmanager
-def reward_workers(reward: Reward | str, *, workers: int = 0, time_limit: float | None = None) -> Iterator[Score]:
+def reward_workers(
+    reward: Reward | str, *, workers: int = 0, time_limit: float | None = None, batch_size: int | None = None
+) -> Iterator[Score]:
     """A function that scores completions, in processes that are there as long as the block is.
 
         with reward_workers("rewards:correct", workers=4, time_limit=2.0) as score:
@@ -105,14 +110,18 @@ def reward_workers(reward: Reward | str, *, workers: int = 0, time_limit: float 
     estimators over groups (`group_relative`, ...) leave a NaN out of its group.
 
     Args:
-      reward: `(prompt, completion, **columns) -> number`, or its name `package.module:function`.
+      reward: `(prompt, completion, **columns) -> number`, or its name `package.module:function`; with a batch size one
+        of lists, as `Reward` says.
       workers: how many processes. 0 calls the reward in this one, after each other: any function will do, a lambda too;
         but it can neither be stopped nor kept from ending this process. Processes start anew and import what the reward
         is in, so that it must have a name there: a function at the top of a module which is not the script that
         runs. They import neither jax nor this library, unless the reward does.
-      time_limit: seconds that a completion may take, None for any; needs workers. (What would stop it in this process
-        is an exception from a signal, which code that catches exceptions swallows.) A process that takes longer is
-        killed with all that it started, and replaced, which takes as long as its start did.
+      time_limit: seconds that a call may take, None for any; needs workers. (What would stop it in this process is an
+        exception from a signal, which code that catches exceptions swallows.) A process that takes longer is killed
+        with all that it started, and replaced, which takes as long as its start did.
+      batch_size: how many completions a call is about at most, for a reward that is cheaper for many at once, as a
+        network's is. It is given lists, and gives a number for each. None: one completion a call, and no lists. A call
+        that fails, ends its process or takes too long costs all its completions; what is no number costs its own.
 
     Returns:
       A context manager that gives `score(prompts, completions, columns=()) -> Scores`. At its end, with Ctrl-C too, no
@@ -136,9 +145,16 @@ def reward_workers(reward: Reward | str, *, workers: int = 0, time_limit: float 
     [1.0, nan]
     >>> scores.told()
     "1 of 2 completions could not be scored: completion 1 of 'fruit?': raised ZeroDivisionError: division by zero ..."
+
+    >>> def judged(prompts, completions, answer):
+    ...     return [x == y for x, y in zip(completions, answer)]  # or a network, of all of them
+    >>> with reward_workers(judged, batch_size=64) as score:
+    ...     score(["2+2=", "3+4="], ["4", "8"], [{"answer": "4"}, {"answer": "7"}]).reward.tolist()
+    [1.0, 0.0]
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
-        raise ValueError(f"reward_workers: workers must be a whole number from 0; it is {workers!r}")
+    _check_whole("workers", workers, 0)
+    if batch_size is not None:
+        _check_whole("batch_size", batch_size, 1)
     if time_limit is not None and not 0 < time_limit < math.inf:
         raise ValueError(f"reward_workers: time_limit must be a number of seconds above 0, or None; it is {time_limit}")
     if time_limit is not None and workers == 0:
@@ -146,14 +162,21 @@ def reward_workers(reward: Reward | str, *, workers: int = 0, time_limit: float 
     function = import_reward(reward) if isinstance(reward, str) else reward
     taken = check_reward("reward_workers", "reward", function)
     if workers == 0:
-        yield _Scoring(taken, lambda asked: _here(function, asked))
+        called = attempt if batch_size is None else attempt_all
+        yield _Scoring(taken, lambda calls: _here(function, called, calls), batch_size)
         return
     name = reward if isinstance(reward, str) else _name_of(function)
-    team = Team(name, workers=workers, time_limit=math.inf if time_limit is None else time_limit)
+    limit = math.inf if time_limit is None else time_limit
+    team = Team(name, takes_lists=batch_size is not None, workers=workers, time_limit=limit)
     try:
-        yield _Scoring(taken, lambda asked: team.score(_said_in_json(asked)))
+        yield _Scoring(taken, team.score, batch_size, are_sent=True)
     finally:
         team.close()
+
+
+def _check_whole(name: str, number: Any, least: int) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        raise ValueError(f"reward_workers: {name} must be a whole number from {least}; it is {number!r}")
 
 
 def score_texts(
@@ -164,6 +187,7 @@ def score_texts(
     *,
     workers: int = 0,
     time_limit: float | None = None,
+    batch_size: int | None = None,
 ) -> Scores:
     """Scores completions once; `reward_workers` keeps the processes for the next time. All else as there.
 
@@ -174,20 +198,36 @@ def score_texts(
     >>> score_texts(right, ["2+2="] * 2, ["4", "5"], [{"answer": "4"}] * 2).reward
     array([1., 0.], dtype=float32)
     """
-    with reward_workers(reward, workers=workers, time_limit=time_limit) as score:
+    with reward_workers(reward, workers=workers, time_limit=time_limit, batch_size=batch_size) as score:
         return score(prompts, completions, columns)
 
 
 _Asked: TypeAlias = Sequence[tuple[str, str, dict[str, Any]]]
+_Calls: TypeAlias = Sequence[tuple[Any, Any, dict[str, Any]]]
+"""Arguments: of each completion those that were asked for, or of a batch lists of them."""
 
 
-def _here(reward: Reward, asked: _Asked) -> list[float | str]:
+def _here(reward: Reward, called: Callable[..., Answer], calls: _Calls) -> list[Answer]:
     with contextlib.redirect_stdout(sys.stderr):
-        return [attempt(reward, prompt, completion, copy.deepcopy(columns)) for prompt, completion, columns in asked]
+        return [called(reward, prompt, completion, copy.deepcopy(columns)) for prompt, completion, columns in calls]
 
 
-def _said_in_json(asked: _Asked) -> _Asked:
-    """The same. Raises TypeError for a column that cannot be sent to another process."""
+def _in_batches(call: Callable[[_Calls], list[Answer]], asked: _Asked, size: int) -> list[float | str]:
+    """What calls with lists of so many give each completion."""
+    batches = [asked[first : first + size] for first in range(0, len(asked), size)]
+    answers = call([_in_lists(batch) for batch in batches])
+    each = [x if isinstance(x, list) else [x] * len(batch) for x, batch in zip(answers, batches, strict=True)]
+    return [x for batch in each for x in batch]
+
+
+def _in_lists(batch: _Asked) -> tuple[list[str], list[str], dict[str, list[Any]]]:
+    prompts, completions, columns = zip(*batch, strict=True)
+    names = dict.fromkeys(name for row in columns for name in row)
+    return [*prompts], [*completions], {name: [row.get(name) for row in columns] for name in names}
+
+
+def _check_json(asked: _Asked) -> None:
+    """Raises TypeError for a column that cannot be sent to another process."""
     for n, (_, _, columns) in enumerate(asked):
         for name, value in columns.items():
             try:
@@ -195,7 +235,6 @@ def _said_in_json(asked: _Asked) -> _Asked:
             except (TypeError, ValueError) as error:
                 said = f"score: workers are sent columns as JSON, and {name!r} of completion {n} is {described(value)}"
                 raise TypeError(f"{said}: {error}. workers=0 takes anything") from error
-    return asked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +242,9 @@ class _Scoring:
     """A `Score` that says what its reward takes."""
 
     takes: RewardColumns
-    call: Callable[[_Asked], list[float | str]]
+    call: Callable[[_Calls], list[Any]]
+    batch_size: int | None
+    are_sent: bool = False
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Sequence[Mapping[str, Any]] = ()
@@ -218,7 +259,10 @@ class _Scoring:
                 f"{len(completions)} completions"
             )
         own = _columns(self.takes, columns, len(completions))
-        found = self.call(list(zip(prompts, completions, own, strict=True)))
+        asked = list(zip(prompts, completions, own, strict=True))
+        if self.are_sent:
+            _check_json(asked)
+        found = self.call(asked) if self.batch_size is None else _in_batches(self.call, asked, self.batch_size)
         reward = np.array([np.nan if isinstance(x, str) else x for x in found], np.float32)
         failures = [Failure(i, prompts[i][:40], x) for i, x in enumerate(found) if isinstance(x, str)]
         return Scores(reward, failures)

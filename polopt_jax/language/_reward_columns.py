@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from polopt_jax.boundaries import check_takes
 
-_TEXTS, _ORDINALS = ("prompt", "completion"), ("first", "second")
-"""What comes by place."""
+_TEXTS, _LISTS, _ORDINALS = ("prompt", "completion"), ("prompts", "completions"), ("first", "second")
+"""What comes by place, and what a reward of many at a time calls it."""
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -76,7 +76,9 @@ def check_reward(caller: str, what: str, reward: Any) -> RewardColumns:
     them in another order."""
     columns = reward_columns(reward) if callable(reward) else RewardColumns()
     check_takes(caller, what, reward, *_TEXTS, by_name=columns.needed)
-    if "completion" in columns.places[:1] or "prompt" in (*columns.places[1:], *columns.needed):
+    names = columns.places
+    swapped = any(completion in names[:1] or prompt in names[1:] for prompt, completion in (_TEXTS, _LISTS))
+    if swapped or _TEXTS[0] in columns.needed:
         raise TypeError(
             f"{caller}: {what} must be a function of (prompt, completion, columns by name), in this order; it is one "
             f"of {inspect.signature(reward)}"

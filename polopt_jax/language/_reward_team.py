@@ -1,4 +1,4 @@
-"""Worker processes that call a person's reward, each sample under a time limit; one that is lost is replaced."""
+"""Worker processes that call a person's reward, each call under a time limit; one that is lost is replaced."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, TypeAlias
 
 from polopt_jax.language import _reward_worker
 
+Answer: TypeAlias = float | str | list[float | str]
+"""Of a call: a number, or why there is none; of a call with lists, a list of such, or why there is none of any."""
 _LOOK = 0.25
 """Seconds after which the processes are looked at, if none has said anything."""
 _FAREWELL = 1.0
@@ -27,11 +29,11 @@ _ENVIRONMENT = {"PYTHONHASHSEED": "0", "JAX_PLATFORMS": "cpu"}
 
 
 class _Worker:
-    """A process, and the sample that it was given."""
+    """A process, and the call that it was given."""
 
-    def __init__(self, reward: str) -> None:
+    def __init__(self, reward: str, *, takes_lists: bool) -> None:
         self.ready = False
-        self.sample: int | None = None
+        self.call: int | None = None
         self.deadline = math.inf
         (self.connection, theirs), (lifeline, self.lifeline) = Pipe(), Pipe(duplex=False)
         with theirs, lifeline:
@@ -44,10 +46,10 @@ class _Worker:
                 env=_ENVIRONMENT | os.environ,
                 start_new_session=True,  # Ctrl-C is for us; and it is killed with all that it has started
             )
-        self._send([*map(str, sys.path)], reward)
+        self._send([*map(str, sys.path)], reward, takes_lists)
 
-    def give(self, sample: int, asked: Sequence[Any], *, time_limit: float) -> None:
-        self.sample, self.deadline = sample, time.monotonic() + time_limit
+    def give(self, call: int, asked: Sequence[Any], *, time_limit: float) -> None:
+        self.call, self.deadline = call, time.monotonic() + time_limit
         self._send(*asked)
 
     def _send(self, *message: object) -> None:
@@ -78,39 +80,39 @@ class _Worker:
 class Team:
     """So many workers. Raises RuntimeError if one cannot begin."""
 
-    def __init__(self, reward: str, *, workers: int, time_limit: float) -> None:
-        self._reward, self._time_limit = reward, time_limit
+    def __init__(self, reward: str, *, takes_lists: bool, workers: int, time_limit: float) -> None:
+        self._reward, self._takes_lists, self._time_limit = reward, takes_lists, time_limit
         self._workers: list[_Worker] = []
         try:
             for _ in range(workers):
-                self._workers.append(_Worker(reward))
+                self._workers.append(_Worker(reward, takes_lists=takes_lists))
             while not all(worker.ready for worker in self._workers):
                 list(self._heard())
         except BaseException:
             self.close()
             raise
 
-    def score(self, asked: Sequence[Sequence[Any]]) -> list[float | str]:
-        """What the reward gave each `(prompt, completion, columns)`, or in words why it gave nothing."""
+    def score(self, asked: Sequence[Sequence[Any]]) -> list[Answer]:
+        """What each call with `(prompt, completion, columns)` gave, or in words why it gave nothing."""
         if not self._workers:
             raise ValueError("score: the workers have been let go; score within the `with` block")
-        found: list[float | str] = [""] * len(asked)
+        found: list[Answer] = [""] * len(asked)
         waiting = deque(range(len(asked)))
         try:
-            while waiting or any(worker.sample is not None for worker in self._workers):
+            while waiting or any(worker.call is not None for worker in self._workers):
                 for place, worker in enumerate(self._workers):
-                    if not waiting or worker.sample is not None or not worker.ready:
+                    if not waiting or worker.call is not None or not worker.ready:
                         continue
-                    if worker.is_gone():  # since it was idle, so that no sample is to blame
+                    if worker.is_gone():  # since it was idle, so that no call is to blame
                         self._replace(place)
                         continue
-                    sample = waiting.popleft()
-                    worker.give(sample, asked[sample], time_limit=self._time_limit)
-                for sample, answer in self._heard():
-                    found[sample] = answer
+                    call = waiting.popleft()
+                    worker.give(call, asked[call], time_limit=self._time_limit)
+                for call, answer in self._heard():
+                    found[call] = answer
         finally:
             for place, worker in enumerate(self._workers):
-                if worker.sample is not None:  # this was interrupted
+                if worker.call is not None:  # this was interrupted
                     self._replace(place)
         return found
 
@@ -126,29 +128,29 @@ class Team:
 
     def _replace(self, place: int) -> str:
         ending = self._workers[place].end()
-        self._workers[place] = _Worker(self._reward)
+        self._workers[place] = _Worker(self._reward, takes_lists=self._takes_lists)
         return ending
 
-    def _heard(self) -> Iterator[tuple[int, float | str]]:
-        """Waits until something happens, and gives the samples that were answered and those that will not be."""
-        deadline = min((worker.deadline for worker in self._workers if worker.sample is not None), default=math.inf)
+    def _heard(self) -> Iterator[tuple[int, Answer]]:
+        """Waits until something happens, and gives the calls that were answered and those that will not be."""
+        deadline = min((worker.deadline for worker in self._workers if worker.call is not None), default=math.inf)
         timeout = min(_LOOK, max(0.0, deadline - time.monotonic()))
         heard = wait([worker.connection for worker in self._workers], timeout)
         now = time.monotonic()
         for place, worker in enumerate(self._workers):
-            sample = worker.sample
+            call = worker.call
             if worker.connection in heard or worker.is_gone():
                 answer = self._answer(place)
-            elif sample is not None and worker.deadline <= now:
+            elif call is not None and worker.deadline <= now:
                 self._replace(place)
                 answer = f"took longer than {self._time_limit:g} s"
             else:
                 continue
-            if sample is not None and answer is not None:
-                yield sample, answer
+            if call is not None and answer is not None:
+                yield call, answer
 
-    def _answer(self, place: int) -> float | str | None:
-        """What a worker answers its sample, or what became of it; None where it has begun, or ended without one."""
+    def _answer(self, place: int) -> Answer | None:
+        """What a worker answers its call, or what became of it; None where it has begun, or ended without one."""
         worker = self._workers[place]
         message = worker.says()
         if not worker.ready and message != {"ready": True}:
@@ -156,5 +158,5 @@ class Team:
             raise RuntimeError(f"{self._reward} cannot be called in a worker process: it {why}")
         if message is None:
             return f"ended its process ({self._replace(place)})"
-        worker.ready, worker.sample = True, None
+        worker.ready, worker.call = True, None
         return message.get("answer")

@@ -1,4 +1,4 @@
-"""One call of a person's reward, and the process that makes such calls, which imports the standard library alone.
+"""A call of a person's reward, and the process that makes such calls, which imports the standard library alone.
 
 The process runs this file by its path. As a module of the package it would bring jax with it: a second to start, once
 per worker and once more for each that is replaced, and a hand on the device.
@@ -11,7 +11,7 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 LARGEST = (2 - 2**-23) * 2.0**127
 """The largest number of float32."""
@@ -34,10 +34,43 @@ def attempt(
     """
     try:
         given = reward(prompt, completion, **columns)
-        if not _is_number(given):
-            is_many = hasattr(given, "__len__") and not isinstance(given, str | bytes)
-            once = "; it is called once for each completion" if is_many else ""
-            return f"gave a {type(given).__name__}, which is no number{once}"
+    except caught as error:
+        return told(error)
+    is_many = hasattr(given, "__len__") and not isinstance(given, str | bytes)
+    return _number(given, caught, "; it is called once for each completion, unless a batch size is given" * is_many)
+
+
+def attempt_all(
+    reward: Callable[..., object],
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    columns: Mapping[str, Sequence[object]],
+    caught: type[BaseException] = Exception,
+) -> list[float | str]:
+    """What one call of a reward that takes lists gives each completion, or in words why that is no finite float32.
+
+    >>> attempt_all(lambda prompts, completions: [len(x) for x in completions], ["?", "?"], ["a", "bc"], {})
+    [1.0, 2.0]
+    >>> attempt_all(lambda prompts, completions: [1.0], ["?", "?"], ["a", "bc"], {})
+    ['gave 1 of 2 numbers', 'gave 1 of 2 numbers']
+    """
+    try:
+        given = reward(prompts, completions, **columns)
+        numbers = None if isinstance(given, str | bytes | Mapping) or not hasattr(given, "__len__") else [*given]  # type: ignore[misc]
+    except caught as error:
+        return [told(error)] * len(completions)
+    if numbers is None:
+        return [f"gave a {type(given).__name__}, which is no list of numbers"] * len(completions)
+    if len(numbers) != len(completions):
+        return [f"gave {len(numbers)} of {len(completions)} numbers"] * len(completions)
+    return [_number(number, caught) for number in numbers]
+
+
+def _number(given: object, caught: type[BaseException], hint: str = "") -> float | str:
+    """The number that was given, or in words why it is no finite float32."""
+    if not _is_number(given):
+        return f"gave a {type(given).__name__}, which is no number{hint}"
+    try:
         number = float(given)  # type: ignore[arg-type]
     except caught as error:
         return told(error)
@@ -78,14 +111,15 @@ def serve(descriptor: int, lifeline: int) -> None:
         connection.send_bytes(json.dumps(message).encode())
 
     try:
-        sys.path[:], name = json.loads(connection.recv_bytes())
+        sys.path[:], name, takes_lists = json.loads(connection.recv_bytes())
         try:
             reward = pkgutil.resolve_name(name)
         except BaseException as error:
             return say(failed=told(error))
         say(ready=True)
         while True:
-            answer = attempt(reward, *json.loads(connection.recv_bytes()), caught=BaseException)
+            asked = json.loads(connection.recv_bytes())
+            answer = (attempt_all if takes_lists else attempt)(reward, *asked, caught=BaseException)
             if os.getpid() != own:  # the reward forked, and this is the child
                 os._exit(0)
             say(answer=answer)

@@ -26,9 +26,12 @@ from polopt_jax.runs._directory import CHECKPOINTS, CONFIG, ROWS, RunError, read
 from polopt_jax.runs._log import Row, Rows, read_log, spacing, truncate
 from polopt_jax.runs._schedule import Schedule
 
-GROWING = frozenset({"steps", "updates", "chunk_updates", "log_to", "vectorization"})
-"""What of a config may differ when a run goes on; `chunk_updates` stays what it was."""
-LATER = frozenset({"vectorization", "initial_log_std"})
+GROWING = frozenset({"steps", "updates", "chunk_updates", "log_to", "vectorization", "data"})
+"""What of a config may differ when a run goes on.
+
+`chunk_updates` stays what it was, and whether data from elsewhere are the same is for `data_sha256` to say.
+"""
+LATER = frozenset({"vectorization", "initial_log_std", "reward_batch_size"})
 """What a config of an earlier version has not; what it was then is for the command to say."""
 WARNED = frozenset({"versions"})
 """What of a config is told if it differs, but does not hinder."""
