@@ -18,6 +18,8 @@ import jax
 
 MEMBERS = ("_CHECKPOINT_METADATA", "manifest/metadata", "state/_METADATA", "state/manifest.ocdbt")
 """Files without which the directory of a step is no checkpoint."""
+_LONGEST = 200
+"""Of what an error says."""
 TEMPORARY = re.compile(r"\d+\.orbax-checkpoint-tmp.*")
 REMOVED = ".removed"
 """What the name of a step ends in while it is being removed."""
@@ -96,4 +98,5 @@ def reason(error: Exception) -> str:
             return os.strerror(code)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return text or type(error).__name__
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."  # tensorstore adds all that it was asked
+    return shown or type(error).__name__

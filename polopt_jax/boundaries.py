@@ -13,7 +13,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.types import Array, Metrics
+from polopt_jax.types import Array, Metrics, Rollout
 
 
 def described(x: Any) -> str:
@@ -41,6 +41,13 @@ def check_outputs(caller: str, outputs: Any) -> Any:
             f"po.Categorical(logits=...); it returned {described(outputs)}"
         )
     return outputs
+
+
+def check_batch(caller: str, batch: Any) -> None:
+    """Raises TypeError for a rollout that is no batch yet, and for what has no observations."""
+    if isinstance(batch, Rollout) or not hasattr(batch, "obs"):
+        hint = "; po.to_batch makes one of it" if isinstance(batch, Rollout) else ""
+        raise TypeError(f"{caller}: batch must be a po.Batch; it is {described(batch)}{hint}")
 
 
 def check_takes(caller: str, what: str, function: Any, *names: str, by_name: Sequence[str] = ()) -> None:

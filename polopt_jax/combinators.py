@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.boundaries import check_loss, check_outputs, check_pair, check_scalar, check_takes, described
+from polopt_jax.boundaries import (
+    check_batch,
+    check_loss,
+    check_outputs,
+    check_pair,
+    check_scalar,
+    check_takes,
+    described,
+)
 from polopt_jax.masking import accumulate
 from polopt_jax.ranges import Count, check_range
 from polopt_jax.reading import check_pairs, complete_pairs
@@ -38,6 +46,7 @@ def objective(model: Model, term: Term) -> Objective:
     check_takes("objective", "term", term, "outputs", "batch")
 
     def bound(params: Params, batch: Batch) -> tuple[Array, Metrics]:
+        check_batch("objective", batch)
         outputs = check_outputs("objective", model(params, batch.obs))
         return check_loss("objective: a term", term(outputs, batch))
 

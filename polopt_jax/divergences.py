@@ -12,6 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.boundaries import check_outputs, check_scalar, check_takes, described
 from polopt_jax.fields import with_fields
 from polopt_jax.masking import check_shape
 from polopt_jax.ranges import AtLeastOne, Positive, check_range
@@ -113,8 +114,11 @@ def kl_to_reference(ref: Model, ref_params: Params = None, *, divergence: Diverg
     0.0
     """
 
+    check_takes("kl_to_reference", "ref", ref, "params", "obs")
+    check_takes("kl_to_reference", "divergence", divergence, "old", "new", "batch")
+
     def term(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
-        reference = jax.lax.stop_gradient(ref(ref_params, batch.obs))
+        reference = check_outputs("kl_to_reference", jax.lax.stop_gradient(ref(ref_params, batch.obs)))
         check_policy("kl_to_reference", outputs, batch)
         check_policy("kl_to_reference", reference, batch, name="ref")
         return divergence(reference, outputs, batch), {}
@@ -180,7 +184,8 @@ def update_kl_penalty(
       The penalty for the next update. Where kl is NaN it stays as it was.
 
     Raises:
-      ValueError: target is not above 0, or band or factor below 1 (where it is concrete).
+      ValueError: target is not above 0, or band or factor below 1 (where it is concrete); kl is no scalar. TypeError:
+        penalty is no `KLPenalty`.
 
     Differs from the paper: β stays between 1e-10 and 1e10. Source: Schulman et al. 2017, "Proximal policy optimization
     algorithms", section 4.
@@ -190,6 +195,9 @@ def update_kl_penalty(
     """
     check_range("update_kl_penalty", Positive, target=target)
     check_range("update_kl_penalty", AtLeastOne, band=band, factor=factor)
+    if not isinstance(penalty, KLPenalty):
+        raise TypeError(f"update_kl_penalty: penalty must be what init_kl_penalty gives; it is {described(penalty)}")
+    kl = check_scalar("update_kl_penalty: kl", jnp.asarray(kl))
     up, down = jnp.where(kl > band * target, factor, 1.0), jnp.where(kl < target / band, factor, 1.0)
     beta = jnp.clip(penalty.beta * (up / down).astype(penalty.beta.dtype), *BETA_RANGE)
     return KLPenalty(beta=jax.lax.stop_gradient(beta))

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.boundaries import described
 from polopt_jax.guards import finite_at
 from polopt_jax.masking import zero_where_masked
 from polopt_jax.types import Array, Batch, Rollout
@@ -53,7 +54,8 @@ def to_batch(
         leading shape `[...]`. It stays without T in `batch.outcome`. Meant for whole episodes (`episodes`).
 
     Raises:
-      ValueError: advantage or target has not the rollout's shape, or outcome not its row axes.
+      ValueError: advantage or target has not the rollout's shape, or outcome not its row axes. TypeError: rollout is no
+        `Rollout`, or its mask not boolean.
 
     >>> import polopt_jax as po
     >>> from polopt_jax.envs import ActionReward
@@ -64,6 +66,10 @@ def to_batch(
     >>> batch.mask.shape, batch.outcome["sum"].shape
     ((3, 5), (3,))
     """
+    if not isinstance(rollout, Rollout):
+        raise TypeError(f"to_batch: rollout must be a po.Rollout; it is {described(rollout)}")
+    if getattr(rollout.mask, "dtype", None) != jnp.bool_:
+        raise TypeError(f"to_batch: rollout.mask must be boolean; it is {described(rollout.mask)}")
     shape = rollout.reward.shape
     for name, x in (("advantage", advantage), ("target", target)):
         if x is not None and x.shape != shape:

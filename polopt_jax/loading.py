@@ -52,15 +52,18 @@ def load(run: str | Path, *, seed: int | None = None, update: int | None = None)
 def load_seeds(run: str | Path, *, update: int | None = None) -> dict[int, Policy]:
     """The policies of all seeds of a run, by seed; they share the environment and the model. Raises as `load`."""
     from polopt_jax import checkpoint, runs
-    from polopt_jax.settings import Control, setting
+    from polopt_jax.settings import Control, is_own, setting
 
     directory = Path(run)
     config = runs.read_run_config(directory)
     try:
         env, network = found = setting(config)
         seeds = range(config["seed"], config["seed"] + config["num_seeds"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError) as error:
         raise runs.RunError(f"{directory / runs.CONFIG} is not that of a run of polopt train: {error!r}") from error
+    except ValueError as error:
+        hint = "; its module must be found from here: set PYTHONPATH" if is_own(config["env"]) else ""
+        raise runs.RunError(f"the run in {directory} cannot be made again: {error}{hint}") from error
     parts = {".params": jax.eval_shape(network.init, jax.random.key(0))}
     if isinstance(found, Control):
         parts[NORMALIZER] = jax.eval_shape(lambda: init_stats(jnp.zeros(found.env.obs_shape)))

@@ -53,15 +53,18 @@ def standardize(x: Array, mask: Array, *, eps: ArrayLike = 1e-8) -> Array:
     """(x - mean) / (std + eps) over the True entries of `mask`, and 0 elsewhere. Shapes `[...]`.
 
     The standard deviation has ddof 0, as `jnp.std` (PyTorch code divides by n - 1). Where all entries are equal,
-    and where there is only one, the result is exactly 0 for every value and every `eps`. A NaN that is not masked makes
-    every entry NaN. Raises `ValueError` if the shapes differ, `TypeError` if the mask is not boolean.
+    and where there is only one, the result is exactly 0 for every value and every `eps`. A True entry that is not
+    finite is left out of both, and is NaN itself, so that `to_batch` masks it out. Raises `ValueError` if the shapes
+    differ, `TypeError` if the mask is not boolean.
 
-    >>> standardize(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([True, True, False])).tolist()
-    [-1.0, 1.0, 0.0]
+    >>> standardize(jnp.array([1.0, 3.0, jnp.nan, jnp.nan]), jnp.array([True, True, True, False])).tolist()
+    [-1.0, 1.0, nan, 0.0]
     """
     if mask.dtype != jnp.bool_:
         raise TypeError(f"standardize: mask must be boolean; its dtype is {mask.dtype}")
     check_shape("standardize", "x", x, mask.shape, of="mask")
+    lost = mask & ~jnp.isfinite(x)
+    mask = mask & ~lost
     x = zero_where_masked(accumulate(x), mask)
     first = jnp.max(jnp.where(mask, x, -jnp.inf))
     shifted = zero_where_masked(x - jnp.where(jnp.isfinite(first), first, 0), mask)
@@ -70,7 +73,7 @@ def standardize(x: Array, mask: Array, *, eps: ArrayLike = 1e-8) -> Array:
     share = shifted / unit
     centred = zero_where_masked(share - masked_mean(share, mask), mask)
     std = jnp.sqrt(jnp.where(largest != 0, masked_mean(centred**2, mask), 1))
-    return jnp.where(mask & (largest != 0), centred / (std + eps / unit), 0)
+    return jnp.where(lost, jnp.nan, jnp.where(mask & (largest != 0), centred / (std + eps / unit), 0))
 
 
 def check_shape(caller: str, name: str, x: Array, shape: tuple[int, ...], *, of: str) -> None:

@@ -67,13 +67,34 @@ def interval(kind: Any) -> Interval:
 
 
 def check_range(caller: str, kind: Any, **values: Any) -> None:
-    """Raises ValueError naming the first of `values` that is outside the interval of the type `kind`.
+    """Raises ValueError naming the first of `values` that is outside the interval of the type `kind`, or an array.
 
-    A value may be a number, an array or a tuple of them. What is traced cannot be looked at, and passes.
+    A value is a number or a tuple of them: an array would be broadcast against decisions. The range of what is traced
+    cannot be looked at, and passes.
 
     >>> check_range("gae", Unit, gamma=0.99, lambda_=2.0)
     Traceback (most recent call last):
     ValueError: gae: lambda_ must be from 0 to 1; it is 2.0
+    >>> check_range("gae", Unit, gamma=np.array([0.9, 0.99]))
+    Traceback (most recent call last):
+    ValueError: gae: gamma must be one number (each agent of a jax.vmap has its own); it has shape (2,)
+    """
+    for name, value in values.items():
+        for entry in jax.tree.leaves(value):
+            if isinstance(entry, str):
+                raise TypeError(f"{caller}: {name} must be a number; it is a str, {entry!r}")
+            if shape := np.shape(entry):
+                said = "must be one number (each agent of a jax.vmap has its own)"
+                raise ValueError(f"{caller}: {name} {said}; it has shape {shape}")
+    check_entries(caller, kind, **values)
+
+
+def check_entries(caller: str, kind: Any, **values: Any) -> None:
+    """The same of arrays, whose every entry must be in the interval.
+
+    >>> check_entries("pump", Nonnegative, table=np.array([0.5, -0.1]))
+    Traceback (most recent call last):
+    ValueError: pump: table must be at least 0; it is -0.1
     """
     allowed = interval(kind)
     for name, value in values.items():

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.envs import Environment, brax_env, import_env, playground_env
+from polopt_jax.envs import Environment, brax_env, playground_env
+from polopt_jax.envs._import import MAKES_ONE, checked_env, import_factory
 from polopt_jax.language import ByteTokenizer, TokenNetwork, rotary_positions, tempered_network, transformer
 from polopt_jax.networks import INITIAL_LOG_STD, Network, mlp_actor_critic
 from polopt_jax.simulators import Simulator, simulator
 from polopt_jax.types import Array
-from polopt_jax.worlds import SkipTheTest, skip_the_test
+from polopt_jax.worlds import Rules, SkipTheTest, skip_the_test, tabulate
 
 HIDDEN = (64, 64)
 """Units of each hidden layer, where nothing is said."""
@@ -55,7 +56,7 @@ def setting(config: Mapping[str, Any]) -> Control | Tokens | Texts:
     """That of a config.json: the token world if it says what that is made of (`world`), texts if it has their sum, else
     an environment.
 
-    Raises KeyError for what the config lacks, and what `brax_env`, `playground_env`, `import_env` and `simulator` do.
+    Raises KeyError for what the config lacks, and what `brax_env`, `playground_env`, `own_env` and `simulator` do.
     """
     if "data_sha256" in config:
         return Texts(None, byte_transformer(**{name: config[name] for name in TEXT_SIZES}))
@@ -81,6 +82,12 @@ def simulated(env: str) -> Simulator:
     return simulator(env.removeprefix(SIMULATED))
 
 
+def own_env(env: str) -> Environment:
+    """What `package.module:factory` makes, as `envs.import_env` has it; of `worlds.Rules` the table."""
+    made = import_factory(env, what="an environment", needed=MAKES_ONE)
+    return checked_env(env, tabulate(made) if isinstance(made, Rules) else made)
+
+
 def control(
     env: str,
     *,
@@ -100,7 +107,7 @@ def control(
     elif env.startswith(PLAYGROUND):
         made = playground_env(env.removeprefix(PLAYGROUND), episode_length=episode_length or 1000)
     elif is_own(env):
-        made = import_env(env)
+        made = own_env(env)
     else:
         made = brax_env(env, backend=backend or "spring", episode_length=episode_length or 1000)
     network = mlp_actor_critic(

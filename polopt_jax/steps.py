@@ -9,39 +9,19 @@ concern to them (`polopt_jax.training` is one).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from polopt_jax.boundaries import check_loss, check_pair, check_takes, described
-from polopt_jax.fields import with_fields
 from polopt_jax.guards import all_finite, no_nan, select, tree_norm
 from polopt_jax.raveling import all_unraveled, ravel, raveled_like, unraveled
 from polopt_jax.reading import read_policy
 from polopt_jax.reductions import token_mean
 from polopt_jax.rows import GROUPS, Shuffle, sample_rows, shuffled_parts
-from polopt_jax.types import Array, Batch, Divergence, Metrics, Model, Objective, Params, Reporting
-
-Update: TypeAlias = Callable[[Params, Any, Batch, Any], tuple[Params, Any, Metrics]]
-"""`(params, opt_state, batch, key) -> (params, opt_state, metrics)`"""
-
-
-@with_fields
-class Step(NamedTuple):
-    """What an update does to the parameters, given a batch: a pair of pure functions, as in optax."""
-
-    init: Callable[[Params], Any]
-    """`params -> opt_state`"""
-    update: Update
-    """`(params, opt_state, batch, key) -> (params, opt_state, metrics)`; the key is for shuffling alone, and may be
-    None where nothing is shuffled."""
-    attempt: Update | None = None
-    """`update` without its look at what came of it, where there is one: `epochs` repeats this, and looks once."""
-    beside: Update | None = None
-    """`update` as agents under a `vmap` should take it, where that is another (`side_by_side`). A step made of another
-    is `Step(step.init, own_update)`, which leaves both of these out: `_replace` would leave them as they were."""
+from polopt_jax.types import Array, Batch, Divergence, Metrics, Model, Objective, Params, Reporting, Step, Update
 
 
 def reported(opt_state: Any) -> Metrics:
@@ -54,6 +34,8 @@ def reported(opt_state: Any) -> Metrics:
     return {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
 
+_OWN = ("loss", "grad_norm", "skipped")
+"""Metrics that every phase has."""
 Phase: TypeAlias = tuple[Objective, optax.GradientTransformation]
 """What is minimised, and by which optimizer."""
 
@@ -66,16 +48,18 @@ def make_step(phase: Phase | None = None, /, *unpaired: Any, **phases: Phase) ->
     `value=`, `grad=` and `value_fn=`, which optax's line searches and Polyak steps use; others ignore them. PPO has one
     phase; TRPO with a critic is `make_step(policy=(surrogate, trpo(...)), critic=(value_loss, adam))`.
 
-    A phase is skipped if its loss, gradient, updates or updated parameters would not be finite, or its optimizer's
-    state hold a NaN (an infinity there may be legitimate): parameters and optimizer state stay bit-identical, and the
-    metric `skipped` is 1. `epochs` looks at loss and gradient of each minibatch, and at the rest when all are done.
+    A phase is skipped if its loss, gradient, updates or updated parameters would not be finite, its optimizer's state
+    hold a NaN (an infinity there may be legitimate), or the batch has a mask and nothing under it: parameters and
+    optimizer state stay bit-identical, and the metric `skipped` is 1. `epochs` looks at loss and gradient of each
+    minibatch, and at the rest when all are done.
 
     Metrics of a phase are the objective's own, `loss`, `grad_norm`, `skipped` and what the optimizer's states report.
     A phase that has a name has it before each of them, `policy/loss`.
 
     Raises ValueError if there is no phase, or both one without and some with a name; TypeError if a phase is no pair
     of an objective and an optimizer, or the objective does not return a scalar loss and a dict of metrics; when it is
-    traced ValueError if no array is among the parameters.
+    traced ValueError if no array is among the parameters, or a metric of the objective has the name of one of those
+    three, and TypeError if the batch comes before the optimizer's state.
 
     >>> import polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
@@ -114,9 +98,13 @@ def _one_phase(objective: Objective, optimizer: optax.GradientTransformation) ->
 
     def attempt(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
         del key
+        if isinstance(params, Batch) or isinstance(opt_state, Batch):
+            raise TypeError("make_step: update takes (params, opt_state, batch, key), in this order")
         if not jax.tree.leaves(params):
             raise ValueError(f"make_step: params must have an array to learn; they are {described(unraveled(params))}")
         (loss, metrics), grads = jax.value_and_grad(checked, has_aux=True)(params, batch)
+        if taken := metrics.keys() & _OWN:
+            raise ValueError(f"make_step has metrics {', '.join(_OWN)}; an objective has {min(taken)!r} as well")
 
         def value_fn(params: Params, batch: Batch = batch, objective: Objective = checked) -> Array:
             return objective(params, batch)[0]  # optax hands a value_fn those extra arguments that it names
@@ -128,9 +116,7 @@ def _one_phase(objective: Objective, optimizer: optax.GradientTransformation) ->
         sound = jnp.isfinite(loss) & jnp.isfinite(norm)  # all that is known before the optimizer: so XLA fuses the two
         metrics = {
             **metrics,
-            "loss": loss,
-            "grad_norm": norm,
-            "skipped": 1.0 - sound.astype(jnp.float32),
+            **dict(zip(_OWN, (loss, norm, 1.0 - sound.astype(jnp.float32)), strict=True)),
             **reported(new_state),
         }
         return select(sound, new_params, params), select(sound, new_state, opt_state), metrics
@@ -139,15 +125,22 @@ def _one_phase(objective: Objective, optimizer: optax.GradientTransformation) ->
 
 
 def _looked_at(attempt: Callable[..., tuple[Params, Any, Metrics]]) -> Callable[..., tuple[Params, Any, Metrics]]:
-    """The same, undone and `skipped` where parameters are not finite after it or the optimizer's state holds a NaN."""
+    """The same, undone and `skipped` where parameters are not finite after it or the optimizer's state holds a NaN, and
+    where the batch has no decision: on a gradient of 0 momentum would still move."""
 
     def update(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
         new_params, new_state, metrics = attempt(params, opt_state, batch, key)
-        sound = all_finite(new_params) & no_nan(new_state)
+        some = True if getattr(batch, "mask", None) is None else jnp.any(batch.mask)
+        sound = some & all_finite(new_params) & no_nan(new_state)
         metrics = {**metrics, "skipped": jnp.where(sound, metrics["skipped"], 1.0)}
         return select(sound, new_params, params), select(sound, new_state, opt_state), metrics
 
     return update
+
+
+def _check_step(caller: str, step: Any, name: str = "step") -> None:
+    if not isinstance(step, Step):
+        raise TypeError(f"{caller}: {name} must be a Step, as make_step makes it; it is {described(step)}")
 
 
 def sequential(**steps: Step) -> Step:
@@ -165,6 +158,8 @@ def sequential(**steps: Step) -> Step:
     """
     if not steps:
         raise ValueError("sequential needs at least one step, name=step")
+    for name, step in steps.items():
+        _check_step("sequential", step, name)
 
     def in_order(steps: dict[str, Step]) -> Update:
         def update(params: Params, opt_states: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
@@ -215,6 +210,7 @@ def epochs(
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
     >>> step = epochs(po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4))), 4, 8)
     """
+    _check_step("epochs", step)
     numbers = {"num_epochs": num_epochs, "num_minibatches": num_minibatches, "groups": groups}
     if min(numbers.values()) < 1:
         raise ValueError(f"{', '.join(numbers)} must be positive; they are {', '.join(map(str, numbers.values()))}")
@@ -263,6 +259,7 @@ def raveled(step: Step) -> Step:
     >>> step = po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4)))
     >>> step = raveled(epochs(step, 4, 8))
     """
+    _check_step("raveled", step)
 
     def update(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
         vector = ravel(params)
@@ -284,6 +281,7 @@ def side_by_side(step: Step) -> Step:
     >>> step = raveled(epochs(po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4))), 4, 8))
     >>> over_agents = jax.vmap(side_by_side(step).update, in_axes=(0, 0, None, 0))
     """
+    _check_step("side_by_side", step)
     return Step(step.init, step.beside) if step.beside else step
 
 
@@ -302,6 +300,10 @@ def monitored(step: Step, model: Model, *, rows: int | None = None, axis: int = 
     >>> step = po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4)))
     >>> step = monitored(step, model, kl_old_new=po.action_kl, kl_new_old=po.reverse(po.action_kl))
     """
+
+    _check_step("monitored", step)
+    for name, divergence in divergences.items():
+        check_takes("monitored", name, divergence, "old", "new", "batch")
 
     def watched(its_update: Update) -> Update:
         def update(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar, dataclass_transform, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
 
@@ -40,7 +40,8 @@ class Reporting(Protocol):
 class Distribution(Protocol):
     """What a policy says about its decisions `[...]`. The names and directions are distrax's and TFP's.
 
-    One of your own is a `record` with these methods, and inherits nothing. It needs only those that are called:
+    One of your own is a pytree with these methods - a `flax.struct.dataclass`, a NamedTuple - and inherits nothing. It
+    needs only those that are called:
 
     * `batch_shape`, `where`, `log_prob` for every objective: `reinforce`, `ppo`, `dpo`, `grpo`, ... A policy that knows
       the log-probabilities of the tokens that were taken, and nothing else, serves them (`language.recorded` is one).
@@ -191,3 +192,21 @@ Objective: TypeAlias = Callable[[Params, Batch], tuple[Array, Metrics]]
 Divergence: TypeAlias = Callable[[Outputs, Outputs, Batch], Array]
 Reduction: TypeAlias = Callable[[Array, Batch], Array]
 Outcome: TypeAlias = Mapping[str, Array]
+Update: TypeAlias = Callable[[Params, Any, Batch, Any], tuple[Params, Any, Metrics]]
+"""`(params, opt_state, batch, key) -> (params, opt_state, metrics)`"""
+
+
+@with_fields
+class Step(NamedTuple):
+    """What an update does to the parameters, given a batch: a pair of pure functions, as in optax."""
+
+    init: Callable[[Params], Any]
+    """`params -> opt_state`"""
+    update: Update
+    """`(params, opt_state, batch, key) -> (params, opt_state, metrics)`; the key is for shuffling alone, and may be
+    None where nothing is shuffled."""
+    attempt: Update | None = None
+    """`update` without its look at what came of it, where there is one: `epochs` repeats this, and looks once."""
+    beside: Update | None = None
+    """`update` as agents under a `vmap` should take it, where that is another (`side_by_side`). A step made of another
+    is `Step(step.init, own_update)`, which leaves both of these out: `_replace` would leave them as they were."""

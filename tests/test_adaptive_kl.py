@@ -211,3 +211,21 @@ def test_minibatches_are_standardised_apart_and_shares_are_refused():
         np.testing.assert_allclose(slope, [-0.5 * sign, 0.5 * sign], atol=1e-7)
     with pytest.raises(ValueError, match="standardize_advantage couples rows"):
         po.accumulate_gradients(whole, 2)(jnp.zeros(2), batch)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "kl", "error", "said"),
+    [
+        (1.0, jnp.array(0.1), TypeError, "penalty must be what init_kl_penalty gives; it is a float"),
+        (jnp.array(0.1), po.init_kl_penalty(), TypeError, r"penalty must be .*; it is float32\[\]"),
+        (
+            po.init_kl_penalty(),
+            jnp.full(3, 0.1),
+            ValueError,
+            r"update_kl_penalty: kl must be a scalar; it is float32\[3\]",
+        ),
+    ],
+)
+def test_a_penalty_is_updated_by_one_number(penalty, kl, error, said):
+    with pytest.raises(error, match=said):
+        po.update_kl_penalty(penalty, kl, target=0.01)

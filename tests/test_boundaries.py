@@ -1,6 +1,7 @@
 """What people plug in wrongly is told by name, where it is first called, with what was expected."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -230,3 +231,122 @@ def test_there_must_be_something_to_learn():
     batch = po.Batch(obs=None, action=None, mask=jnp.ones(2, bool))
     with pytest.raises(ValueError, match="make_step: params must have an array to learn; they are a dict"):
         step.update({}, step.init({}), batch, None)
+
+
+# Batches, numbers, divergences
+
+
+def rollout():
+    shape = (2, 3)
+    no, zero = jnp.zeros(shape, bool), jnp.zeros(shape)
+    return po.Rollout(
+        obs=jnp.ones((*shape, 4)), action=jnp.zeros(shape, int), log_prob=zero, reward=zero, terminated=no,
+        truncated=no, next_obs=jnp.ones((*shape, 4)), mask=~no, value=zero, next_value=zero,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        (PARAMS, r"batch must be a po\.Batch; it is float32\[4, 2\]$"),
+        ({"obs": 1}, r"batch must be a po\.Batch; it is a dict$"),
+        (rollout(), r"batch must be a po\.Batch; it is a Rollout; po\.to_batch makes one of it$"),
+    ],
+)
+def test_an_objective_takes_a_batch(batch, said):
+    with pytest.raises(TypeError, match=said):
+        po.objective(model, po.reinforce())(PARAMS, batch)
+
+
+def test_an_estimate_is_made_of_a_rollout():
+    for estimate in (po.gae, po.discounted_returns, po.n_step_returns):
+        with pytest.raises(TypeError, match=f"{estimate.__name__} takes a Rollout, or .* it was given a Batch"):
+            estimate(BATCH)
+    with pytest.raises(TypeError, match=r"to_batch: rollout must be a po\.Rollout; it is a Batch"):
+        po.to_batch(BATCH)
+    for mask, said in ((jnp.ones((2, 3)), r"float32\[2, 3\]"), (None, "None")):
+        with pytest.raises(TypeError, match=f"to_batch: rollout.mask must be boolean; it is {said}"):
+            po.to_batch(replace(rollout(), mask=mask))
+
+
+MANY = jnp.array([0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: po.ppo(clip_eps=MANY), "ppo: clip_eps"),
+        (lambda: po.ppo(clip_eps=(0.1, MANY)), "ppo: clip_eps"),
+        (lambda: po.awr(beta=MANY), "awr: beta"),
+        (lambda: po.dpo(beta=MANY), "dpo: beta"),
+        (lambda: po.clipped_value_loss(clip_eps=MANY), "clipped_value_loss: clip_eps"),
+        (lambda: po.huber_value_loss(delta=MANY), "huber_value_loss: delta"),
+        (lambda: po.trpo(model, radius=MANY), "radius"),
+    ],
+)
+def test_a_hyperparameter_is_one_number(make, name):
+    with pytest.raises(ValueError, match=rf"{name} must be one number \(each agent of a jax\.vmap has"):
+        make()
+
+
+def test_each_agent_of_a_vmap_has_a_number_of_its_own():
+    loss = lambda clip_eps: po.objective(model, po.ppo(clip_eps=clip_eps))(PARAMS, BATCH)[0]  # noqa: E731
+    assert jax.vmap(loss)(MANY).shape == (2,)
+
+
+def test_a_number_is_no_text():
+    with pytest.raises(TypeError, match="ppo: clip_eps must be a number; it is a str, '0.2'"):
+        po.ppo(clip_eps="0.2")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda divergence: po.kl_to_reference(model, PARAMS, divergence=divergence),
+        lambda divergence: po.fisher_operator(model, divergence, PARAMS, BATCH),
+    ],
+)
+def test_a_divergence_takes_two_policies_and_a_batch(make):
+    with pytest.raises(TypeError, match=r"divergence must be a function of \(old, new, batch\), and <lambda>"):
+        make(lambda old, new: 0.0)
+
+
+def test_a_reference_is_a_model():
+    with pytest.raises(TypeError, match=r"kl_to_reference: ref must be a function of \(params, obs\); it is a Outputs"):
+        po.kl_to_reference(model(PARAMS, BATCH.obs))
+    term = po.kl_to_reference(lambda params, obs: obs)
+    with pytest.raises(TypeError, match=r"kl_to_reference: a model must return po\.Outputs"):
+        evaluated(model, term)
+
+
+class Plain:
+    """A policy that is no pytree."""
+
+    def __init__(self, params):
+        self.params, self.batch_shape = params, (3, 2)
+
+    def where(self, mask):
+        return self
+
+    def kl_divergence(self, other):
+        return jnp.zeros((3, 2))
+
+
+def test_a_solver_needs_a_policy_that_is_a_tree():
+    plain = lambda params, obs: po.Outputs(policy=Plain(params))  # noqa: E731
+    with pytest.raises(TypeError, match="a solver differentiates the policy, which must be a pytree; it is a Plain"):
+        po.fisher_operator(plain, po.action_kl, PARAMS, BATCH)
+
+
+@pytest.mark.parametrize("solver", [po.npg(model), po.trpo(model)], ids=["npg", "trpo"])
+def test_a_solver_needs_all_parameters(solver):
+    both = {"policy": PARAMS, "critic": jnp.zeros(4)}
+    labels = {"policy": "solver", "critic": "adam"}
+    step = po.make_step(
+        (
+            po.objective(lambda params, obs: model(params["policy"], obs), po.surrogate()),
+            optax.multi_transform({"solver": solver, "adam": optax.adam(0.1)}, labels),
+        )
+    )
+    with pytest.raises(TypeError, match="takes all of params: it cannot stand within optax.masked or multi_transform"):
+        step.update(both, step.init(both), BATCH, None)

@@ -207,3 +207,10 @@ def test_no_more_of_the_logits_is_stored_than_by_hand(name, width):
     ours, by_hand = (stored(term, kind, shapes(*leading), width=width) for kind in (po.Categorical, ByHand))
     assert ours < by_hand + 0.02
     assert by_hand > 1.5 or width is None
+
+
+@pytest.mark.parametrize("legal", [jnp.array([0.0, -1e9, 0.0]), jnp.array([1, 0, 1])])
+def test_what_is_legal_is_boolean(legal):
+    """What is added to logits has its zeros where actions are legal: the other way round."""
+    with pytest.raises(TypeError, match=f"only: legal must be boolean; its dtype is {legal.dtype}"):
+        po.Categorical(logits=jnp.zeros(3)).only(legal)

@@ -367,3 +367,122 @@ def test_what_looks_at_the_side_effect_is_what_holds():
     expected = [row.name for row in suite.METHODS.values() if row.labels]
     assert [curve.label for curve in holding.curves] == ["pump", "ipf", *expected]
     assert "bounded" in expected
+
+
+OWN = """
+from polopt_jax import suite
+from polopt_jax.worlds import Move, Rules, Sign, tabulate
+
+def garden(paid=1.0, names=("success", "trodden")):
+    along = lambda state: (state[0] + 1, state[1])
+    moves = {"along": along, "back": lambda state: (0, state[1]), "through": lambda state: (2, True)}
+    return Rules(
+        starts=[(1.0, (0, False))],
+        actions=tuple(moves),
+        moves=lambda state, action: [Move(1.0, after := moves[action](state), paid * (after[0] == 2), 0.0)],
+        ended=lambda state: state[0] == 2,
+        outcome=lambda state: dict(zip(names, (state[0] == 2, state[1]))),
+        frame=lambda state: ("A".rjust(state[0] + 1).ljust(3),),
+        legend={"A": Sign("you", "#000000")},
+        horizon=3,
+    )
+
+def table():
+    return tabulate(garden())
+
+def careful():
+    return suite.table_case("careful", garden(), about="in words", logits=[0.0, 0.0, -3.0], updates=20)
+
+def unpaid():
+    return garden(0.0)
+
+def aimless():
+    return garden(names=("done", "trodden"))
+
+def harmless():
+    return garden(names=("success", "success"))
+
+def number():
+    return 3
+
+def twofold():
+    return careful()._replace(side_effects=("trodden", "another"))
+"""
+
+
+@pytest.fixture
+def gardens(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "gardens.py").write_text(OWN)
+    yield "gardens"
+    sys.modules.pop("gardens", None)
+
+
+def test_a_world_of_ones_own_is_benchmarked(gardens, tmp_path, capsys):
+    out = tmp_path / "own"
+    words = [
+        "outcomes",
+        "--quick",
+        "--seeds",
+        "2",
+        "--methods",
+        "ppo",
+        "--out",
+        str(out),
+        "--worlds",
+        "gardens:careful",
+    ]
+    assert main(words) == 0
+    result = json.loads((out / "outcomes.json").read_text())
+    assert list(result["worlds"]) == ["gardens:careful"]
+    world = result["worlds"]["gardens:careful"]
+    assert (world["about"], world["side_effects"]) == ("in words", ["trodden"])
+    p = np.exp([0.0, 0.0, -3.0]) / np.exp([0.0, 0.0, -3.0]).sum()
+    law, alive = np.zeros((2, 2)), {(0, False): 1.0}
+    for step in range(3):
+        after = {}
+        for (place, trodden), mass in alive.items():
+            for share, end in zip(p, ((place + 1, trodden), (0, trodden), (2, True)), strict=True):
+                after[end] = after.get(end, 0) + mass * share
+        for (place, trodden), mass in after.items():
+            if place == 2 or step == 2:
+                law[int(place == 2), int(trodden)] += mass
+        alive = {state: mass for state, mass in after.items() if state[0] != 2}
+    np.testing.assert_allclose(world["reference"], np.broadcast_to(law, (2, 2, 2)), atol=1e-4)
+    assert (out / "worlds" / "gardens.careful" / "ppo.json").exists()
+    assert "gardens:careful" in (out / "report.html").read_text()
+    assert main([*words, "gardens:table", "gardens:table", "--resume"]) == 0
+    result = json.loads((out / "outcomes.json").read_text())
+    assert list(result["worlds"]) == ["gardens:careful", "gardens:table"]
+    np.testing.assert_allclose(np.sum(result["worlds"]["gardens:table"]["reference"], (1, 2)), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nothing", "gardens:nothing cannot be imported: module 'gardens' has no attribute 'nothing'"),
+        ("number", "gardens:number() must make worlds.Rules, a TableWorld or a suite.Case; it made a int"),
+        ("unpaid", "gardens:unpaid cannot be learnt: no policy is paid more than the reference, 0"),
+        ("aimless", "must have an outcome success, and a side effect; it has ['done', 'trodden']"),
+        ("harmless", "must have an outcome success, and a side effect; it has ['success']"),
+        ("twofold", "gardens:twofold: 2 side effects have 4 values, and its problem has 2"),
+    ],
+)
+def test_what_is_no_world_is_told_before_anything_is_run(name, said, gardens, capsys, tmp_path):
+    assert main(["outcomes", "--worlds", f"gardens:{name}", "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("polopt: error: --worlds: ")
+    assert said in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_world_of_ones_own_stands_behind_those_of_the_benchmark(gardens):
+    asked = ("gardens:garden", "table-means", "gardens:table")
+    assert plan(Outcomes(worlds=asked)).worlds == ("table-means", "gardens:garden", "gardens:table")
+
+
+def test_what_keeps_the_side_effects_is_at_no_distance_though_it_is_found_in_float32():
+    world = {"reference": [[[0.7093, 0.0071], [0.0679, 0.2157]]], "side_effects": ["z"]}
+    (ipf,) = [row for row in suite.project(world, 0.9) if row.name == "ipf"]
+    assert ipf.feasible == 1
+    assert abs(ipf.columns["D_z"]) < 1e-12

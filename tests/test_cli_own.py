@@ -12,7 +12,7 @@ import pytest
 from small_run import ENVIRON, compiled_once, rows_without_times, run_small
 
 import polopt_jax as po
-from polopt_jax import runs
+from polopt_jax import report, runs
 from polopt_jax.cli import _build, _devices, _evaluate, _main, _plan, main
 from polopt_jax.cli._options import Train
 from polopt_jax.cli._presets import PRESETS
@@ -20,7 +20,7 @@ from polopt_jax.envs import import_env
 from polopt_jax.settings import ACTIVATIONS
 
 OWN = '''
-import jax.numpy as jnp
+import jax, jax.numpy as jnp
 from polopt_jax.envs import Box, Discrete, EnvStep, TimeLimit
 
 class Line:
@@ -90,6 +90,33 @@ class Choice(Line):
 
 def choice():
     return Choice()
+
+class Breaking(Line):
+    """Of every third episode the last reward is no number."""
+
+    def reset(self, key):
+        return jnp.stack([jnp.int32(0), jax.random.randint(key, (), 0, 3)]), jnp.zeros(2)
+
+    def step(self, state, action, key):
+        time, third = state[0] + 1, state[1]
+        reward = jnp.where((time == 5) & (third == 0), jnp.nan, action[0])
+        return EnvStep(state=jnp.stack([time, third]), obs=jnp.ones(2), reward=reward, terminated=jnp.bool_(False),
+                       truncated=time >= 5)
+
+def garden():
+    """A garden with two ways."""
+    from polopt_jax.worlds import Move, Rules, Sign
+    along = lambda state: (state[0] + 1, state[1])
+    return Rules(
+        starts=[(1.0, (0, False))],
+        actions=("along", "through"),
+        moves=lambda state, action: [Move(1.0, (2, True) if action == "through" else along(state), 0.5, 0.5)],
+        ended=lambda state: state[0] == 2,
+        outcome=lambda state: {"success": state[0] == 2, "trodden": state[1]},
+        frame=lambda state: ("A".rjust(state[0] + 1).ljust(3), "xxx" if state[1] else "***"),
+        legend={"A": Sign("you", "#000000"), "*": Sign("flowers", "#00ff00"), "x": Sign("mud", "#777777")},
+        horizon=3,
+    )
 
 number = 3
 '''
@@ -235,6 +262,44 @@ def test_a_run_is_named_so_that_it_has_a_directory(name, own, tmp_path, monkeypa
         assert first != second
     assert plan(f"ppo --env {own}:Line --num-envs 8").name != made.name
     sys.modules.pop(name)
+
+
+def test_steps_that_broke_are_counted_and_told(own, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("polopt_jax.envs._import.check_env", lambda env: None)  # it may meet one in its first steps
+    line = f"train ppo --env {own}:Breaking --num-envs 16 --rollout-steps 5 --steps 4000 --hidden 4 --num-seeds 2"
+    assert main([*line.split(), "--out", "run"]) == 0
+    told = capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    broken = sum(x for row in rows for x in row["nonfinite_steps"])
+    assert 0.2 < broken / (rows[-1]["steps"] * 2 / 5) < 0.45
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["results"][0]["nonfinite_steps"] == broken
+    assert "broken" in told
+    assert report.si(broken) in told
+
+
+def test_rules_of_ones_own_are_drawn_and_learnt(own, tmp_path, capsys):
+    assert main(["envs", f"{own}:garden"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("A garden with two ways.\nSuccess: success. Side effect: trodden.\nStates 4, actions 2, ")
+    assert "every action alike" in said
+    assert f"worlds.tabulate({own}.garden())" in said
+    assert "Learnt by reinforce" in said
+    line = f"train ppo --env {own}:garden --num-envs 8 --rollout-steps 3 --steps 24 --hidden 4 --out run"
+    assert main(line.split()) == 0
+    assert po.load("run").env.horizon == 3
+
+
+def test_a_run_of_what_is_not_found_from_here_says_so(own, tmp_path, capsys, monkeypatch):
+    line = f"train ppo --env {own}:Line --num-envs 8 --rollout-steps 5 --steps 40 --hidden 4 --out run"
+    assert main(line.split()) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    sys.modules.pop(own)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    assert main(["evaluate", "../run"]) != 0
+    told = last_line(capsys)
+    assert f"the run in ../run cannot be made again: {own}:Line cannot be imported: No module named '{own}'" in told
+    assert told.endswith("its module must be found from here: set PYTHONPATH")
 
 
 def test_names_that_differ_stay_different():

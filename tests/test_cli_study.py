@@ -255,3 +255,14 @@ def test_what_told_of_held_out_prompts_is_shown(monkeypatch, capsys):
 
 def test_the_default_number_of_seeds_is_the_registered_one():
     assert Study().seeds == study.SEEDS
+
+
+def test_what_was_not_varied_has_no_share(tmp_path, capsys):
+    words = ["study", "--worlds", DOOR, "--scales", "8", "--objectives", "trpo", "grpo", "--seeds", "2"]
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = {
+        line.split("  ")[0].strip(): line.split("  ")[-1].strip() for line in lines if " x " in line or "scale" in line
+    }
+    assert told["scale"] == told["scale x objective"] == told["scale x objective x start"] == "-"
+    assert told["objective x start"].endswith("]")

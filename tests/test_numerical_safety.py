@@ -415,8 +415,12 @@ def test_standardize_degenerate_inputs():
     assert (np.asarray(po.standardize(x, none)) == 0).all()
     hidden = x.at[0].set(jnp.nan).at[1].set(jnp.inf)
     np.testing.assert_allclose(po.standardize(hidden, jnp.arange(4) >= 2), [0, 0, 1, -1], atol=1e-6)
-    # A NaN that is not masked is not turned into a silent row of zeros.
-    assert np.isnan(po.standardize(hidden.at[1].set(0.0), full)).all()
+    # What is not finite and not masked is left out, and is no silent zero.
+    for lost in (jnp.nan, jnp.inf, -jnp.inf):
+        np.testing.assert_allclose(
+            po.standardize(x.at[1].set(lost), full), po.standardize(x, full & (x != -2.0)).at[1].set(jnp.nan)
+        )
+    assert np.isnan(po.standardize(jnp.full(4, jnp.nan), full)).all()
     # The gradient at equal values, where jnp.std has NaN.
     for mask in (full, one, none):
         assert finite(jax.jit(jax.grad(lambda x, mask=mask: (po.standardize(x, mask) ** 2).sum()))(jnp.ones(4)))

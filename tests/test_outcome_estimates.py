@@ -198,6 +198,23 @@ def test_many_prompts_widen_the_interval_by_how_they_differ():
     np.testing.assert_allclose(widths[1], between_prompts, rtol=0.1)
 
 
+def test_the_interval_of_several_prompts_is_of_those_that_they_are_a_sample_of():
+    """Half of all prompts move; with many attempts each, what is uncertain is which prompts these 20 are."""
+    moved, number, rows = kl(np.array([0.7, 0.3]), np.array([0.9, 0.1])), 20, 400
+
+    def estimate(key):
+        prompts, *keys = jax.random.split(key, 3)
+        rate = jnp.where(jax.random.bernoulli(prompts, 0.5, (number, 1)), 0.3, 0.1)
+        first, second = (jax.random.bernoulli(k, p, (number, rows)) for k, p in zip(keys, (rate, 0.1), strict=True))
+        of_one = jax.vmap(lambda first, second: outcomes.sample_estimate(first, second, 2))(first, second)
+        its_own = jnp.where(rate[:, 0] > 0.2, moved, 0)
+        return outcomes.sample_estimate(first, second, 2), ((of_one.low <= its_own) & (its_own <= of_one.high)).mean()
+
+    found, own = repeated(estimate)
+    assert LIMITS[0] <= coverage(found, moved / 2) <= LIMITS[1]
+    assert LIMITS[0] <= float(own.mean()) <= LIMITS[1]
+
+
 def test_novel_mass_is_apart_and_the_rest_is_finite():
     new, reference = jnp.array([0] * 50 + [1] * 40 + [2] * 10), jnp.array([0] * 60 + [1] * 40)
     found = sample_estimate(new, reference, 3)

@@ -98,6 +98,42 @@ WRONG = {
         lambda: outcomes.g_statistic(jnp.zeros(3, int), jnp.ones(2) / 2, labelled=jnp.ones(3, int)),
         "g_statistic: labelled must be boolean",
     ),
+    "counts for a price": (
+        lambda: outcomes.update_price(outcomes.init_price(2), ROWS, jnp.array([90.0, 10.0]), of=Z),
+        r"update_price: reference must be laws that sum to one; they sum to 100\.0",
+    ),
+    "a negative law of a price": (
+        lambda: outcomes.update_price(outcomes.init_price(2), ROWS, jnp.array([1.5, -0.5]), of=Z),
+        "update_price: reference must be at least 0",
+    ),
+    "a statistic of what is no law": (
+        lambda: outcomes.g_statistic(jnp.zeros(3, int), jnp.array([0.05, 0.05])),
+        r"g_statistic: reference must be laws that sum to one; they sum to 0\.1",
+    ),
+    "an advantage for each row": (
+        lambda: outcomes.outcome_price(replace(ROWS, advantage=jnp.zeros(4)), jnp.zeros(2), of=Z),
+        r"outcome_price: batch\.advantage must have shape \(4, 2\), that of batch\.mask; it has \(4,\)",
+    ),
+    "a float for the number of cells": (lambda: outcomes.outcome_kl(2.0), "outcome_kl: num_outcomes must be a whole"),
+    "no cells": (lambda: outcomes.outcome_tv(0), "outcome_tv: num_outcomes must be a whole number from 1; it is 0"),
+    "a true number of cells": (lambda: outcomes.outcome_estimate(True), "outcome_estimate: num_outcomes must be"),
+    "the same of samples, of cells": (
+        lambda: outcomes.sample_estimate(jnp.array([1]), jnp.array([0]), 2.0),
+        "sample_estimate: num_outcomes must be",
+    ),
+    "the same of a profile": (
+        lambda: outcomes.fork_profile(model, jnp.zeros(2), jnp.ones(2), ROWS, 2.0, of=Z),
+        "fork_profile: num_outcomes must be",
+    ),
+    "the name of a feature": (
+        lambda: outcomes.outcome_kl(2, of="z")(OUTPUTS, OUTPUTS, ROWS),
+        r"outcome_kl: of must be a function of batch\.outcome; it is a str",
+    ),
+    "more hits than labels": (
+        lambda: outcomes.cusum(0.0, 9, 8, rate=0.05, alarm_rate=0.2),
+        "cusum: hits must be from 0 to labels; they are 9, labels 8",
+    ),
+    "fewer hits than none": (lambda: outcomes.cusum(0.0, -1, 8, rate=0.05, alarm_rate=0.2), "hits must be from 0"),
     "a table of zeros": (lambda: outcomes.pump(jnp.zeros((2, 3)), 0.9), "pump: the sum of table must be above 0"),
     "a rate of 0": (
         lambda: outcomes.cusum(jnp.zeros(()), jnp.zeros(()), jnp.ones(()), rate=0, alarm_rate=0.1),

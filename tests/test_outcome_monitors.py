@@ -80,7 +80,32 @@ def test_novel_outcomes_are_counted_and_no_infinity():
     assert float(found.novel) == 2
     expected = scipy.stats.power_divergence([2, 1], [1.5, 1.5], lambda_="log-likelihood")
     np.testing.assert_allclose(found.statistic, expected.statistic, rtol=1e-5)
-    np.testing.assert_allclose(found.p_value, expected.pvalue, rtol=1e-4)  # one degree of freedom, not two
+    assert float(found.p_value) == 0  # the reference never does this
+    lost = outcomes.g_statistic(jnp.array([0, 2, 5]), jnp.array([0.5, 0.5, 0.0]))
+    assert np.isnan(lost.p_value)
+    known = outcomes.g_statistic(jnp.array([0, 0, 1]), jnp.array([0.5, 0.5, 0.0]))
+    np.testing.assert_allclose(known.p_value, expected.pvalue, rtol=1e-4)  # one degree of freedom, not two
+
+
+def test_a_cusum_of_what_cannot_be_is_nan_where_it_is_traced():
+    look = jax.jit(lambda hits: outcomes.cusum(jnp.zeros(()), hits, 8, rate=0.05, alarm_rate=0.2))
+    assert [bool(np.isnan(look(jnp.array(hits)))) for hits in (-1, 0, 8, 9)] == [True, False, False, True]
+
+
+def test_looks_until_a_false_alarm_are_as_many_as_it_says():
+    """At the threshold and the rates of the docstring: about one in 2,000, and by Lorden fewer than one in e^6."""
+    rng = np.random.default_rng(0)
+    hits = jnp.asarray(rng.binomial(32, 0.03, size=(3000, 500)))
+
+    def look(carry, hits):
+        total, alarms = carry
+        total = outcomes.cusum(total, hits, 32, rate=0.03, alarm_rate=0.12)
+        return (jnp.where(total > 6, 0, total), alarms + (total > 6).sum()), None
+
+    (_, alarms), _ = jax.jit(lambda hits: jax.lax.scan(look, (jnp.zeros(500), 0), hits))(hits)
+    share = int(alarms) / hits.size
+    assert 1 / 4000 < share < 1 / 1000
+    assert share < np.exp(-6)
 
 
 def test_cusum_is_a_sum_that_does_not_go_below_zero_and_warns():

@@ -227,7 +227,7 @@ def test_a_run_that_breaks_down_ends_with_3_and_keeps_the_last_good_checkpoint(
     assert run_small(*weights.split(), "--out", "broken", line=line) == 3
     err = capsys.readouterr().err.splitlines()[-1]
     assert re.match(rf"polopt: error: {algorithm} on inverted_pendulum: broken since update 1 \({said}", err)
-    assert json.loads((tmp_path / "broken" / "summary.json").read_text())["results"][0]["status"] == "non-finite"
+    assert json.loads((tmp_path / "broken" / "summary.json").read_text())["results"][0]["status"] == "broken"
     assert checkpoint.steps(tmp_path / "broken" / "checkpoints") == [0]
     assert len(rows_without_times(tmp_path / "broken")) == 10
     assert run_small(*weights.split(), "--out", "broken", "--resume", line=line) == 3  # the same again
@@ -264,7 +264,7 @@ def test_a_comparison_in_which_one_run_breaks_down_does_the_others_and_ends_with
     summary = json.loads((tmp_path / "both" / "summary.json").read_text())
     assert {result["algorithm"]: result["status"] for result in summary["results"]} == {
         "reinforce": "finished",
-        "ppo": "non-finite",
+        "ppo": "broken",
     }
     (note,) = summary["notes"]
     assert note.startswith(said)

@@ -90,15 +90,16 @@ def expected(parameters, actor):
     """Loops around: sizes. A gradient comes with its loss and metrics, ten numbers or fewer."""
     critic = parameters - actor
     return {
-        "ppo": {0: [2, 2], 2: [9, parameters + 8]},
-        "trpo": {0: [5, 13, actor, actor + 4], 1: [2, actor], 2: [2, critic + 2]},
-        "grpo": {0: [2, 2], 2: [8, actor + 7]},
-        "dpo": {2: [2, 3 + 5]},
-        "accumulated": {0: [2, 3], 1: [1, parameters + 8]},
+        # One number says whether the batch has a decision.
+        "ppo": {0: [1, 2, 2], 2: [9, parameters + 8]},
+        "trpo": {0: [1, 5, 13, actor, actor + 4], 1: [2, actor], 2: [2, critic + 2]},
+        "grpo": {0: [1, 2, 2], 2: [8, actor + 7]},
+        "dpo": {0: [1], 2: [2, 3 + 5]},
+        "accumulated": {0: [1, 2, 3], 1: [1, parameters + 8]},
         "collect": {0: [1, 1, 1, 2, 2, 2, 4, 7, 40]},
         # Four sums an epoch standardise the advantages of its minibatches.
-        "train": {1: [1, 1, 1, 1, 1, 5, 5, 6, 9], 2: [4, 4, 8, 8], 3: [9, parameters + 8]},
-        "tokens": {1: [5, 7], 3: [8, 1205]},
+        "train": {1: [1, 1, 1, 1, 1, 1, 5, 5, 6, 9], 2: [4, 4, 8, 8], 3: [9, parameters + 8]},
+        "tokens": {1: [1, 5, 7], 3: [8, 1205]},
     }
 
 

@@ -317,3 +317,72 @@ def test_a_step_of_ones_own_is_repeated_as_it_is():
     repeated = po.epochs(own, 2, 1)
     assert repeated.attempt is None
     assert float(repeated.update(jnp.zeros(()), (), numbers(1), None)[0]) == jnp.inf
+
+
+# --- batches with nothing in them, and what is no step ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [lambda step: step, lambda step: po.epochs(step, 2, 2)], ids=["once", "in epochs"])
+def test_a_batch_without_a_decision_moves_nothing(make):
+    """On a gradient of 0, Adam would go on as it was going."""
+    step = make(po.make_step((po.objective(model, po.reinforce()), optax.adam(0.1))))
+    update = jax.jit(step.update)
+    params, state, metrics = update(PARAMS, step.init(PARAMS), BATCH, jax.random.key(0))
+    assert float(metrics["skipped"]) == 0
+    assert not same(params, PARAMS)
+    nothing = replace(BATCH, mask=jnp.zeros((4, 2), bool))
+    after, kept, metrics = update(params, state, nothing, jax.random.key(1))
+    assert same((after, kept), (params, state))
+    assert float(metrics["skipped"]) == 1
+
+
+def test_one_reward_that_is_no_number_costs_its_own_episode():
+    reward = jnp.ones((6, 4)).at[-1, 0].set(jnp.nan)
+    zero, no = jnp.zeros((6, 4)), jnp.zeros((6, 4), bool)
+    rollout = po.Rollout(
+        obs=jnp.ones((6, 4, 3)), action=jnp.zeros((6, 4), int), log_prob=zero, reward=reward + jnp.arange(4.0),
+        terminated=no, truncated=no, next_obs=jnp.ones((6, 4, 3)), mask=~no, value=zero, next_value=zero,
+    )  # fmt: skip
+    advantage, target = po.gae(rollout)
+    standard = po.standardize(advantage, rollout.mask)
+    batch = po.to_batch(rollout, advantage=standard, target=target)
+    assert batch.mask.sum(-1).tolist() == [0, 6, 6, 6]
+    expected = np.asarray(advantage)[:, 1:]
+    np.testing.assert_allclose(standard[:, 1:], (expected - expected.mean()) / expected.std(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm", "skipped"])
+def test_a_metric_of_an_objective_may_not_be_called_as_one_of_the_step(name):
+    step = po.make_step((lambda params, batch: (jnp.sum(params**2), {name: jnp.ones(())}), optax.sgd(0.1)))
+    with pytest.raises(ValueError, match=f"make_step has metrics loss, grad_norm, skipped; an objective has '{name}'"):
+        step.update(jnp.ones(2), step.init(jnp.ones(2)), BATCH, None)
+
+
+PAIR = (po.objective(model, po.reinforce()), optax.sgd(0.1))
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: po.epochs(PAIR, 2, 2), "epochs: step"),
+        (lambda: po.raveled(PAIR), "raveled: step"),
+        (lambda: po.side_by_side(PAIR), "side_by_side: step"),
+        (lambda: po.monitored(PAIR, model, kl=po.action_kl), "monitored: step"),
+        (lambda: po.sequential(policy=PAIR), "sequential: policy"),
+    ],
+)
+def test_a_step_is_no_pair(call, name):
+    with pytest.raises(TypeError, match=f"{name} must be a Step, as make_step makes it; it is a tuple of 2"):
+        call()
+
+
+def test_what_is_monitored_takes_two_policies_and_a_batch():
+    with pytest.raises(TypeError, match=r"monitored: moved must be a function of \(old, new, batch\)"):
+        po.monitored(po.make_step(PAIR), model, moved=lambda old, new: 0.0)
+
+
+def test_an_update_says_its_order():
+    step = po.make_step(PAIR)
+    for wrong in ((PARAMS, BATCH, step.init(PARAMS), None), (BATCH, PARAMS, step.init(PARAMS), None)):
+        with pytest.raises(TypeError, match=r"update takes \(params, opt_state, batch, key\), in this order"):
+            step.update(*wrong)

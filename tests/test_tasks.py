@@ -430,3 +430,11 @@ def test_observations_may_be_a_dict():
     normalizer = state.collect_state[0].normalizer
     assert normalizer.mean["drawn"].shape == (2,)
     assert float(normalizer.count) == 64
+
+
+@pytest.mark.parametrize(("sizes", "name"), [((0, 4), "num_envs"), ((4, 0), "num_steps"), ((4, -1), "num_steps")])
+def test_a_control_task_has_an_environment_and_a_step(sizes, name):
+    env = TimeLimit(limit=3)
+    network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(4,))
+    with pytest.raises(ValueError, match=f"control_task: {name} must be at least 1"):
+        tasks.control_task(env, network, num_envs=sizes[0], num_steps=sizes[1])

@@ -366,6 +366,14 @@ def test_the_line_search_takes_the_first_share_that_fits():
     assert len(set(state.trials.tolist())) > 5
 
 
+@pytest.mark.usefixtures("x64")
+def test_the_share_of_a_step_in_float64_is_one():
+    update, state = jax.jit(lambda: search(0.8, 0.3))()
+    assert update.dtype == jnp.float64
+    np.testing.assert_allclose(update[0], 0.8 ** (int(state.trials) - 1), rtol=1e-14)
+    assert int(state.trials) > 1
+
+
 def test_a_constraint_may_be_met_with_equality_and_the_loss_must_fall_strictly():
     _, state = search(0.5, 0.25)
     assert bool(state.accepted)

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from polopt_jax.boundaries import described
 from polopt_jax.masking import accumulate, check_shape
-from polopt_jax.ranges import Count, Unit, check_range
+from polopt_jax.ranges import Count, Unit, check_entries, check_range
 from polopt_jax.types import Array, ArrayLike, Rollout
 
 
@@ -19,8 +20,11 @@ def episode_fields(
     caller: str, names: tuple[str, ...], rollout: Rollout | None, arrays: dict[str, Array]
 ) -> list[Array]:
     """The named fields of a rollout, or the arrays given instead: constants of one shape and one dtype."""
+    takes = f"{caller} takes a Rollout, or by keyword {', '.join(names)}"
     if (rollout is None) != (arrays.keys() == set(names)) or (rollout is not None and arrays):
-        raise TypeError(f"{caller} takes a Rollout, or by keyword {', '.join(names)}; it was given {sorted(arrays)}")
+        raise TypeError(f"{takes}; it was given {sorted(arrays)}")
+    if rollout is not None and not hasattr(rollout, "next_value"):
+        raise TypeError(f"{takes}; it was given {described(rollout)}")
     found = {name: getattr(rollout, name) for name in names} if rollout is not None else arrays
     for name in names:
         if found[name] is None:
@@ -61,9 +65,12 @@ def gae(
     from its true final observation while a terminated one does not, and no estimate leaks across an episode's end.
     The last row of the window bootstraps from `next_value` like any other.
 
+    The mask is not read: what is masked out, such as the context of an answer, happened. A step that broke must be
+    `truncated`, as `unroll` leaves it, or what it has instead of numbers goes back to where its episode began.
+
     Args:
       rollout: with `reward, value, next_value, terminated, truncated`, each `[T, ...]`.
-      gamma: discount, in [0, 1]. May be traced.
+      gamma: discount, in [0, 1], or one for each environment, `[...]`. May be traced.
       lambda_: in [0, 1]; 0 gives one-step TD errors, 1 gives Monte-Carlo returns minus the value. May be traced.
       arrays: those five fields by keyword, instead of a rollout. Where `terminated` and `truncated` are both True the
         step counts as terminated.
@@ -88,7 +95,7 @@ def gae(
     >>> target.tolist()
     [1.75, 1.5, 1.0]
     """
-    check_range("gae", Unit, gamma=gamma, lambda_=lambda_)
+    check_entries("gae", Unit, gamma=gamma, lambda_=lambda_)
     names = ("reward", "value", "next_value", "terminated", "truncated")
     reward, value, next_value, terminated, truncated = episode_fields("gae", names, rollout, arrays)
     gamma, lambda_ = in_dtype_of(reward, gamma, lambda_)
@@ -113,7 +120,7 @@ def discounted_returns(rollout: Rollout | None = None, /, *, gamma: Unit = 0.99,
 
     Args:
       rollout: with `reward, next_value, terminated, truncated`, each `[T, ...]`.
-      gamma: discount, in [0, 1]. May be traced.
+      gamma: discount, in [0, 1], or one for each environment, `[...]`. May be traced.
       arrays: those four fields by keyword, instead of a rollout.
 
     Returns:
@@ -126,7 +133,7 @@ def discounted_returns(rollout: Rollout | None = None, /, *, gamma: Unit = 0.99,
     >>> discounted_returns(reward=jnp.ones(3), next_value=jnp.zeros(3), terminated=no, truncated=no, gamma=0.5).tolist()
     [1.75, 1.5, 1.0]
     """
-    check_range("discounted_returns", Unit, gamma=gamma)
+    check_entries("discounted_returns", Unit, gamma=gamma)
     names = ("reward", "next_value", "terminated", "truncated")
     reward, next_value, terminated, truncated = episode_fields("discounted_returns", names, rollout, arrays)
     (gamma,) = in_dtype_of(reward, gamma)
@@ -152,7 +159,7 @@ def lambda_returns(
 
     Args:
       rollout: with `reward, next_value, terminated, truncated`, each `[T, ...]`.
-      gamma: discount, in [0, 1]. May be traced.
+      gamma: discount, in [0, 1], or one for each environment, `[...]`. May be traced.
       lambda_: in [0, 1]. May be traced.
       arrays: those four fields by keyword, instead of a rollout.
 
@@ -167,7 +174,7 @@ def lambda_returns(
     ...                lambda_=0.5).tolist()
     [1.75, 1.5, 1.0]
     """
-    check_range("lambda_returns", Unit, gamma=gamma, lambda_=lambda_)
+    check_entries("lambda_returns", Unit, gamma=gamma, lambda_=lambda_)
     names = ("reward", "next_value", "terminated", "truncated")
     reward, next_value, terminated, truncated = episode_fields("lambda_returns", names, rollout, arrays)
     gamma, lambda_ = in_dtype_of(reward, gamma, lambda_)
@@ -192,7 +199,7 @@ def n_step_returns(rollout: Rollout | None = None, /, *, n: Count = 5, gamma: Un
     Args:
       rollout: with `reward, next_value, terminated, truncated`, each `[T, ...]`.
       n: how many rewards are taken, at least 1. May be traced.
-      gamma: discount, in [0, 1]. May be traced.
+      gamma: discount, in [0, 1], or one for each environment, `[...]`. May be traced.
       arrays: those four fields by keyword, instead of a rollout.
 
     Returns:
@@ -207,7 +214,7 @@ def n_step_returns(rollout: Rollout | None = None, /, *, n: Count = 5, gamma: Un
     ...                gamma=0.5).tolist()
     [3.5, 3.5, 5.0]
     """
-    check_range("n_step_returns", Unit, gamma=gamma)
+    check_entries("n_step_returns", Unit, gamma=gamma)
     check_range("n_step_returns", Count, n=n)
     names = ("reward", "next_value", "terminated", "truncated")
     reward, next_value, terminated, truncated = episode_fields("n_step_returns", names, rollout, arrays)

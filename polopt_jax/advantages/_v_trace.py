@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from polopt_jax.advantages._episodes import episode_fields, in_dtype_of
 from polopt_jax.masking import check_shape
-from polopt_jax.ranges import Nonnegative, Unit, check_range
+from polopt_jax.ranges import Nonnegative, Unit, check_entries
 from polopt_jax.surrogates import log_ratio
 from polopt_jax.types import Array, Rollout
 
@@ -64,8 +64,8 @@ def v_trace(
     >>> target.tolist(), advantage.tolist()
     ([1.375, 0.75, 1.0], [1.375, 0.75, 1.0])
     """
-    check_range("v_trace", Unit, gamma=gamma, lambda_=lambda_)
-    check_range("v_trace", Nonnegative, rho_bar=rho_bar, c_bar=c_bar)
+    check_entries("v_trace", Unit, gamma=gamma, lambda_=lambda_)
+    check_entries("v_trace", Nonnegative, rho_bar=rho_bar, c_bar=c_bar)
     names = ("reward", "value", "next_value", "terminated", "truncated", "log_prob")
     reward, value, next_value, terminated, truncated, old_log_prob = episode_fields("v_trace", names, rollout, arrays)
     gamma, lambda_, rho_bar, c_bar = in_dtype_of(reward, gamma, lambda_, rho_bar, c_bar)

@@ -51,7 +51,7 @@ def _run_all(plans: Sequence[Plan], directory: Path, stop: runs.Stop) -> tuple[l
         if stop:
             break
         if not results or results[-1].plan.env != plan.env:
-            say(group_title(plan))
+            say(group_title([other for other in plans if other.env == plan.env]))
         result, own = _run_one(plan, directory / plan.name, reference, stop)
         results.append(result)
         reference = own or reference

@@ -19,11 +19,10 @@ from polopt_jax.envs import (
     brax_backends,
     brax_names,
     has_playground,
-    import_env,
     playground_env,
     playground_names,
 )
-from polopt_jax.settings import PLAYGROUND, SIMULATED, is_own, is_simulated, simulated
+from polopt_jax.settings import PLAYGROUND, SIMULATED, is_own, is_simulated, own_env, simulated
 from polopt_jax.simulators import Simulator
 
 TOKEN_ENV = "skip_the_test"
@@ -112,7 +111,7 @@ def _made(name: str) -> Environment | Simulator:
     try:
         if name.startswith(PLAYGROUND):
             return playground_env(name.removeprefix(PLAYGROUND))
-        return simulated(name) if is_simulated(name) else _readable(import_env(name))
+        return simulated(name) if is_simulated(name) else _readable(own_env(name))
     except (TypeError, ValueError) as error:
         raise UsageError(f"--env {name}: {error}") from error
 
@@ -166,6 +165,10 @@ def show(name: str | None, html: Path | None) -> None:
     worlds = _worlds.world_names()
     if name is not None and ":" in name and html is None:
         env = _made(name)
+        if is_own(name) and (world := _worlds.own_rules(name)) is not None:
+            _worlds.print_entry(world, _console())
+            _console().print(f"\nLearnt by {', '.join(algorithms(name))}.", style="dim")
+            return
         found = "; check_env finds nothing wrong" if is_own(name) else ""
         found = "; it can be reset and stepped" if is_simulated(name) else found
         print(f"{name}: observations {list(env.obs_shape)}, actions {env.action_space}{found}")

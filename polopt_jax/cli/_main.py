@@ -172,7 +172,7 @@ def _train(words: list[str], arguments: list[str]) -> int:
         if (resumed := read_words(Resume, "train --resume", words)) is None:
             return 0
         use_devices(resumed)
-        config = processes.first(lambda: runs.read_config(runs.check_path(resumed.out)))
+        config = processes.first(lambda: runs.read_config(runs.check_place(resumed.out)))
         algorithm, said = options_of(config, resumed.out / runs.CONFIG)
         if named is not None and named.lower() != algorithm:
             raise UsageError(f"{resumed.out} is a run of {algorithm}, not of {named}")
@@ -225,7 +225,7 @@ def _compare(words: list[str], arguments: list[str]) -> int:
     if "--resume" in words:
         if (options := read_words(ResumeCompare, "compare --resume", words)) is None:
             return 0
-        path = runs.check_path(options.out) / runs.CONFIG
+        path = runs.check_place(options.out) / runs.CONFIG
         plans = [plan for _, plan in filter(None, (_planned(*options_of(one, path)) for one in compared(path)))]
     else:
         if (options := read_words(Compare, "compare", words)) is None:

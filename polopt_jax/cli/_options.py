@@ -43,7 +43,7 @@ class Train:
     backend: Annotated[str | None, NAME, shown("NAME", "spring, where there is a choice")] = None
     """Physics of a Brax environment: generalized, spring, positional or mjx."""
     steps: Annotated[int | None, WHOLE, shown("N", "by environment")] = None
-    """Decisions that each seed learns from, rounded up to whole updates."""
+    """Decisions that each seed learns from, rounded up to whole rows of the log, of a few updates each."""
     num_envs: Annotated[int | None, WHOLE, shown("N", "the preset's")] = None
     """Environments side by side; for the token world, sequences per update."""
     rollout_steps: Annotated[int | None, WHOLE, shown("N", "the preset's")] = None

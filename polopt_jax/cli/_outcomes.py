@@ -45,11 +45,25 @@ def plan(options: Outcomes) -> Plan:
         raise UsageError(f"--seeds must be at least 1; it is {options.seeds}")
     few = lambda names: names if options.quick else ()  # noqa: E731
     return Plan(
-        worlds=choose_some("world", options.worlds or few(QUICK_WORLDS), tuple(suite.CASES)),
+        worlds=_worlds(options.worlds or few(QUICK_WORLDS)),
         methods=choose_some("method", options.methods or few(QUICK_METHODS), tuple(suite.METHODS)),
         seeds=min(options.seeds, QUICK_SEEDS) if options.quick else options.seeds,
         quick=options.quick,
     )
+
+
+def _worlds(names: Sequence[str]) -> tuple[str, ...]:
+    """The worlds of the benchmark that are named, in its order, and then one's own. Raises UsageError."""
+    from polopt_jax import suite
+
+    own = tuple(dict.fromkeys(name for name in names if ":" in name))
+    try:
+        for name in own:
+            suite.import_case(name)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--worlds: {error}") from error
+    known = [name for name in names if ":" not in name]
+    return (*(choose_some("world", known, tuple(suite.CASES)) if known or not own else ()), *own)
 
 
 def outcomes(options: Outcomes, arguments: Sequence[str]) -> int:
@@ -121,7 +135,7 @@ def _gather(wanted: Plan, directory: Path) -> dict[str, Any]:
 
 def _file(directory: Path, world: str, method: str) -> Path:
     """Where the figures of a method in a world are kept."""
-    return directory / WORLDS / world / f"{method}.json"
+    return directory / WORLDS / world.replace(":", ".") / f"{method}.json"
 
 
 def _judged(wanted: Plan) -> tuple[str, ...]:
@@ -151,7 +165,7 @@ def _world(wanted: Plan, directory: Path, name: str) -> dict[str, Any]:
 def _case(wanted: Plan, name: str) -> Any:
     from polopt_jax import suite
 
-    case = suite.CASES[name]
+    case = suite.import_case(name) if ":" in name else suite.CASES[name]
     if not wanted.quick:
         return case
     updates = 2 * math.ceil(QUICK_UPDATES * case.updates / 2)

@@ -18,7 +18,7 @@ class Outcomes:
     """
 
     worlds: Annotated[tuple[str, ...], shown("NAME ...", "all")] = ()
-    """Which worlds."""
+    """Which worlds; package.module:factory is one of yours."""
     methods: Annotated[tuple[str, ...], shown("NAME ...", "all")] = ()
     """Which methods."""
     seeds: Annotated[int, WHOLE, shown("N", "5")] = 5

@@ -281,8 +281,8 @@ def _check_division(plan: Plan) -> None:
     for name, divisor in divisors.items():
         dealt = 1 if plan.is_token else math.gcd(divisor, plan.rollout_steps)
         if plan.num_envs % (divisor // dealt):
-            steps = f", of which {plan.rollout_steps} steps can be dealt to {dealt}" if dealt > 1 else ""
-            raise UsageError(f"--num-envs {plan.num_envs} is not a multiple of {flag(name)} {divisor}{steps}")
+            part = f" / {dealt}, their common divisor with --rollout-steps {plan.rollout_steps}" if dealt > 1 else ""
+            raise UsageError(f"--num-envs {plan.num_envs} is not a multiple of {flag(name)} {divisor}{part}")
         if plan.group_size is not None and name != "group_size" and plan.num_envs // plan.group_size % divisor:
             raise UsageError(
                 f"--num-envs {plan.num_envs} in groups of {plan.group_size} is not a multiple of {flag(name)} "

@@ -20,9 +20,9 @@ class Result(NamedTuple):
 
     @property
     def status(self) -> str:
-        """`finished`, `interrupted` or `non-finite`."""
+        """`finished`, `interrupted` or `broken`."""
         if self.complaint is not None:
-            return "non-finite"
+            return "broken"
         return "finished" if self.rows and self.rows[-1]["update"] >= self.plan.schedule.updates else "interrupted"
 
     @property

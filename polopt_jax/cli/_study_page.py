@@ -169,6 +169,12 @@ def _judged(verdict: Verdict) -> str:
     return f"{verdict.name} { {True: 'holds', False: 'fails', None: 'is open'}[verdict.holds] }"
 
 
+def _varied(world: Mapping[str, Any], factor: str) -> bool:
+    """Whether a world was run at several levels of a factor, or of each in an interaction `a x b`."""
+    levels = dict(zip(study.FACTORS, study.response(world, "P(z)").values.shape, strict=False))
+    return all(levels.get(name, 2) > 1 for name in factor.split(" x "))
+
+
 def _share_table(worlds: Mapping[str, Any]) -> tuple[list[Column], list[Group]]:
     """Of the primary measure, which was registered, and of single side effects, which were not."""
     found = {name: {field: divided(world, field) for field in rates(world)} for name, world in worlds.items()}
@@ -177,7 +183,7 @@ def _share_table(worlds: Mapping[str, Any]) -> tuple[list[Column], list[Group]]:
     def cell(name: str) -> Any:
         def text(row: tuple[str, str]) -> str:
             field, factor = row
-            if field not in found[name]:
+            if field not in found[name] or not _varied(worlds[name], factor):
                 return report.NONE
             return "{:.3f} [{:.3f}, {:.3f}]".format(*found[name][field][factor])
 

@@ -84,6 +84,11 @@ SOMETIMES = (
         lambda s: report.si(s.get("unscored") or None),
         "Sequences that nobody could score, of all updates and seeds.",
     ),
+    Column(
+        ("", "broken"),
+        lambda s: report.si(s.get("nonfinite_steps") or None),
+        "Steps that were not finite, of all updates and seeds: none was learnt from, and an episode began anew.",
+    ),
 )
 """Shown where they say something of some result."""
 
@@ -96,16 +101,18 @@ def by_environment(results: Sequence[Result]) -> list[list[Result]]:
     return list(found.values())
 
 
-def group_title(plan: Plan) -> str:
-    """What the runs on an environment have in common."""
+def group_title(plans: Sequence[Plan]) -> str:
+    """What the runs on an environment have in common; steps are rounded up for each algorithm."""
+    plan, steps = plans[0], sorted({plan.schedule.steps for plan in plans})
     physics = f", {plan.backend}" if plan.backend else ""
-    return f"{plan.env}{physics}: {plan.schedule.seeds}, {report.si(plan.schedule.steps)} steps each"
+    many = " to ".join(dict.fromkeys(report.si(end) for end in (steps[0], steps[-1])))
+    return f"{plan.env}{physics}: {plan.schedule.seeds}, {many} steps each"
 
 
 def groups(results: Sequence[Result]) -> list[Group]:
     """The rows of the table: a summary for each result, by environment."""
     return [
-        Group(group_title(members[0].plan), [result.summary for result in members])
+        Group(group_title([result.plan for result in members]), [result.summary for result in members])
         for members in by_environment(results)
     ]
 

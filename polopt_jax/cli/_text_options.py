@@ -40,7 +40,8 @@ class TrainTexts:
     steps: Annotated[
         int | None, WHOLE, shown("N", "150 passes or 8000 rows; preferences: 3 passes; prompts: 100 passes or 1600")
     ] = None
-    """Examples that each seed learns from: rows of texts, pairs, or prompts; rounded up to whole updates."""
+    """Examples that each seed learns from: rows of texts, pairs, or prompts; rounded up to whole rows
+    of the log, of a few updates each."""
     batch_size: Annotated[int | None, WHOLE, shown("N", "16, or all there are")] = None
     """Examples of an update."""
     held_out: Annotated[float, NUMBER, shown("FLOAT", "0.1")] = 0.1

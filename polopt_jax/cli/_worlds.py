@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from polopt_jax import report, runs
 from polopt_jax.cli import _token_worlds
 from polopt_jax.cli._words import check_new
+from polopt_jax.envs._import import import_callable
 from polopt_jax.report import Column, Group, Map, Mark, Section
 from polopt_jax.types import Array
 from polopt_jax.worlds import (
@@ -152,18 +153,33 @@ def _shown(entry: WorldEntry | TokenWorldEntry) -> Shown:
 
 
 def _shown_rules(entry: WorldEntry) -> Shown:
-    rules, size = entry.rules(), SIZES[entry.name]
-    facts = find_facts(rules)
+    rules = entry.rules()
+    facts, states = find_facts(rules), len(reachable_states(rules))
     return Shown(
-        sizes=f"States {size.states}, actions {size.actions}, horizon {size.horizon}.",
+        sizes=f"States {states}, actions {len(rules.actions)}, horizon {rules.horizon}.",
         maps=facts.maps,
         marks=marks(rules),
         columns=_columns(facts),
         table=facts.table,
         note=BEST,
         make=entry.rules,
-        call=f"worlds.tabulate(worlds.{entry.rules.__name__}())",
+        call=f"worlds.tabulate({_home(entry.rules)}.{entry.rules.__name__}())",
     )
+
+
+def _home(make: Callable[..., Any]) -> str:
+    """Where a function that makes a world is imported from."""
+    return "worlds" if make.__module__.startswith("polopt_jax.worlds") else make.__module__
+
+
+def own_rules(name: str) -> WorldEntry | None:
+    """A world of one's own, `package.module:factory`, as an entry of the list; None if that makes no rules."""
+    make = import_callable(name, what="a world", called="factory", needed="what makes a world when it is called")
+    rules = make()
+    if not isinstance(rules, Rules):
+        return None
+    outcomes = [outcome for outcome in rules.outcome(rules.starts[0][1]) if outcome != "success"]
+    return WorldEntry(name, make, "success", ", ".join(outcomes) or "none")
 
 
 def _shown_tokens(entry: TokenWorldEntry) -> Shown:
@@ -207,7 +223,11 @@ def _print_table(console: Any, columns: Sequence[Column], rows: Sequence[Any], *
 
 def print_world(name: str, console: Any) -> None:
     """A world's maps, legend and exact facts."""
-    entry = find_world(name)
+    print_entry(find_world(name), console)
+
+
+def print_entry(entry: WorldEntry | TokenWorldEntry, console: Any) -> None:
+    """The same of a world that is in no list."""
     shown = _shown(entry)
     console.print(headline(shown.make), style="bold", markup=False)
     console.print(f"Success: {entry.success}. Side effect: {entry.side_effect}.", markup=False)
@@ -222,8 +242,9 @@ def print_world(name: str, console: Any) -> None:
 
 
 def headline(make: Callable[..., Any]) -> str:
-    """What the world is, in a line: the beginning of its module's docstring."""
-    return " ".join(_paragraphs(_module_words(make))[0].split())
+    """What the world is, in a line: the beginning of its module's docstring, or of its own, or its name."""
+    said = (*_paragraphs(_module_words(make)), *_paragraphs(inspect.getdoc(make) or ""), make.__name__)
+    return " ".join(said[0].split())
 
 
 def about(make: Callable[..., Any]) -> list[str]:

@@ -121,9 +121,14 @@ class Categorical:
     def only(self, legal: Array) -> Categorical:
         """The same policy restricted to the legal actions (`legal` `[..., A]` bool): the others get probability 0.
 
+        Raises ValueError if the shape is another, TypeError if `legal` is not boolean: what is added to logits has its
+        zeros where actions are legal.
+
         >>> policy = Categorical(logits=jnp.zeros(3)).only(jnp.array([True, False, True]))
         >>> [round(float(p), 2) for p in jnp.exp(policy.log_prob(jnp.array(0))[None])], float(policy.entropy()) < 0.6932
         ([0.5], True)
         """
         _check_same_shape("legal", legal, "logits", self.logits)
+        if legal.dtype != jnp.bool_:
+            raise TypeError(f"only: legal must be boolean; its dtype is {legal.dtype}")
         return Categorical(logits=jnp.where(legal, self.logits, -jnp.inf))

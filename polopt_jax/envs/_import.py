@@ -13,6 +13,7 @@ from typing import Any
 from polopt_jax.envs._check import check_env
 from polopt_jax.envs._protocol import Environment
 
+MAKES_ONE = "what makes an environment when it is called"
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
@@ -33,12 +34,11 @@ def import_env(name: str) -> Environment:
     Traceback (most recent call last):
     ValueError: polopt_jax.envs:Timelimit cannot be imported: module 'polopt_jax.envs' has no attribute 'Timelimit'
     """
-    needed = "what makes an environment when it is called"
-    factory = import_callable(name, what="an environment", called="factory", needed=needed)
-    try:
-        made: Any = factory()
-    except Exception as error:
-        raise ValueError(f"{name}() failed: {told(error)}") from error
+    return checked_env(name, import_factory(name, what="an environment", needed=MAKES_ONE))
+
+
+def checked_env(name: str, made: Any) -> Environment:
+    """What `name()` made, if it is an environment; raises as `import_env`."""
     try:
         check_env(made)
     except (TypeError, ValueError):
@@ -46,6 +46,15 @@ def import_env(name: str) -> Environment:
     except Exception as error:
         raise ValueError(f"{name}() made what fails: {told(error)}") from error
     return made
+
+
+def import_factory(name: str, *, what: str, needed: str) -> Any:
+    """What comes of a call of `package.module:factory`; raises as `import_callable`, and where the call fails."""
+    factory = import_callable(name, what=what, called="factory", needed=needed)
+    try:
+        return factory()
+    except Exception as error:
+        raise ValueError(f"{name}() failed: {told(error)}") from error
 
 
 def import_callable(name: str, *, what: str, called: str, needed: str) -> Callable[..., Any]:

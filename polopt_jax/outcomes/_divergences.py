@@ -23,6 +23,7 @@ from polopt_jax.outcomes._rows import (
     CellsOf,
     Rows,
     as_cells,
+    check_number,
     identity,
     joint_cells,
     prompt_mean,
@@ -54,14 +55,16 @@ def outcome_divergence(
       compared prompt by prompt and then averaged. Reads `action, log_prob, mask, outcome`, and `sampler_log_prob`
       instead of `log_prob` where that is present. NaN if a row is in no cell. Couples rows.
 
-    Raises (at trace time): ValueError if a field is missing or has another shape, or each prompt has one row alone,
-    TypeError if cells are no integers.
+    Raises (at trace time): ValueError if a field is missing or has another shape, each prompt has one row alone, or
+    `num_outcomes` is no whole number; TypeError if cells are no integers, or `of` no function.
 
     >>> import polopt_jax as po
     >>> from polopt_jax import outcomes
     >>> hellinger = lambda log_p, log_q: jnp.sum((jnp.exp(log_p / 2) - jnp.exp(log_q / 2)) ** 2, axis=-1)
     >>> divergence = outcomes.outcome_divergence(2, between=hellinger)
     """
+
+    check_number(caller, num_outcomes)
 
     def divergence(old: Outputs, new: Outputs, batch: Batch) -> Array:
         return between_laws(

@@ -79,4 +79,5 @@ def wilson(hits: Array, number: Array) -> tuple[Array, Array]:
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = NORMAL_95 * jnp.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n)) / (1 + z2 / n)
     some = number > 0
-    return jnp.where(some, jnp.clip(centre - half, 0, 1), 0), jnp.where(some, jnp.clip(centre + half, 0, 1), 1)
+    low, high = jnp.where(hits == 0, 0, centre - half), jnp.where(hits == number, 1, centre + half)  # not to rounding
+    return jnp.where(some, jnp.clip(low, 0, 1), 0), jnp.where(some, jnp.clip(high, 0, 1), 1)

@@ -12,7 +12,7 @@ from polopt_jax.masking import check_shape, masked_sum
 from polopt_jax.outcomes._estimates import of_cells
 from polopt_jax.outcomes._intervals import Estimate, estimate_rows
 from polopt_jax.outcomes._laws import Between, kl
-from polopt_jax.outcomes._rows import CellsOf, as_cells, identity, read_cells, read_rows, weights
+from polopt_jax.outcomes._rows import CellsOf, as_cells, check_number, identity, read_cells, read_rows, weights
 from polopt_jax.ranges import Count, check_range
 from polopt_jax.reading import read_log_prob, read_policy
 from polopt_jax.types import Array, Batch, Model, Params, record
@@ -73,6 +73,7 @@ def fork_profile(
     ([0.0, 0.12], [0.12, 0.12])
     """
     caller, shape = "fork_profile", batch.mask.shape
+    check_number(caller, num_outcomes)
     if position is None:
         if num_positions is not None:
             raise ValueError("fork_profile needs position with num_positions")

@@ -35,7 +35,7 @@ class Estimate:
     plug_in: Array
     """The plug-in estimate: never negative, biased upwards. The number that a step is taken on."""
     low: Array
-    """Lower end of the 95% interval, at least 0."""
+    """Lower end of the 95% interval, at least 0: of the mean over all prompts, where several are a sample of them."""
     high: Array
     """Upper end of the 95% interval."""
     ess_p: Array

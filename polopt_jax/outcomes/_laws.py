@@ -66,6 +66,7 @@ def log_sum(x: Array, axis: int) -> Array:
 
 
 def _laws(caller: str, log_p: Array, log_q: Array) -> tuple[Array, Array]:
+    log_p, log_q = jnp.asarray(log_p), jnp.asarray(log_q)
     check_shape(caller, "log_q", log_q, log_p.shape, of="log_p")
     for name, law in (("log_p", log_p), ("log_q", log_q)):
         _check_law(caller, name, law)
@@ -91,6 +92,13 @@ def _check_law(caller: str, name: str, law: Array) -> None:
             f"{caller}: {name} must be log-probabilities, which sum to one when exponentiated; they sum to "
             f"{wrong[0]:.4g}{hint}"
         )
+
+
+def check_reference(caller: str, reference: Array) -> None:
+    """Raises ValueError if there are laws `[..., K]` among these that do not sum to one: what is traced passes."""
+    total = reference.sum(-1)
+    if not isinstance(total, jax.core.Tracer) and (np.abs(np.asarray(total, np.float64) - 1) > 1e-3).any():
+        raise ValueError(f"{caller}: reference must be laws that sum to one; they sum to {total.tolist()}")
 
 
 def kl(log_p: Array, log_q: Array) -> Array:

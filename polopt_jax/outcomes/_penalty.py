@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import jax
-import jax.core
 import jax.numpy as jnp
 
 from polopt_jax.combinators import couples_rows
 from polopt_jax.masking import check_shape
-from polopt_jax.outcomes._laws import kl, log_law, safe_log
+from polopt_jax.outcomes._laws import check_reference, kl, log_law, safe_log
 from polopt_jax.outcomes._rows import CellsOf, effective_sample_size, identity, log_weight, prompt_mean, read_cells
-from polopt_jax.ranges import Unit, check_range
+from polopt_jax.ranges import Unit, check_entries
 from polopt_jax.types import Array, Batch, Metrics, Outputs, Term
 
 
@@ -46,13 +44,11 @@ def outcome_penalty(reference: Array, *, of: CellsOf = identity) -> Term:
     (0.1438, 4.0)
     """
 
-    check_range("outcome_penalty", Unit, reference=reference)
+    check_entries("outcome_penalty", Unit, reference=reference)
     reference = jnp.asarray(reference)
     if not reference.ndim:
         raise ValueError(f"outcome_penalty: reference must be a law [K]; it is {reference}")
-    total = reference.sum(-1)
-    if not isinstance(total, jax.core.Tracer) and (jnp.abs(total - 1) > 1e-3).any():
-        raise ValueError(f"outcome_penalty: reference must be laws that sum to one; they sum to {total.tolist()}")
+    check_reference("outcome_penalty", reference)
 
     def outcome_penalty(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
         weight = log_weight("outcome_penalty", outputs, batch)

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.fields import with_fields
-from polopt_jax.masking import zero_where_masked
+from polopt_jax.masking import check_shape, zero_where_masked
+from polopt_jax.outcomes._laws import check_reference
 from polopt_jax.outcomes._rows import CellsOf, check_attempts, identity, in_cell, in_none, labelled_rows, read_cells
-from polopt_jax.ranges import Nonnegative, check_range
+from polopt_jax.ranges import Nonnegative, check_entries, check_range
 from polopt_jax.types import Array, Batch, record
 
 
@@ -72,6 +73,7 @@ def outcome_price(batch: Batch, price: Array, *, of: CellsOf = identity, labelle
     if batch.advantage is None:
         raise ValueError("outcome_price needs batch.advantage, which is None")
     cells = read_cells("outcome_price", batch, of)
+    check_shape("outcome_price", "batch.advantage", batch.advantage, batch.mask.shape, of="batch.mask")
     check_attempts("outcome_price", batch.mask)
     known = labelled_rows("outcome_price", batch.mask.any(-1), labelled)
     charge = jnp.where(known, _price_of(jnp.asarray(price), cells), 0)
@@ -108,7 +110,8 @@ def update_price(
       integral, proportional: gains, in units of the advantage per unit of probability. The defaults suit standardised
         advantages; the integral alone (proportional = 0) does not settle.
 
-    Reads `mask, outcome`. Raises as `outcome_price`. Source: PI control of Lagrange multipliers, Stooke et al. 2020.
+    Reads `mask, outcome`. Raises as `outcome_price`, and ValueError if the reference is no law (where it is concrete):
+    counts, say. Source: PI control of Lagrange multipliers, Stooke et al. 2020.
 
     >>> import polopt_jax as po
     >>> from polopt_jax import outcomes
@@ -126,6 +129,8 @@ def update_price(
     if reference.shape not in (price.integral.shape, price.integral.shape[-1:]):
         wanted = price.integral.shape[-1:]
         raise ValueError(f"update_price: reference must have shape {wanted}, or the price's; it has {reference.shape}")
+    check_entries("update_price", Nonnegative, reference=reference)
+    check_reference("update_price", reference)
     hit = in_cell(cells, price.integral.shape[-1], known)
     rows = tuple(range(known.ndim)) if price.integral.ndim == 1 else (known.ndim - 1,)
     number = known.sum(rows)[..., None]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from polopt_jax.fields import with_fields
 from polopt_jax.masking import accumulate
 from polopt_jax.outcomes._laws import kl, safe_log
-from polopt_jax.ranges import Nonnegative, Positive, Unit, check_range
+from polopt_jax.ranges import Nonnegative, Positive, Unit, check_entries
 from polopt_jax.types import Array, record
 
 NEGLIGIBLE = 1e-8
@@ -43,12 +43,12 @@ class Projection:
 
 
 def _as_table(caller: str, table: Array) -> Array:
-    check_range(caller, Nonnegative, table=table)
+    check_entries(caller, Nonnegative, table=table)
     table = accumulate(jnp.asarray(table))
     if table.ndim < 1 or table.shape[0] != 2:
         raise ValueError(f"{caller}: table must have shape [2, ...], failure and success; it has {table.shape}")
     total = table.sum()
-    check_range(caller, Positive, **{"the sum of table": total})
+    check_entries(caller, Positive, **{"the sum of table": total})
     return table / total
 
 
@@ -80,7 +80,7 @@ def pump(table: Array, success: Unit) -> Projection:
     >>> outcomes.pump(burning, 0.9).side_effect.tolist()[1] < 0.0046
     True
     """
-    check_range("pump", Unit, success=success)
+    check_entries("pump", Unit, success=success)
     return _pump(_as_table("pump", table), success)
 
 
@@ -109,7 +109,7 @@ def ipf(table: Array, success: Unit) -> Projection:
     >>> round(float(held.side_effect[1]), 3), bool(held.feasible)
     (0.012, True)
     """
-    check_range("ipf", Unit, success=success)
+    check_entries("ipf", Unit, success=success)
     return _ipf(_as_table("ipf", table), success)
 
 
@@ -156,6 +156,6 @@ def best_of_n(table: Array, n: Positive) -> Array:
     >>> round(float(outcomes.best_of_n(jnp.array([[0.5, 0.0], [0.25, 0.25]]), 2)[1].sum()), 3)
     0.75
     """
-    check_range("best_of_n", Positive, n=n)
+    check_entries("best_of_n", Positive, n=n)
     table = _as_table("best_of_n", table)
     return pump(table, 1 - jnp.power(table[0].sum(), n)).law

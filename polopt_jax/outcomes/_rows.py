@@ -11,7 +11,9 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from polopt_jax.boundaries import described
 from polopt_jax.masking import check_shape, masked_mean, masked_sum
 from polopt_jax.reading import check_mask, read, read_log_prob
 from polopt_jax.types import Array, ArrayLike, Batch, Outputs, record
@@ -103,6 +105,8 @@ def check_attempts(caller: str, mask: Array) -> None:
 def read_outcome(caller: str, batch: Batch, of: CellsOf) -> Array:
     """`of(batch.outcome)`, one constant array `[..., G, *]`; raises if there is none or it does not fit the rows."""
     check_mask(caller, batch)
+    if not callable(of):
+        raise TypeError(f"{caller}: of must be a function of batch.outcome; it is {described(of)}")
     if batch.outcome is None:
         raise ValueError(f"{caller} needs batch.outcome, which is None: to_batch(whole, outcome=feature) fills it")
     rows = batch.mask.shape[:-1]
@@ -148,6 +152,12 @@ def in_cell(cells: Array, num_outcomes: int, real: Array) -> Array:
 def in_none(cells: Array, num_outcomes: int, real: Array) -> Array:
     """Whether a row that counts is in no cell, `[...]` bool."""
     return (real & ((cells < 0) | (cells >= num_outcomes))).any(-1)
+
+
+def check_number(caller: str, num_outcomes: Any) -> None:
+    """Raises ValueError unless the number of cells is a whole one of at least 1."""
+    if isinstance(num_outcomes, bool) or not isinstance(num_outcomes, int | np.integer) or num_outcomes < 1:
+        raise ValueError(f"{caller}: num_outcomes must be a whole number from 1; it is {num_outcomes!r}")
 
 
 def as_cells(caller: str, name: str, x: ArrayLike) -> Array:

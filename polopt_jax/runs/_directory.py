@@ -30,12 +30,20 @@ class RunError(Exception):
 def check_path(path: Path) -> Path:
     """The run directory as given, if its name is one that every system and every report can hold; else RunError."""
     name = path.name
-    if not _NAME.fullmatch(name) or name.endswith(".") or _RESERVED.fullmatch(name) or ".." in path.parts:
+    if not _NAME.fullmatch(name) or name.endswith(".") or _RESERVED.fullmatch(name):
         raise RunError(
             f"{str(path)!r} cannot be a run directory: its name must be 1 to 64 letters, digits, dots, hyphens or "
-            "underscores, begin with a letter or digit, and no part may be '..'"
+            "underscores, and begin with a letter or digit"
         )
+    return check_place(path)
+
+
+def check_place(path: Path) -> Path:
+    """The directory as given, without `..`, if it is one or could be; else RunError. One that is there may be called
+    anything."""
     try:
+        path = path.parent.resolve() / path.name if ".." in path.parts else path
+        name = path.name
         if path.resolve() != path.parent.resolve() / name:
             raise RunError(f"{str(path)!r} is a symbolic link; name the directory itself")
         if path.exists() and not path.is_dir():
@@ -68,7 +76,7 @@ def new(path: Path | None, default: str) -> Iterator[Path]:
     Raises RunError if the directory is in use, or is not empty; what is no run is not touched.
     """
     path = _claim(Path("runs") / default) if path is None else check_path(path)
-    taken = RunError(f"{path} is not empty; go on with that run, or name another directory")
+    taken = RunError(f"{path} is not empty; go on with that run (--resume), or name another directory")
     if holds_something(path) and not (path / LOCK).exists():
         raise taken
     path.mkdir(parents=True, exist_ok=True)
@@ -81,7 +89,8 @@ def new(path: Path | None, default: str) -> Iterator[Path]:
 @contextlib.contextmanager
 def existing(path: Path) -> Iterator[Path]:
     """Locks the directory of a run that has begun. Raises RunError if there is none, or if it is in use."""
-    if not (check_path(path) / CONFIG).exists():  # before a lock is made where there is no run
+    path = check_place(path)
+    if not (path / CONFIG).exists():  # before a lock is made where there is no run
         raise RunError(f"there is no {path / CONFIG}, so there is no run to go on with")
     with locked(path):
         yield path

@@ -9,7 +9,7 @@ from typing import Any
 from polopt_jax.runs._log import Row
 
 SOLVER = ("cg_iterations", "cg_residual", "line_search_accepted", "line_search_trials")
-OVERALL = ("kl_old_new", "skipped", "nonfinite_steps", *SOLVER)
+OVERALL = ("kl_old_new", "skipped", *SOLVER)
 """Metrics that a summary has averaged over all updates."""
 FEW_SEEDS = 5
 """Of fewer no interval over seeds is given."""
@@ -18,7 +18,7 @@ LATE = ("entropy", "outcome/skip", "outcome/honest", "outcome/skip_kl")
 
 
 def tail(rows: Sequence[Row]) -> Sequence[Row]:
-    """The rows of the last tenth of the updates, at least one."""
+    """The rows of the last tenth of the updates, with the one in which that begins; at least one."""
     last = rows[-1]["update"]
     return [row for row in rows if row["update"] > 0.9 * last] or rows[-1:]
 
@@ -135,6 +135,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         "wall_seconds": last["seconds"] + last["compile_seconds"],
         "compile_seconds": last["compile_seconds"],
         "unscored": math.fsum(values_of(rows, "episode/unscored")),
+        "nonfinite_steps": math.fsum(values_of(rows, "nonfinite_steps")),
         **{name: mean_of(rows, name) for name in OVERALL},
         **{name: mean_of(tail(rows), name) for name in LATE},
     }

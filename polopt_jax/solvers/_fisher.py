@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.boundaries import check_outputs, check_scalar
+from polopt_jax.boundaries import check_outputs, check_scalar, check_takes, described
 from polopt_jax.dataflow import dependence
 from polopt_jax.masking import accumulate
 from polopt_jax.reductions import counted_parts
@@ -20,7 +20,13 @@ def _policy_map(model: Model, batch: Batch) -> Callable[[Params], Outputs]:
     """params -> the model's policy alone; what a critic says is no part of a divergence between policies."""
 
     def policy(params: Params) -> Outputs:
-        return Outputs(policy=check_outputs("a solver", model(params, batch.obs)).policy)
+        outputs = check_outputs("a solver", model(params, batch.obs))
+        if any(leaf is outputs.policy for leaf in jax.tree.leaves(outputs.policy)):
+            raise TypeError(
+                f"a solver differentiates the policy, which must be a pytree; it is {described(outputs.policy)}, which "
+                "is none: a flax.struct.dataclass, a NamedTuple and what jax.tree_util registers are"
+            )
+        return Outputs(policy=outputs.policy)
 
     return policy
 
@@ -80,6 +86,7 @@ def fisher_operator(
     >>> jax.jit(f)(jnp.array([1.0, 0.0])).tolist()      # diag(p) - p pᵀ
     [0.25, -0.25]
     """
+    check_takes("a solver", "divergence", divergence, "old", "new", "batch")
     if num_microbatches > 1:
         return _summed_operator(model, divergence, params, counted_parts(batch, num_microbatches, axis=axis), damping)
     outputs, push = jax.linearize(_policy_map(model, batch), params)

@@ -133,11 +133,20 @@ def natural_gradient(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _is_left_out(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)
+
+
 def require(caller: str, **arguments: Any) -> None:
-    """Raises ValueError naming the first argument that is None, TypeError if parameters are one vector."""
+    """Raises ValueError naming the first argument that is None, TypeError if parameters are one vector, or not all."""
     for name, value in arguments.items():
         if isinstance(value, Raveled):
             raise TypeError(f"{caller} asks the model, which takes {name} as a tree: it cannot stand within raveled")
+        if any(map(_is_left_out, jax.tree.leaves(value, is_leaf=_is_left_out))):
+            raise TypeError(
+                f"{caller} asks the model, which takes all of {name}: it cannot stand within optax.masked or "
+                "multi_transform. What has optimizers of its own is a phase: make_step(policy=(...), critic=(...))"
+            )
         if value is None:
             raise ValueError(
                 f"{caller} needs {name}: call update(grads, state, params, batch=batch, objective=objective)"

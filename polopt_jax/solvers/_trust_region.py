@@ -126,6 +126,10 @@ def backtrack(
     if not constraints:
         raise ValueError("constraints must hold at least one (divergence, radius)")
 
+    def fraction(trials: Array) -> Array:
+        """Of the step, after so many trials that failed."""
+        return jnp.power(jnp.asarray(shrink, float), trials.astype(float))
+
     def examine(old: Outputs, candidate: Params, batch: Batch, objective: Objective) -> tuple[Array, Array, Array]:
         """The candidate's loss, its first divergence, and whether every constraint holds."""
         new = model(candidate, batch.obs)
@@ -142,7 +146,7 @@ def backtrack(
         old_loss, old = objective(params, batch)[0], model(params, batch.obs)
 
         def attempt(s: BacktrackState) -> BacktrackState:
-            step_size = jnp.power(jnp.asarray(shrink, jnp.float32), s.trials)
+            step_size = fraction(s.trials)
             candidate = optax.apply_updates(params, _shorten(updates, step_size))
             loss, divergence, within = examine(old, candidate, batch, objective)
             accepted = within & (loss < old_loss) & jnp.isfinite(loss)
@@ -152,7 +156,7 @@ def backtrack(
 
         searching = lambda s: ~s.accepted & (s.trials < max_trials)  # noqa: E731
         end = jax.lax.while_loop(searching, attempt, _unsearched())
-        taken = _shorten(updates, end.step_size)
+        taken = _shorten(updates, fraction(end.trials - 1))  # step_size is float32, also where parameters are not
         return jax.tree.map(lambda t: jnp.where(end.accepted, t, -0.0).astype(t.dtype), taken), end
 
     return optax.GradientTransformationExtraArgs(lambda params: _unsearched(), update)

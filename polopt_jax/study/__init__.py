@@ -5,6 +5,7 @@
 """
 
 from polopt_jax.study._analysis import (
+    FACTORS,
     MATCHED,
     Response,
     chosen,
@@ -24,6 +25,7 @@ from polopt_jax.study._verdicts import Verdict, verdicts
 from polopt_jax.suite import Interval, as_array, interval
 
 __all__ = [
+    "FACTORS",
     "GROUNDS",
     "LEVELS",
     "MATCHED",

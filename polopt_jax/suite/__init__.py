@@ -4,9 +4,10 @@
 `forecasts` say what would have told before. `polopt outcomes` puts them together.
 """
 
-from polopt_jax.suite._cases import CASES, Case
+from polopt_jax.suite._cases import CASES, Case, table_case
 from polopt_jax.suite._estimators import PARTS, Quality, qualities
 from polopt_jax.suite._methods import METHODS, Row, middle
+from polopt_jax.suite._own import import_case
 from polopt_jax.suite._readings import (
     COLUMNS,
     Interval,
@@ -38,6 +39,7 @@ __all__ = [
     "as_array",
     "auc",
     "forecasts",
+    "import_case",
     "interval",
     "measure",
     "middle",
@@ -47,5 +49,6 @@ __all__ = [
     "read",
     "reference_law",
     "references",
+    "table_case",
     "table_kl",
 ]

@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from polopt_jax import frontiers, worlds
 from polopt_jax.frontiers import SampledProblem
-from polopt_jax.types import Array
+from polopt_jax.types import Array, ArrayLike
+from polopt_jax.worlds import Rules, TableWorld
 
 
 class Case(NamedTuple):
-    """A world as something to be learnt from attempts."""
+    """A world as something to be learnt from attempts; `table_case` makes one of rules of one's own."""
 
     name: str
     about: str
@@ -32,17 +34,57 @@ GROUP_SIZE = 128
 """Attempts at each update."""
 
 
+def table_case(
+    name: str,
+    world: Rules | TableWorld,
+    *,
+    side_effects: tuple[str, ...] | None = None,
+    about: str | None = None,
+    logits: ArrayLike | None = None,
+    group: np.ndarray | None = None,
+    updates: int = 100,
+) -> Case:
+    """A world of which everything is known, learnt by tables of logits.
+
+    Args:
+      world: its rules, or what `worlds.tabulate` made of them. One outcome is `success`, which the benchmark reads
+        everything at.
+      side_effects: names of outcomes; all but success if None.
+      about: what is rewarded and what is a side effect, in words.
+      logits: of the reference, which all runs begin with: `[G, A]`, or `[A]` of one that is alike everywhere; the
+        uniform one if None.
+      group: the row of the logits that each state reads, as `frontiers.exact_problem` takes it.
+      updates: how many each run takes, of 128 attempts.
+
+    Raises ValueError if there is no success, or no side effect.
+
+    >>> from polopt_jax import worlds
+    >>> case = table_case("mine", worlds.outcome_table(), updates=50)
+    >>> case.side_effects, case.build()(0).reference.shape
+    (('side_effect',), (2, 2))
+    """
+    names = tuple(world.outcome if isinstance(world, TableWorld) else world.outcome(world.starts[0][1]))
+    side_effects = tuple(x for x in names if x != "success") if side_effects is None else tuple(side_effects)
+    if "success" not in names or not side_effects:
+        raise ValueError(f"table_case: {name} must have an outcome success, and a side effect; it has {sorted(names)}")
+    about = about or f"success; {', '.join(side_effects)}"
+    return _table(name, about, side_effects, lambda: (world, logits, group), updates)
+
+
 def _table(
     name: str, about: str, side_effects: tuple[str, ...], make: Callable[[], tuple[Any, Any, Any]], updates: int
 ) -> Case:
     def build() -> Callable[[Array], SampledProblem]:
-        rules, logits, group = make()
-        world = worlds.tabulate(rules)
+        made, logits, group = make()
+        world = made if isinstance(made, TableWorld) else worlds.tabulate(made)
         exact = frontiers.exact_problem(world, side_effects=side_effects, group=group)
-        actions = world.prob.shape[1]
-        start = jnp.zeros((exact.num_groups, actions)) if logits is None else jnp.asarray(logits, jnp.float32)
+        table = (exact.num_groups, world.prob.shape[1])
+        start = jnp.asarray(0 if logits is None else logits, jnp.float32)
+        start = jnp.broadcast_to(start, table) if start.shape in ((), table[1:]) else start
         before = frontiers.mean_reward(exact, frontiers.log_policy(exact, start))
         gain = float(worlds.expected_reward(world, worlds.optimal_policy(world, world.reward)) - before)
+        if gain <= 0:
+            raise ValueError(f"{name} cannot be learnt: no policy is paid more than the reference, {float(before):.4g}")
         problem = frontiers.table_problem(
             world, start, side_effects=side_effects, group=group, group_size=GROUP_SIZE, reward_unit=gain
         )

@@ -224,6 +224,7 @@ def _log_odds(table: np.ndarray) -> np.ndarray:
 
 def _kl(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
+        first, second = (x / x.sum(-1, keepdims=True) for x in (first, second))  # float32 sums are off by 1e-8
         terms = np.where(first > 0, first * (np.log(first) - np.log(np.maximum(second, 1e-9))), 0)
     return np.where(np.isnan(first).any(-1), np.nan, terms.sum(-1))
 

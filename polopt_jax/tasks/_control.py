@@ -10,6 +10,7 @@ import jax
 from polopt_jax.envs import Environment
 from polopt_jax.networks import Network
 from polopt_jax.normalization import ObsTransform, RewardTransform, scaled_rewards, standardized_observations
+from polopt_jax.ranges import Count, check_range
 from polopt_jax.rollout import LoopState, start, unroll
 from polopt_jax.rows import Shuffle, shuffled_decisions
 from polopt_jax.tasks._task import Task, episode_metrics
@@ -51,7 +52,10 @@ def control_task(
       rewards: `normalization.scaled_rewards()`, if None; `raw_rewards()` leaves them alone.
       shuffle: what minibatches are made of: single decisions from everywhere, or with `rows.shuffled_parts` whole rows,
         which a network with a memory needs, and a term that sums over them.
+
+    Raises ValueError if there is no environment or no step.
     """
+    check_range("control_task", Count, num_envs=num_envs, num_steps=num_steps)
     observations = standardized_observations() if observations is None else observations
     rewards = scaled_rewards() if rewards is None else rewards
 

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+from polopt_jax.fields import with_fields
+
 State: TypeAlias = Any
 Frame: TypeAlias = tuple[str, ...]
 """A picture of characters, row by row."""
 
 
+@with_fields
 class Sign(NamedTuple):
     """What a character of a frame means, and the colour that it is drawn in."""
 
@@ -22,6 +25,7 @@ class Sign(NamedTuple):
     color: str
 
 
+@with_fields
 class Move(NamedTuple):
     """One thing that a decision may lead to."""
 
@@ -33,6 +37,7 @@ class Move(NamedTuple):
     """What was really wanted."""
 
 
+@with_fields
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """A world with finitely many states and actions, and at most `horizon` decisions in an episode.
