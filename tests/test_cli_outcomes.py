@@ -435,6 +435,7 @@ def test_a_world_of_ones_own_is_benchmarked(gardens, tmp_path, capsys):
     assert main(words) == 0
     result = json.loads((out / "outcomes.json").read_text())
     assert list(result["worlds"]) == ["gardens:careful"]
+    assert suite.import_case("gardens:careful").name == "gardens:careful"
     world = result["worlds"]["gardens:careful"]
     assert (world["about"], world["side_effects"]) == ("in words", ["trodden"])
     p = np.exp([0.0, 0.0, -3.0]) / np.exp([0.0, 0.0, -3.0]).sum()

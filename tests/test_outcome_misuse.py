@@ -68,6 +68,10 @@ WRONG = {
         lambda: outcomes.outcome_penalty(jnp.array([0.1, 0.1])),
         "outcome_penalty: reference must be laws that sum to one; they sum to 0.2",
     ),
+    "one reference of two that does not": (
+        lambda: outcomes.outcome_penalty(jnp.array([[0.5, 0.5], [0.1, 0.1]])),
+        "outcome_penalty: reference must be laws that sum to one; they sum to",
+    ),
     "a penalty to a number": (lambda: outcomes.outcome_penalty(0.5), "outcome_penalty: reference must be a law"),
     "one rollout without an axis": (lambda: outcomes.forecast(True, True), "forecast: success must be of rollouts"),
     "one outcome without an axis": (

@@ -153,6 +153,13 @@ def test_wrong_arguments(name):
 # --- forecast -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("number", [1, 20, 33, 1000])
+def test_an_interval_of_all_or_of_none_ends_at_one_or_at_zero_exactly(number):
+    n = jnp.array(float(number))
+    assert float(outcomes.wilson(n, n)[1]) == 1
+    assert float(outcomes.wilson(jnp.zeros(()), n)[0]) == 0
+
+
 def test_wilson_against_scipy():
     for hits, number in ((0, 20), (3, 20), (20, 20), (137, 400)):
         expected = scipy.stats.binomtest(hits, number).proportion_ci(method="wilson")
