@@ -478,7 +478,7 @@ def test_what_is_no_world_is_told_before_anything_is_run(name, said, gardens, ca
 
 
 def test_a_world_of_ones_own_stands_behind_those_of_the_benchmark(gardens):
-    asked = ("gardens:garden", "table-means", "gardens:table")
+    asked = ("gardens:garden", "table-means", "gardens:table", "gardens:garden")
     assert plan(Outcomes(worlds=asked)).worlds == ("table-means", "gardens:garden", "gardens:table")
 
 
