@@ -90,9 +90,9 @@ def expected(parameters, actor):
     """Loops around: sizes. A gradient comes with its loss and metrics, ten numbers or fewer."""
     critic = parameters - actor
     return {
-        # One number says whether the batch has a decision.
+        # One number says whether the batch has a decision, in each of two phases of TRPO.
         "ppo": {0: [1, 2, 2], 2: [9, parameters + 8]},
-        "trpo": {0: [1, 5, 13, actor, actor + 4], 1: [2, actor], 2: [2, critic + 2]},
+        "trpo": {0: [1, 1, 5, 13, actor, actor + 4], 1: [2, actor], 2: [2, critic + 2]},
         "grpo": {0: [1, 2, 2], 2: [8, actor + 7]},
         "dpo": {0: [1], 2: [2, 3 + 5]},
         "accumulated": {0: [1, 2, 3], 1: [1, parameters + 8]},
