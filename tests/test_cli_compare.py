@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import small_run
@@ -14,6 +15,7 @@ from small_run import compiled_once, digests, hashes, interrupt_at, rows_without
 
 from polopt_jax import checkpoint
 from polopt_jax.cli import _running, main
+from polopt_jax.cli._table import group_title
 
 LINE = "compare --algorithms actor_critic reinforce --env inverted_pendulum --num-envs 8 --steps 6000 --num-seeds 2"
 NAMES = ("inverted_pendulum-reinforce", "inverted_pendulum-actor_critic")
@@ -150,3 +152,13 @@ def test_what_is_no_comparison_is_told(config, line, said, in_tmp, capsys):
         (in_tmp / "there" / "config.json").write_text(config)
     assert main(line.split()) == 2
     assert said in last_line(capsys)
+
+
+def test_the_title_of_an_environment_has_the_steps_of_all_that_learn_in_it():
+    """They are rounded up, for each algorithm to its own updates."""
+    plans = [
+        SimpleNamespace(env="ant", backend="spring", schedule=SimpleNamespace(seeds="1 seed", steps=steps))
+        for steps in (3_020_800, 3_010_560, 3_010_560)
+    ]
+    assert group_title(plans) == "ant, spring: 1 seed, 3.01M to 3.02M steps each"
+    assert group_title(plans[1:]) == "ant, spring: 1 seed, 3.01M steps each"

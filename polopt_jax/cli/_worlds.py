@@ -154,7 +154,8 @@ def _shown(entry: WorldEntry | TokenWorldEntry) -> Shown:
 
 def _shown_rules(entry: WorldEntry) -> Shown:
     rules = entry.rules()
-    facts, states = find_facts(rules), len(reachable_states(rules))
+    facts = find_facts(rules)
+    states = SIZES[entry.name].states if entry.name in SIZES else len(reachable_states(rules))
     return Shown(
         sizes=f"States {states}, actions {len(rules.actions)}, horizon {rules.horizon}.",
         maps=facts.maps,

@@ -124,8 +124,8 @@ def cusum(total: Array, hits: Array, labels: Array, *, rate: Unit, alarm_rate: U
 
         S ← max(0, S + hits · log(r₁/r₀) + (labels - hits) · log((1 - r₁)/(1 - r₀)))
 
-    Alarm when S exceeds a threshold h. Looks until a false alarm are e^h at least, in the mean; a tenth as frequent as
-    that says it was in simulations (rates .03 and .12, 32 labels a look, h = 6: one in 2,000 looks). Start at 0.
+    Alarm when S exceeds a threshold h. Start at 0, and again after an alarm. Of false alarms there is one in e^h looks
+    at most, in the mean, and fewer in fact: with rates of .03 and .12, 32 labels a look and h = 6 one in 3,600.
 
     Args:
       total: S `[...]`. hits, labels: side effects among the rows labelled since the last look, `[...]`.
