@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from polopt_jax.cli import _build, _devices, _evaluate, _main, _plan, main
 from polopt_jax.cli._options import Train
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.envs import import_env
+from polopt_jax.runs import _log
 from polopt_jax.settings import ACTIVATIONS
 
 OWN = '''
@@ -618,3 +621,19 @@ def test_few_seeds_are_shown_each_and_not_by_an_interval(num_seeds, marks, tmp_p
     assert (" ± " in said) == (num_seeds == 6)
     if num_seeds == 3:
         assert f"({min(known):.3g} to {max(known):.3g})" in said
+
+
+def test_the_page_on_a_run_directory_names_all_of_its_files_and_numbers(tmp_path):
+    assert run_small("--out", str(tmp_path / "run")) == 0
+    page = (Path(__file__).parents[1] / "docs" / "runs.md").read_text()
+    first = [re.findall(r"`([^`]+)`", row.split("|")[1]) for row in page.splitlines() if row.startswith("| `")]
+    named = [name for names in first for name in names]
+    files = {name for name in named if name == "checkpoints" or "." in name.removesuffix("/...")}
+    assert files == {path.name for path in (tmp_path / "run").iterdir() if not path.name.startswith(".")}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    keys = set(named) - files
+    parts = {key.removesuffix("...") for key in keys if key.endswith("...")}
+    assert {key for key in rows[-1] if not key.startswith(tuple(parts))} == {k for k in keys if not k.endswith("...")}
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
+    summed = {key for row in page.splitlines() if "**sum" in row for key in re.findall(r"`([^`]+)`", row.split("|")[1])}
+    assert summed == {key for key in rows[-1] if key.startswith(_log._SUMS)}
