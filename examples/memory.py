@@ -3,8 +3,7 @@
     python examples/memory.py
 
 Two bits are shown at the first of five steps, and are to be said at the last. What a model remembers is for the model:
-it sees whole rows `[B, T]` when it learns, and goes through them from the memory that the first step had. So rows must
-stay whole in minibatches, which `po.epochs` sees to by itself.
+it learns from whole rows `[B, T]`, which `po.epochs` keeps whole, from the memory that the first step had.
 """
 
 from dataclasses import replace
@@ -37,9 +36,6 @@ class Both(NamedTuple):
 
     def log_prob(self, action):
         return self.first.log_prob(action[..., 0]) + self.second.log_prob(action[..., 1])
-
-    def entropy(self):
-        return self.first.entropy() + self.second.entropy()
 
     def sample(self, *, seed):
         seeds = jax.random.split(seed)
@@ -107,7 +103,7 @@ def main(num_envs: int = 64, num_steps: int = 12, updates: int = 60, seed: int =
         "heads": heads.init(keys[1], memory),
         "critic": critic.init(keys[2], memory),
     }
-    term = po.weighted_sum(policy=(1.0, po.ppo()), value=(0.5, po.value_loss()), entropy=(0.01, po.entropy_bonus()))
+    term = po.weighted_sum(policy=(1.0, po.ppo()), value=(0.5, po.value_loss()))
     step = po.epochs(po.make_step((po.objective(model, term), optax.adam(5e-3))), 4, 4)  # of whole rows
 
     @jax.jit

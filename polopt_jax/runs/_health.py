@@ -124,6 +124,7 @@ def _faults(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     empty = np.all([np.full_like(broke, bool(counts)), *counts], axis=0)
     unscored = metrics.get("episode/unscored", np.zeros_like(kl))
     mute = (unscored > 0) & (metrics.get("episode/finished", unscored) == 0)
+    every &= ~empty  # what has nothing to learn from is skipped, which is told by why it has
     lost |= {_UNSOUND: empty & broke, _EMPTY: empty & ~broke & ~mute, "every step skipped": every, _UNSCORED: mute}
     return {**lost, "kl_old_new of {:.2g} nats": (kl > TOO_FAR) & np.isfinite(kl)}
 
