@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from polopt_jax import checkpoint
-from polopt_jax._orbax import quiet_orbax
+from polopt_jax._orbax import quiet_orbax, reason
 from polopt_jax.checkpoint import CheckpointError, SaveError
 from polopt_jax.leaves import leaves_of
 
@@ -265,3 +265,8 @@ def test_the_newest_of_many_saves_is_what_was_saved(tmp_path):
         checkpoint.save(tmp_path, step, state)
         restored, _ = checkpoint.restore(tmp_path, {name: x.astype(np.float64) for name, x in state.items()})
         assert {k: x.shape for k, x in leaves_of(restored).items()} == {k: x.shape for k, x in leaves_of(state).items()}
+
+
+def test_what_is_wrong_is_told_in_a_line_of_some_length():
+    assert reason(ValueError("short")) == "short"
+    assert reason(ValueError("x" * 5000)) == "x" * 200 + " ..."

@@ -637,3 +637,13 @@ def test_the_page_on_a_run_directory_names_all_of_its_files_and_numbers(tmp_path
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
     summed = {key for row in page.splitlines() if "**sum" in row for key in re.findall(r"`([^`]+)`", row.split("|")[1])}
     assert summed == {key for key in rows[-1] if key.startswith(_log._SUMS)}
+
+
+def test_a_run_goes_on_whatever_its_directory_is_called_now_and_wherever_it_is_seen_from(tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    assert run_small("--out", "nowhere/../run") == 0
+    assert [path.name for path in tmp_path.joinpath("below").iterdir()] == ["run"], "nothing is made on the way"
+    (tmp_path / "below" / "run").rename(tmp_path / "d\u00e9 plac\u00e9")
+    assert run_small("--out", "../d\u00e9 plac\u00e9", "--resume", line="train") == 0
+    assert runs.read_config(tmp_path / "d\u00e9 plac\u00e9")["steps"] == 384

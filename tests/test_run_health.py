@@ -246,9 +246,7 @@ def test_a_run_whose_network_answers_nothing_finite_ends_with_3(monkeypatch, cap
     monkeypatch.setattr(_running, "build", mute)
     line = "train reinforce --env inverted_pendulum --num-envs 8 --rollout-steps 4 --steps 640 --out run"
     assert main(line.split()) == 3
-    said = (
-        "broken since update 1 (nothing to learn from), stopped at update 10; look at the network"
-    )
+    said = "broken since update 1 (nothing to learn from), stopped at update 10; look at the network"
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
