@@ -171,7 +171,7 @@ def _judged(verdict: Verdict) -> str:
 
 def _varied(world: Mapping[str, Any], factor: str) -> bool:
     """Whether a world was run at several levels of a factor, or of each in an interaction `a x b`."""
-    levels = dict(zip(study.FACTORS, study.response(world, "P(z)").values.shape, strict=False))
+    levels: dict[str, int] = dict(zip(study.FACTORS, study.response(world, "P(z)").values.shape, strict=False))
     return all(levels.get(name, 2) > 1 for name in factor.split(" x "))
 
 
