@@ -72,12 +72,12 @@ def check_range(caller: str, kind: Any, **values: Any) -> None:
     A value is a number or a tuple of them: an array would be broadcast against decisions. The range of what is traced
     cannot be looked at, and passes.
 
-    >>> check_range("gae", Unit, gamma=0.99, lambda_=2.0)
+    >>> check_range("mpo", Positive, temperature=1.0, epsilon=-2.0)
     Traceback (most recent call last):
-    ValueError: gae: lambda_ must be from 0 to 1; it is 2.0
-    >>> check_range("gae", Unit, gamma=np.array([0.9, 0.99]))
+    ValueError: mpo: epsilon must be above 0; it is -2.0
+    >>> check_range("awr", Positive, beta=np.array([0.9, 0.99]))
     Traceback (most recent call last):
-    ValueError: gae: gamma must be one number (each agent of a jax.vmap has its own); it has shape (2,)
+    ValueError: awr: beta must be one number (each agent of a jax.vmap has its own); it has shape (2,)
     """
     for name, value in values.items():
         for entry in jax.tree.leaves(value):

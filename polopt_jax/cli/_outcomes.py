@@ -1,5 +1,6 @@
 """`polopt outcomes`."""
 
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,11 +60,19 @@ def _worlds(names: Sequence[str]) -> tuple[str, ...]:
     own = tuple(dict.fromkeys(name for name in names if ":" in name))
     try:
         for name in own:
-            suite.import_case(name)
+            _own_case(name)
     except (TypeError, ValueError) as error:
         raise UsageError(f"--worlds: {error}") from error
     known = [name for name in names if ":" not in name]
     return (*(choose_some("world", known, tuple(suite.CASES)) if known or not own else ()), *own)
+
+
+@functools.cache
+def _own_case(name: str) -> Any:
+    """A world of one's own, which is looked at once and not for each of its pieces."""
+    from polopt_jax import suite
+
+    return suite.import_case(name)
 
 
 def outcomes(options: Outcomes, arguments: Sequence[str]) -> int:
@@ -165,7 +174,7 @@ def _world(wanted: Plan, directory: Path, name: str) -> dict[str, Any]:
 def _case(wanted: Plan, name: str) -> Any:
     from polopt_jax import suite
 
-    case = suite.import_case(name) if ":" in name else suite.CASES[name]
+    case = _own_case(name) if ":" in name else suite.CASES[name]
     if not wanted.quick:
         return case
     updates = 2 * math.ceil(QUICK_UPDATES * case.updates / 2)
