@@ -91,7 +91,7 @@ def test_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 16
+    assert len(blocks) == 17
     for i, block in enumerate(blocks):
         code = block.replace("key(1), 300", "key(1), 80")
         exec(compile(code, f"guide block {i}", "exec"), names)
@@ -106,3 +106,7 @@ def test_the_guide_runs(tmp_path, monkeypatch, capsys):
     assert names["batch"].mask.any(-1).all()
     assert set(np.unique(names["batch"].mask.sum(-1))) <= set(range(1, 51))
     assert float(names["loss"]) > 0
+    kept, trodden = names["wary_garden"]().build()(0).reference.sum(0)
+    np.testing.assert_allclose(kept + trodden, 1, atol=1e-6)
+    through = np.exp([0.0, 0.5, -2.5])[2] / np.exp([0.0, 0.5, -2.5]).sum()
+    assert through < trodden < 1 - (1 - through) ** 8 + 1e-6  # of eight moves at most, all of which are made but by few
