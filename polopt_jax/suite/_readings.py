@@ -222,11 +222,15 @@ def _log_odds(table: np.ndarray) -> np.ndarray:
         return np.log(table[:, 1, 1:].sum(-1)) - np.log(table[:, 1, 0])
 
 
+ROUNDING = 1e-12
+"""Nats that laws in float32, made to sum to one, may be from themselves."""
+
+
 def _kl(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         first, second = (x / x.sum(-1, keepdims=True) for x in (first, second))  # float32 sums are off by 1e-8
-        terms = np.where(first > 0, first * (np.log(first) - np.log(np.maximum(second, 1e-9))), 0)
-    return np.where(np.isnan(first).any(-1), np.nan, terms.sum(-1))
+        total = np.where(first > 0, first * (np.log(first) - np.log(np.maximum(second, 1e-9))), 0).sum(-1)
+    return np.where(np.isnan(first).any(-1), np.nan, np.where(np.abs(total) < ROUNDING, 0, total))
 
 
 def as_array(value: Any) -> np.ndarray:
