@@ -28,7 +28,8 @@ def fewer_resamples(monkeypatch):
 def narrow():
     """The starts of a narrow network in the building with the door, and its problem."""
     ground = study.GROUNDS[DOOR]
-    params, kl = study.begin(ground, "8", seeds=2)
+    starts = [study.begin(ground, "8", start, seeds=2) for start in STARTS]
+    params, kl = jax.tree.map(lambda *x: jnp.stack(x), *starts)
     learner = ground.build("8")
     standing = jax.jit(jax.vmap(jax.vmap(lambda p: learner.problem(p, jax.random.key(0)).standing(p))))(params)
     return params, kl, standing
@@ -222,12 +223,14 @@ def test_grpo_with_a_penalty_is_grpo_with_that_of_its_paper():
 
 @pytest.fixture(scope="module")
 def measured():
-    return study.measure(study.GROUNDS[DOOR], "reinforce", "table", seeds=2, updates=6)
+    measure = partial(study.measure, study.GROUNDS[DOOR], "reinforce", "table", seeds=2, updates=6)
+    found = study.from_starts({start: measure(start) for start in STARTS})
+    return {name: np.asarray(x) if isinstance(x, list) and name != "settings" else x for name, x in found.items()}
 
 
 def test_what_a_run_of_the_study_returns(measured):
     starts, settings, seeds, levels = 3, 3, 2, 3
-    assert measured["starts"] == list(STARTS)
+    assert measured["starts"].tolist() == list(STARTS)
     assert measured["settings"] == [0.03, 0.1, 0.3]
     assert measured["reached"].shape == (starts, settings, seeds, levels)
     assert measured["law"].shape == (starts, settings, seeds, levels, 2, 4)
@@ -237,6 +240,13 @@ def test_what_a_run_of_the_study_returns(measured):
     np.testing.assert_allclose(measured["final_success"], measured["final_law"][..., 1, :].sum(-1), rtol=1e-4)
     assert (measured["begin_kl"][0] == 0).all()
     assert (measured["begin_kl"][1:] < 0.01).all()
+
+
+def test_how_many_runs_go_side_by_side_changes_nothing(measured):
+    ground = study.GROUNDS[DOOR]._replace(lanes=4)
+    found = study.measure(ground, "reinforce", "table", "careful", seeds=2, updates=6)
+    for name in ("final_law", "begin_law", "forecast", "trajectory_kl"):
+        np.testing.assert_allclose(found[name], measured[name][2], rtol=2e-3, atol=1e-6)
 
 
 def test_training_moves_from_the_start_and_faster_with_larger_steps(measured):

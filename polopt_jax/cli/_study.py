@@ -15,7 +15,7 @@ RESULT, PAGE, PICTURE, PARTS = "study.json", "report.html", "study.png", "parts"
 QUICK_WORLDS, QUICK_SCALES = ("burning-building", "burning-building-hazard"), ("8", "table")
 QUICK_OBJECTIVES, QUICK_SEEDS, QUICK_UPDATES = ("reinforce", "trpo", "grpo"), 3, 0.5
 """Seeds, and the share of the updates."""
-FORMAT = 1
+FORMAT = 2
 
 
 class Plan(NamedTuple):
@@ -68,19 +68,24 @@ def study(options: Study, arguments: Sequence[str]) -> int:
 
 
 def _pieces(wanted: Plan, directory: Path) -> list[Piece]:
-    """One for each objective at each scale of each world."""
+    """One for each start of each objective at each scale of each world."""
     from polopt_jax import study
 
-    def piece(world: str, scale: str, objective: str) -> Piece:
+    def piece(world: str, scale: str, objective: str, start: str) -> Piece:
         ground = study.GROUNDS[world]
         updates = ground.every * math.ceil((QUICK_UPDATES if wanted.quick else 1) * ground.updates / ground.every)
         return Piece(
-            f"{world}, scale {scale}: {objective}",
-            _file(directory, world, scale, objective),
-            lambda: study.measure(ground, objective, scale, seeds=wanted.seeds, updates=updates),
+            f"{world}, scale {scale}: {objective}, {start} start",
+            _file(directory, world, scale, objective, start),
+            lambda: study.measure(ground, objective, scale, start, seeds=wanted.seeds, updates=updates),
         )
 
-    return [piece(world, scale, objective) for world, scale in _scales(wanted) for objective in wanted.objectives]
+    return [
+        piece(world, scale, objective, start)
+        for world, scale in _scales(wanted)
+        for objective in wanted.objectives
+        for start in study.GROUNDS[world].starts
+    ]
 
 
 def _scales(wanted: Plan) -> list[tuple[str, str]]:
@@ -92,8 +97,8 @@ def _scales(wanted: Plan) -> list[tuple[str, str]]:
     ]
 
 
-def _file(directory: Path, world: str, scale: str, objective: str) -> Path:
-    return directory / PARTS / world / scale / f"{objective}.json"
+def _file(directory: Path, world: str, scale: str, objective: str, start: str) -> Path:
+    return directory / PARTS / world / scale / objective / f"{start}.json"
 
 
 def _gather(wanted: Plan, directory: Path) -> dict[str, Any]:
@@ -114,7 +119,10 @@ def _gather(wanted: Plan, directory: Path) -> dict[str, Any]:
             },
         )
         world["scales"][scale] = {
-            objective: runs.read_json(_file(directory, name, scale, objective)) for objective in wanted.objectives
+            objective: study.from_starts(
+                {start: runs.read_json(_file(directory, name, scale, objective, start)) for start in ground.starts}
+            )
+            for objective in wanted.objectives
         }
     return {"config": wanted.config(), "worlds": worlds}
 

@@ -1,6 +1,6 @@
 """The study: is it the objective, the initialisation or the scale that decides how a task is done?
 
-`docs/study.md` registers it. `measure` runs one objective at one scale in one world, from every start; `response`,
+`docs/study.md` registers it. `measure` runs one objective at one scale in one world, from one start; `response`,
 `share_intervals` and `verdicts` say what the runs say. `polopt study` puts them together.
 """
 
@@ -20,7 +20,7 @@ from polopt_jax.study._ground import Ground, Learner, Standing
 from polopt_jax.study._grounds import GROUNDS
 from polopt_jax.study._objectives import OBJECTIVES, SEEDS, objective
 from polopt_jax.study._predictors import Predictor, predictors
-from polopt_jax.study._runs import LEVELS, begin, measure
+from polopt_jax.study._runs import LEVELS, begin, from_starts, measure
 from polopt_jax.study._verdicts import Verdict, verdicts
 from polopt_jax.suite import Interval, as_array, interval
 
@@ -41,6 +41,7 @@ __all__ = [
     "as_array",
     "begin",
     "chosen",
+    "from_starts",
     "interval",
     "logit",
     "mean_interval",

@@ -45,6 +45,7 @@ def building(name: str, about: str, widths: tuple[int, ...], **reference: Any) -
         updates=100,
         every=2,
         build=lambda scale: _learner(scale, reference),
+        lanes=30,
     )
 
 

@@ -57,6 +57,8 @@ class Ground(NamedTuple):
     """Updates between two looks at where the policy stands."""
     build: Callable[[str], Learner]
     """Makes the learner of a scale."""
+    lanes: int
+    """Runs that go side by side: with more a network takes more memory, and with few a table's small kernels wait."""
 
 
 RANDOM, COMPETENT, CAREFUL = "random", "competent", "careful"

@@ -33,6 +33,7 @@ def told(widths: tuple[int, ...], *, lessons: int = 1000) -> Ground:
         updates=120,
         every=2,
         build=lambda scale: _learner(scale, lessons),
+        lanes=5,
     )
 
 
