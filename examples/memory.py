@@ -7,7 +7,7 @@ it learns from whole rows `[B, T]`, which `po.epochs` keeps whole, from the memo
 """
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,34 +20,11 @@ EPISODE, MEMORY = 5, 16
 cell, heads, critic = nn.GRUCell(MEMORY), nn.Dense(4), nn.Dense(1)
 
 
-# 1. A policy of your own: two choices at once, independent given what is remembered.
-class Both(NamedTuple):
-    """A distribution over pairs of bits, `[..., 2]`."""
-
-    first: po.Categorical
-    second: po.Categorical
-
-    @property
-    def batch_shape(self):
-        return self.first.batch_shape
-
-    def where(self, mask):
-        return Both(self.first.where(mask), self.second.where(mask))
-
-    def log_prob(self, action):
-        return self.first.log_prob(action[..., 0]) + self.second.log_prob(action[..., 1])
-
-    def sample(self, *, seed):
-        seeds = jax.random.split(seed)
-        return jnp.stack([one.sample(seed=s) for one, s in zip(self, seeds, strict=True)], axis=-1)
-
-
-# 2. A model with a memory. One step of it, for acting ...
+# 1. A model with a memory. One step of it, for acting: two choices at once, independent given what is remembered ...
 def remember(params: Any, memory: Any, seen: Any, begins: Any) -> tuple[Any, po.Outputs]:
     memory = jnp.where(begins[..., None], 0.0, memory)  # nothing is remembered from the episode before
     memory, said = cell.apply(params["cell"], memory, seen)
-    first, second = jnp.split(heads.apply(params["heads"], said), 2, axis=-1)
-    policy = Both(po.Categorical(logits=first), po.Categorical(logits=second))
+    policy = po.MultiCategorical.of_logits(heads.apply(params["heads"], said), (2, 2))
     return memory, po.Outputs(policy=policy, value=critic.apply(params["critic"], said)[..., 0])
 
 
@@ -64,7 +41,7 @@ def look(bits: Any, time: Any) -> Any:
     return jnp.concatenate([shown, (time == EPISODE - 1)[:, None]], axis=-1)
 
 
-# 3. A window of T steps. Episodes begin again within it; what is remembered goes on into the next window.
+# 2. A window of T steps. Episodes begin again within it; what is remembered goes on into the next window.
 def act(params: Any, state: Any, key: Any, num_steps: int) -> tuple[Any, po.Rollout]:
     def step(state: Any, key: Any) -> tuple[Any, po.Rollout]:
         bits, time, memory = state

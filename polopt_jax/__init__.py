@@ -41,7 +41,14 @@ from polopt_jax.corrections import (
     standardize_advantage,
     truncated_importance_sampling,
 )
-from polopt_jax.distributions import Categorical, DiagGaussian, LazyCategorical, TanhGaussian, gradient_in_forward
+from polopt_jax.distributions import (
+    Categorical,
+    DiagGaussian,
+    LazyCategorical,
+    MultiCategorical,
+    TanhGaussian,
+    gradient_in_forward,
+)
 from polopt_jax.divergences import (
     KLPenalty,
     action_kl,
@@ -152,6 +159,7 @@ __all__ = [
     "KLPenalty",
     "LazyCategorical",
     "Model",
+    "MultiCategorical",
     "Objective",
     "Outputs",
     "Policy",

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from polopt_jax.distributions import Categorical, DiagGaussian
-from polopt_jax.envs import ActionSpace, Box, Discrete
+from polopt_jax.distributions import Categorical, DiagGaussian, MultiCategorical
+from polopt_jax.envs import ActionSpace, Discrete, MultiDiscrete
 from polopt_jax.fields import with_fields
 from polopt_jax.types import Array, Model, Outputs, Params
 
@@ -76,6 +76,9 @@ class _ActorCritic(nn.Module):
     def _policy(self, features: Array) -> Any:
         if isinstance(self.action_space, Discrete):
             return Categorical(logits=dense(self.action_space.num, POLICY_SCALE, "policy")(features))
+        if isinstance(self.action_space, MultiDiscrete):
+            nums = self.action_space.nums
+            return MultiCategorical.of_logits(dense(sum(nums), POLICY_SCALE, "policy")(features), nums)
         size = self.action_space.size
         mean = dense(size, POLICY_SCALE, "policy")(features)
         log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (size,))
@@ -83,8 +86,8 @@ class _ActorCritic(nn.Module):
 
 
 def _network(module: _ActorCritic, shape: tuple[int, ...]) -> Network:
-    if not isinstance(module.action_space, Discrete | Box):
-        raise ValueError(f"action_space must be a Discrete or a Box; it is {module.action_space!r}")
+    if not isinstance(module.action_space, ActionSpace):
+        raise ValueError(f"action_space must be a Discrete, a MultiDiscrete or a Box; it is {module.action_space!r}")
     forward: Callable[..., Any] = module.apply
 
     def apply(params: Params, obs: Array) -> Outputs:
@@ -116,9 +119,9 @@ def mlp_actor_critic(
     """Two separate MLPs, one for the policy and one for the value.
 
     Observations `[..., *obs_shape]` are flattened; the policy is of batch shape `[...]`, the value `[...]`. `Discrete`
-    gives a `Categorical`; `Box` gives `gaussian(mean=, log_std=)` (`DiagGaussian` or `TanhGaussian`), each
-    `[..., size]`, where log_std is a parameter `[size]` of its own, the same in every state, that starts at
-    `initial_log_std`.
+    gives a `Categorical`, `MultiDiscrete` a `MultiCategorical`; `Box` gives `gaussian(mean=, log_std=)` (`DiagGaussian`
+    or `TanhGaussian`), each `[..., size]`, where log_std is a parameter `[size]` of its own, the same in every state,
+    that starts at `initial_log_std`.
 
     An `initial_log_std` of 0 is a deviation of 1, half as wide as the box, so that a third of the first actions are
     clipped; Stable-Baselines3 and PureJaxRL begin there, this library at -1. On Brax's cheetah PPO and TRPO then come
@@ -130,8 +133,8 @@ def mlp_actor_critic(
     the same in every state), 1 in the value head (Andrychowicz et al., 2021, arXiv:2006.05990; Huang et al., 2022,
     "The 37 implementation details of PPO").
 
-    Raises `ValueError` if `action_space` is neither, or if obs does not end in `obs_shape`; `TypeError` if `obs_shape`
-    or `hidden` is one number.
+    Raises `ValueError` if `action_space` is none of them, or if obs does not end in `obs_shape`; `TypeError` if
+    `obs_shape` or `hidden` is one number.
 
     >>> network = mlp_actor_critic((3,), Discrete(5), hidden=(16,))
     >>> outputs = network.apply(network.init(jax.random.key(0)), jnp.zeros((8, 2, 3)))

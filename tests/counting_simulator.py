@@ -2,7 +2,7 @@
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
 
 FREE = Box(-np.inf, np.inf, (2,), np.float64)
 
@@ -136,7 +136,15 @@ class Nested(Counting):
 
 
 class Chosen(Counting):
-    action_space = MultiDiscrete([2, 3])
+    action_space = MultiDiscrete([[2, 3]], start=[[0, 5]])
+
+
+class Switched(Counting):
+    action_space = MultiBinary([2, 2])
+
+
+class Spoken(Counting):
+    action_space = Text(3)
 
 
 class Unrewarded(Counting):

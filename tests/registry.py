@@ -23,7 +23,15 @@ B, T, A, D, K = 5, 3, 4, 2, 6  # all different, so that no two axes can be taken
 LEADING = (B, T)
 PAIRS = (2, B, T)
 
-DISTRIBUTIONS = {"Categorical": po.Categorical, "DiagGaussian": po.DiagGaussian, "TanhGaussian": po.TanhGaussian}
+DISTRIBUTIONS = {
+    "Categorical": po.Categorical,
+    "MultiCategorical": lambda logits: po.MultiCategorical.of_logits(logits, CHOICES),
+    "DiagGaussian": po.DiagGaussian,
+    "TanhGaussian": po.TanhGaussian,
+}
+DISCRETE = ("Categorical", "MultiCategorical")
+CHOICES = (A - 2, 2)
+"""The actions of each choice of a MultiCategorical."""
 
 OTHER_KINDS = {
     # records and aliases
@@ -115,9 +123,16 @@ def ragged_mask(leading, rng):
 
 
 def policy_leaves(distribution, leading, rng):
-    if distribution == "Categorical":
+    if distribution in DISCRETE:
         return {"logits": rng.normal(size=(*leading, A))}
     return {"mean": rng.normal(size=(*leading, D)), "log_std": 0.3 * rng.normal(size=(*leading, D))}
+
+
+def example_action(distribution, leading, rng):
+    if distribution not in DISCRETE:
+        return rng.normal(size=(*leading, D))
+    nums, shape = (CHOICES, (*leading, len(CHOICES))) if distribution == "MultiCategorical" else (A, leading)
+    return rng.integers(0, nums, shape).astype(np.int32)
 
 
 def cast(tree, dtype):
@@ -133,12 +148,10 @@ def example_outputs(distribution, leading, rng):
 
 def example_batch(distribution, leading, rng):
     """A batch with every field present; ratios to 1 vary by e^±1, so that some decisions are clipped."""
-    discrete = distribution == "Categorical"
-    action = rng.integers(0, A, leading).astype(np.int32) if discrete else rng.normal(size=(*leading, D))
-    typical = -1.4 if discrete else -2.8
+    typical = -1.4 if distribution in DISCRETE else -2.8
     return po.Batch(
         obs=rng.normal(size=(*leading, A)),
-        action=action,
+        action=example_action(distribution, leading, rng),
         mask=ragged_mask(leading, rng),
         log_prob=typical + 0.5 * rng.normal(size=leading),
         advantage=rng.normal(size=leading),
@@ -352,6 +365,7 @@ CASES: dict[str, Case] = {
     "surrogate-tanh": term("surrogate", RATIO, distribution="TanhGaussian"),
     "ppo": term("ppo", RATIO, hyper=CLIP),
     "ppo-pair": term("ppo", RATIO, ppo_of_pair, hyper=PAIR),
+    "ppo-choices": term("ppo", RATIO, hyper=CLIP, distribution="MultiCategorical"),
     "ppo-gaussian": term("ppo", RATIO, hyper=CLIP, distribution="DiagGaussian"),
     "value_loss": term("value_loss", ["target"], policy=False, critic=True),
     "clipped_value_loss": term(
@@ -487,6 +501,7 @@ CASES: dict[str, Case] = {
         documented=False,
     ),
     "action_kl": divergence("action_kl", lambda: po.action_kl),
+    "action_kl-choices": divergence("action_kl", lambda: po.action_kl, distribution="MultiCategorical"),
     "action_kl-gaussian": divergence("action_kl", lambda: po.action_kl, distribution="DiagGaussian"),
     "trajectory_kl": divergence("trajectory_kl", lambda: po.trajectory_kl),
     "reverse": divergence("reverse", lambda: po.reverse(po.action_kl), documented=False),
@@ -740,7 +755,7 @@ ARRAY_CASES: dict[str, ArrayCase] = {
 
 
 def leaf_names(distribution):
-    return ("logits",) if distribution == "Categorical" else ("mean", "log_std")
+    return ("logits",) if distribution in DISCRETE else ("mean", "log_std")
 
 
 def method(distribution, label, call, extra=None, event=(), **rest):
@@ -760,10 +775,10 @@ def method(distribution, label, call, extra=None, event=(), **rest):
 
 def methods(distribution):
     """The protocol of `types.Distribution`, one row per method."""
-    cls, names, discrete = DISTRIBUTIONS[distribution], leaf_names(distribution), distribution == "Categorical"
+    cls, names = DISTRIBUTIONS[distribution], leaf_names(distribution)
 
     def action(rng):
-        return {"action": rng.integers(0, A, LEADING).astype(np.int32) if discrete else rng.normal(size=(*LEADING, D))}
+        return {"action": example_action(distribution, LEADING, rng)}
 
     def mask(rng):
         return {"mask": ragged_mask(LEADING, rng)}
@@ -774,7 +789,7 @@ def methods(distribution):
     def kl(policy, **other):
         return policy.kl_divergence(cls(**{name.removeprefix("other_"): x for name, x in other.items()}))
 
-    acting = () if discrete else ("action",)
+    acting = () if distribution == "Categorical" else ("action",)
     method(distribution, "log_prob", lambda policy, action: policy.log_prob(action), action, acting)
     method(distribution, "entropy", lambda policy: policy.entropy())
     method(distribution, "kl_divergence", kl, other, tuple(f"other_{name}" for name in names))

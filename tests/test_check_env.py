@@ -10,7 +10,7 @@ import pytest
 
 import polopt_jax as po
 from polopt_jax import envs, worlds
-from polopt_jax.envs import Box, Discrete, EnvStep, check_env
+from polopt_jax.envs import Box, Discrete, EnvStep, MultiDiscrete, check_env
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,7 @@ def unrolled(env, act=discrete):
     [
         Walk(),
         Walk(action_space=Box(3)),
+        Walk(action_space=MultiDiscrete((2, 3))),
         envs.TimeLimit(limit=3),
         envs.Quadratic(),
         envs.ObsActionReward(),
@@ -149,7 +150,7 @@ def not_pure():
     [
         (Walk(obs_shape=[2]), TypeError, r"Walk\.obs_shape must be a tuple of whole numbers; it is \[2\]"),
         (Walk(obs_shape=(3,)), ValueError, r"obs must have obs_shape \[3\]; it is float32\[2\]"),
-        (Walk(action_space=4), TypeError, "action_space must be a Discrete or a Box; it is 4"),
+        (Walk(action_space=4), TypeError, "action_space must be a Discrete, a MultiDiscrete or a Box; it is 4"),
         (
             Walk(begin=lambda state, obs: (state, obs.astype(jnp.int32))),
             TypeError,
@@ -197,6 +198,8 @@ def test_it_looks_at_as_many_steps_as_it_is_told():
     [
         (Box(3), discrete, TypeError, r"takes 3 real numbers.*DiagGaussian or TanhGaussian.*are int32\[3\]"),
         (Discrete(2), gaussian(1), TypeError, r"whole numbers from 0 to 1.*Categorical.*are float32\[3, 1\]"),
+        (MultiDiscrete((2, 3)), gaussian(2), TypeError, r"takes 2 whole numbers.*a MultiCategorical.*float32\[3, 2\]"),
+        (MultiDiscrete((2, 3)), discrete, ValueError, r"takes actions of shape \[3, 2\] .*; they are int32\[3\]"),
         (Box(3), gaussian(2), ValueError, r"takes actions of shape \[3, 3\] .*; they are float32\[3, 2\]"),
         (Discrete(2), lambda obs: obs, TypeError, r"unroll: a model must return po\.Outputs.*it returned float32"),
     ],

@@ -65,6 +65,18 @@ def test_a_run_learns_evaluates_and_says_that_it_is_slow(finished):
     assert said == ["simulators step in Python on the host: expect thousands of steps a second, or tens of thousands"]
 
 
+def test_several_choices_are_learnt_and_played(tmp_path, capsys):
+    words = SMALL.replace(ENV, "gymnasium:counting_simulator:Chosen").replace("reinforce", "npg").split()
+    assert main([*words, "--steps", "16", "--out", str(tmp_path / "run")]) == 0
+    policy = po.load(tmp_path / "run")
+    assert policy.act(np.zeros((5, 2)), jax.random.key(0)).shape == (5, 2)
+    (kl,), (entropy,) = (rows_of(tmp_path / "run")[0][name] for name in ("kl_old_new", "entropy"))
+    assert kl > 0
+    assert 1.5 < entropy < np.log(6), "of both choices"
+    assert main(["play", str(tmp_path / "run")]) == 0
+    assert "2 actions" in (tmp_path / "run" / "play.html").read_text()
+
+
 def test_what_it_has_learnt_is_loaded_evaluated_and_played(finished, capsys, tmp_path):
     directory, *_ = finished
     policy = po.load(directory, seed=1)

@@ -477,7 +477,7 @@ def test_wrong_shape_is_refused_by_name(label):
                 subject = name + part
                 if label == "reverse":  # hands its arguments on, swapped
                     subject = "(old|new).policy"
-                with pytest.raises((ValueError, TypeError), match=rf"\b{subject}\b|log_std"):
+                with pytest.raises((ValueError, TypeError), match=rf"\b{subject}\b|log_std|choices"):
                     evaluate(wrong, batch)
                 checked += 1
     assert checked >= 12

@@ -10,14 +10,14 @@ import pytest
 
 from polopt_jax import algorithms, driver
 from polopt_jax.distributions import TanhGaussian
-from polopt_jax.envs import Box, Discrete, chain
+from polopt_jax.envs import Box, Discrete, MultiDiscrete, chain
 from polopt_jax.language import transformer
 from polopt_jax.networks import mlp_actor_critic, shared_actor_critic, tabular_actor_critic, tabulated
 from polopt_jax.normalization import raw_observations
 from polopt_jax.tasks import control_task
 
 BUILDERS = [mlp_actor_critic, shared_actor_critic]
-SPACES = [Discrete(4), Box(3)]
+SPACES = [Discrete(4), Box(3), MultiDiscrete((4, 2, 3))]
 LEADING = [(), (2, 3, 5)]
 
 
@@ -66,7 +66,7 @@ def test_any_leading_shape(strict, build, space, leading):
     assert outputs.policy.batch_shape == leading
     assert outputs.value.shape == leading
     action = outputs.policy.sample(seed=jax.random.key(2))
-    assert action.shape == leading + ((3,) if isinstance(space, Box) else ())
+    assert action.shape == leading + (() if isinstance(space, Discrete) else (3,))
     flat = network.apply(params, obs.reshape(-1, 2, 3))
     np.testing.assert_allclose(outputs.value.reshape(-1), flat.value, rtol=1e-5, atol=1e-6)
 
@@ -119,7 +119,8 @@ def test_separate_trunks_share_nothing_and_a_shared_one_is_shared(space):
 
     def gradients(network):
         params = perturbed(jitted(network).init(jax.random.key(0)))
-        actions = jnp.ones((4, 3)) if isinstance(space, Box) else jnp.arange(4)
+        likeliest = network.apply(params, obs).policy.mode()
+        actions = jnp.ones((4, 3)) if isinstance(space, Box) else likeliest
         policy = jax.jit(jax.grad(lambda p: network.apply(p, obs).policy.log_prob(actions).sum()))(params)
         return policy, jax.jit(jax.grad(lambda p: network.apply(p, obs).value.sum()))(params)
 

@@ -15,7 +15,7 @@ import pytest
 
 import polopt_jax as po
 from polopt_jax import algorithms, driver, networks, normalization, simulators, tasks
-from polopt_jax.envs import Box, Discrete, EnvStep
+from polopt_jax.envs import Box, Discrete, EnvStep, MultiDiscrete
 from polopt_jax.simulators import Gathered, SimulatorError, _episodes
 
 TRUE, FALSE = True, False
@@ -177,6 +177,26 @@ def test_actions_are_sent_as_the_simulator_takes_them():
         assert [env.unwrapped.sent for env in fleet.vector.envs] == [[3], [6]]
 
 
+def test_several_choices_are_sent_in_the_shape_and_from_the_numbers_of_the_simulator():
+    for make, space, said, sent in (
+        (known.Chosen, MultiDiscrete((2, 3)), [[1, 2], [0, 1]], [[[1, 7]], [[0, 6]]]),
+        (
+            known.Switched,
+            MultiDiscrete((2, 2, 2, 2)),
+            [[1, 0, 0, 1], [0, 1, 1, 1]],
+            [[[1, 0], [0, 1]], [[0, 1], [1, 1]]],
+        ),
+    ):
+        with simulators.fleet(simulators.simulator(make), num_envs=2) as fleet:
+            assert fleet.simulator.action_space == space
+            fleet.reset(np.ones(2, bool), [0, 1])
+            fleet.step(np.array(said))
+            for env, wanted in zip(fleet.vector.envs, sent, strict=True):
+                (arrived,) = env.unwrapped.sent
+                assert arrived.tolist() == wanted
+                assert env.action_space.contains(arrived)
+
+
 def test_observations_are_floats_or_one_hot():
     sim = simulators.simulator(known.Drawing)
     assert sim.obs_shape == (20,)
@@ -198,7 +218,7 @@ def test_observations_are_floats_or_one_hot():
         ("nowhere_at_all:Env-v0", "nowhere_at_all:Env-v0 cannot be imported: No module named 'nowhere_at_all'$"),
         (known.failing, r"failing cannot be made: KeyError: 'nothing' \(counting_simulator.py, line \d+\)"),
         (known.Nested, r"observations must be a Box or a Discrete; they are Dict\('position': Discrete\(3\)\)"),
-        (known.Chosen, "actions must be a Discrete or a Box of floats; they are MultiDiscrete"),
+        (known.Spoken, "actions must be a Discrete, a MultiDiscrete, a MultiBinary or a Box of floats; they are Text"),
         (known.Old, r"step must return \(obs, reward, terminated, truncated, info\); it returned a tuple of 4"),
         (known.Outside, r"reset must return observations of its space; it returned np.int64\(-1\)"),
         (known.Wider, r"reset must return observations of its space's shape \(2,\); it is \(3,\)"),

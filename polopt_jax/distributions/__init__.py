@@ -1,4 +1,5 @@
-"""Policies' distributions over one decision: `Categorical`, `LazyCategorical`, `DiagGaussian`, `TanhGaussian`.
+"""Policies' distributions over one decision: `Categorical`, `MultiCategorical`, `LazyCategorical`, `DiagGaussian`,
+`TanhGaussian`.
 
 Three rules hold for all of them. The direction of `kl_divergence(other)` is KL(self ‖ other), and it is exactly
 0 where the two are equal. Whatever the dtype of the leaves, arithmetic is done in at least float32. And every
@@ -13,5 +14,13 @@ from polopt_jax.distributions._categorical import Categorical
 from polopt_jax.distributions._gaussian import DiagGaussian, TanhGaussian
 from polopt_jax.distributions._gradient_in_forward import gradient_in_forward
 from polopt_jax.distributions._lazy_categorical import LazyCategorical
+from polopt_jax.distributions._multi_categorical import MultiCategorical
 
-__all__ = ["Categorical", "DiagGaussian", "LazyCategorical", "TanhGaussian", "gradient_in_forward"]
+__all__ = [
+    "Categorical",
+    "DiagGaussian",
+    "LazyCategorical",
+    "MultiCategorical",
+    "TanhGaussian",
+    "gradient_in_forward",
+]

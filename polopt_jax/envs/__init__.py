@@ -17,7 +17,7 @@ from polopt_jax.envs._probe import (
     Quadratic,
     TimeLimit,
 )
-from polopt_jax.envs._protocol import ActionSpace, Box, Discrete, Environment, EnvStep
+from polopt_jax.envs._protocol import ActionSpace, Box, Discrete, Environment, EnvStep, MultiDiscrete
 from polopt_jax.envs._tabular import (
     TabularMDP,
     Values,
@@ -46,6 +46,7 @@ __all__ = [
     "EnvStep",
     "Environment",
     "MissingPlayground",
+    "MultiDiscrete",
     "ObsActionReward",
     "ObsReward",
     "Quadratic",

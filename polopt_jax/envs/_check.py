@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polopt_jax.boundaries import described
-from polopt_jax.envs._protocol import ActionSpace, Box, Discrete, Environment, EnvStep
+from polopt_jax.envs._protocol import ActionSpace, Box, Discrete, Environment, EnvStep, MultiDiscrete
 from polopt_jax.guards import finite_at
 from polopt_jax.ranges import Count, check_range
 from polopt_jax.types import Array
@@ -41,8 +41,8 @@ def check_env(env: Environment, key: Array | None = None, *, num_steps: Count = 
     if not (isinstance(shape, tuple) and all(isinstance(size, int | np.integer) for size in shape)):
         raise TypeError(f"{name}.obs_shape must be a tuple of whole numbers; it is {shape!r}")
     space = getattr(env, "action_space", None)
-    if not isinstance(space, Discrete | Box):
-        raise TypeError(f"{name}.action_space must be a Discrete or a Box; it is {space!r}")
+    if not isinstance(space, ActionSpace):
+        raise TypeError(f"{name}.action_space must be a Discrete, a MultiDiscrete or a Box; it is {space!r}")
     for method in ("reset", "step"):
         if not callable(getattr(env, method, None)):
             raise TypeError(f"{name}.{method} must be a function; it is {described(getattr(env, method, None))}")
@@ -72,12 +72,17 @@ def check_action(env: Environment, action: Array, rows: tuple[int, ...] = ()) ->
             f"{name} takes whole numbers from 0 to {space.num - 1} ({space}), a Categorical policy; "
             f"the policy's actions are {described(action)}"
         )
+    if isinstance(space, MultiDiscrete) and not jnp.issubdtype(action.dtype, jnp.integer):
+        raise TypeError(
+            f"{name} takes {len(space.nums)} whole numbers ({space}), a MultiCategorical policy; "
+            f"the policy's actions are {described(action)}"
+        )
     if isinstance(space, Box) and not jnp.issubdtype(action.dtype, jnp.floating):
         raise TypeError(
             f"{name} takes {space.size} real numbers ({space}), a DiagGaussian or TanhGaussian policy; "
             f"the policy's actions are {described(action)}"
         )
-    wanted = rows if isinstance(space, Discrete) else (*rows, space.size)
+    wanted = (*rows, *_action_shape(space))
     if action.shape != wanted:
         raise ValueError(f"{name} takes actions of shape {list(wanted)} ({space}); they are {described(action)}")
 
@@ -143,10 +148,17 @@ def _check_equal(what: str, first: Any, second: Any) -> None:
             raise ValueError(f"{what} must be a pure function: with one key {where} came out twice, differently")
 
 
-def _random_action(space: ActionSpace, key: Array) -> Array:
+def _action_shape(space: ActionSpace) -> tuple[int, ...]:
     if isinstance(space, Discrete):
-        return jax.random.randint(key, (), 0, space.num)
-    return jax.random.uniform(key, (space.size,), minval=-1.0, maxval=1.0)
+        return ()
+    return (len(space.nums),) if isinstance(space, MultiDiscrete) else (space.size,)
+
+
+def _random_action(space: ActionSpace, key: Array) -> Array:
+    if isinstance(space, Box):
+        return jax.random.uniform(key, (space.size,), minval=-1.0, maxval=1.0)
+    num = space.num if isinstance(space, Discrete) else jnp.asarray(space.nums)
+    return jax.random.randint(key, _action_shape(space), 0, num)
 
 
 def _walk(env: Environment, key: Array, num_steps: int) -> tuple[Array, Array, Array]:

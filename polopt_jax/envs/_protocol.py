@@ -21,6 +21,24 @@ class Discrete:
 
 
 @dataclass(frozen=True)
+class MultiDiscrete:
+    """Several integers at once, `[K]`: the k-th is one of `0 .. nums[k] - 1`.
+
+    >>> MultiDiscrete((3, 0))
+    Traceback (most recent call last):
+    ValueError: MultiDiscrete: nums[1] must be a whole number of at least 1; it is 0
+    """
+
+    nums: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.nums, tuple) or not self.nums:
+            raise ValueError(f"MultiDiscrete: nums must be a tuple of whole numbers, at least one; it is {self.nums!r}")
+        for place, num in enumerate(self.nums):
+            _check_whole(f"MultiDiscrete: nums[{place}]", num)
+
+
+@dataclass(frozen=True)
 class Box:
     """Real actions `[size]`, each in [-1, 1]; an environment clips what lies outside.
 
@@ -44,7 +62,7 @@ def _check_whole(name: str, value: Any, why: str = "") -> None:
         raise ValueError(f"{name} must be a whole number of at least 1{why}; it is {value!r}")
 
 
-ActionSpace: TypeAlias = Discrete | Box
+ActionSpace: TypeAlias = Discrete | MultiDiscrete | Box
 
 
 @with_fields
@@ -79,7 +97,7 @@ class Environment(Protocol):
 
     @property
     def action_space(self) -> ActionSpace:
-        """`Discrete` or `Box`."""
+        """`Discrete`, `MultiDiscrete` or `Box`."""
         ...
 
     def reset(self, key: Array) -> tuple[Any, Any]:

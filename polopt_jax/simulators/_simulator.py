@@ -10,7 +10,7 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
-from polopt_jax.envs import ActionSpace, Box, Discrete
+from polopt_jax.envs import ActionSpace, Box, Discrete, MultiDiscrete
 from polopt_jax.envs._import import import_callable, told
 
 
@@ -33,8 +33,8 @@ class Simulator:
     """`observations [N, ...] as the environments gave them -> float32 [N, *obs_shape]`: a Box as it is, a Discrete
     one-hot, and NaN where a number is none of its own."""
     send: Callable[[Any], np.ndarray]
-    """`actions [N] or [N, size] of the policy -> what the environments take [N, ...]`: numbers from their own first
-    one on; of a Box [-1, 1], clipped, stretched to its bounds. Where it has none, the number as it is."""
+    """`actions [N] or [N, size] of the policy -> what the environments take [N, ...]`: whole numbers from their own
+    first ones on; of a Box [-1, 1], clipped, stretched to its bounds. Where it has none, the number as it is."""
     frames_per_second: float
     """As many as it is drawn with."""
     _film: Callable[[], Any] | None
@@ -59,7 +59,8 @@ def simulator(make: str | Callable[[], Any]) -> Simulator:
         made there.
 
     Returns:
-      A `Simulator`. Observations must be a Box of numbers or a Discrete, actions a Discrete or a Box of floats.
+      A `Simulator`. Observations must be a Box of numbers or a Discrete, actions a Discrete, a MultiDiscrete, a
+        MultiBinary or a Box of floats.
 
     Raises:
       MissingGymnasium: Gymnasium is not installed.
@@ -155,8 +156,20 @@ def _actions(name: str, space: Any) -> tuple[ActionSpace, Callable[[Any], np.nda
     if isinstance(space, spaces.Discrete):
         first = int(space.start)
         return Discrete(int(space.n)), lambda action: np.asarray(action, np.int64) + first
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        several = isinstance(space, spaces.MultiDiscrete)
+        nums, first = (space.nvec, space.start) if several else (np.full(space.shape, 2), 0)
+
+        def choose(action: Any) -> np.ndarray:
+            chosen = np.asarray(action, np.int64).reshape(-1, *space.shape) + first
+            return chosen.astype(space.dtype)
+
+        return MultiDiscrete(tuple(int(num) for num in nums.reshape(-1))), choose
     if not (isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)):
-        raise ValueError(f"{name}: actions must be a Discrete or a Box of floats; they are {_said(space)}")
+        raise ValueError(
+            f"{name}: actions must be a Discrete, a MultiDiscrete, a MultiBinary or a Box of floats; they are "
+            f"{_said(space)}"
+        )
     low, high = (np.asarray(x, np.float64).reshape(-1) for x in (space.low, space.high))
     bounded = np.isfinite(low) & np.isfinite(high)
     centre = np.where(bounded, (np.where(bounded, low, 0) + np.where(bounded, high, 0)) / 2, 0)
