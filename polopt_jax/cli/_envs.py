@@ -12,7 +12,7 @@ import jax
 from polopt_jax.cli import _worlds
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.cli._recipes import takes_groups
-from polopt_jax.cli._words import UsageError, choose
+from polopt_jax.cli._words import OWN, UsageError, choose
 from polopt_jax.envs import (
     Box,
     Environment,
@@ -103,7 +103,7 @@ def check_environment(name: str) -> str:
         hint += f"; --env {SIMULATED}{name} is Gymnasium's, which is slower"
         known = ", ".join(environments())
         raise UsageError(f"{name!r} is a name of Gymnasium's, and this is Brax's list: {known}{hint}")
-    return choose("environment", name, environments())
+    return choose("environment", name, environments(), f"{OWN}, a simulator {SIMULATED}NAME")
 
 
 def _made(name: str) -> Environment | Simulator:
@@ -175,7 +175,7 @@ def show(name: str | None, html: Path | None) -> None:
         print(f"Learnt by {', '.join(algorithms(name))}.")
         return
     if name is not None:
-        name = choose("environment or world", name, (*worlds, *environments()))
+        name = choose("environment or world", name, (*worlds, *environments()), OWN)
     world = None if name is None else name.replace("_", "-")
     if html is not None:
         if world not in (None, *worlds):

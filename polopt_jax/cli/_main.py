@@ -45,7 +45,6 @@ from polopt_jax.cli._words import (
     UsageError,
     choose,
     flag,
-    nearest,
     one_line,
 )
 from polopt_jax.simulators import SimulatorError
@@ -155,10 +154,7 @@ def _run(arguments: list[str]) -> int:
     if first == "--version":
         print(f"polopt {__version__}")
         return 0
-    if first not in COMMANDS:
-        near = nearest(first, tuple(COMMANDS))
-        raise UsageError(f"unknown command {first!r}; did you mean {near!r}? Known: {', '.join(COMMANDS)}")
-    return COMMANDS[first](rest, arguments)
+    return COMMANDS[choose("command", first, tuple(COMMANDS))](rest, arguments)
 
 
 def _train(words: list[str], arguments: list[str]) -> int:

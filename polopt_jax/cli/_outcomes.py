@@ -10,7 +10,7 @@ from polopt_jax import report, runs
 from polopt_jax.cli._piece_options import Outcomes
 from polopt_jax.cli._pieces import Piece, kept, plain, run_missing
 from polopt_jax.cli._report import facts
-from polopt_jax.cli._words import UsageError, choose_some
+from polopt_jax.cli._words import OWN, UsageError, choose_some
 
 RESULT, PAGE, PICTURE, WORLDS = "outcomes.json", "report.html", "frontier.png", "worlds"
 SIGNALS, ESTIMATORS = "signals.json", "estimators"
@@ -64,7 +64,7 @@ def _worlds(names: Sequence[str]) -> tuple[str, ...]:
     except (TypeError, ValueError) as error:
         raise UsageError(f"--worlds: {error}") from error
     known = [name for name in names if ":" not in name]
-    return (*(choose_some("world", known, tuple(suite.CASES)) if known or not own else ()), *own)
+    return (*(choose_some("world", known, tuple(suite.CASES), OWN) if known or not own else ()), *own)
 
 
 @functools.cache

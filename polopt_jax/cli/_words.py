@@ -53,31 +53,28 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The entry of `known` most like `name`, capitals apart.
-
-    >>> nearest("GPRO", ("ppo", "dpo", "grpo"))
-    'grpo'
-    """
-    plain = {candidate.lower(): candidate for candidate in known}
-    return plain[difflib.get_close_matches(name.lower(), plain, n=1, cutoff=0.0)[0]]
+OWN = "; one of your own is package.module:factory"
+"""Beside names that are known."""
 
 
-def choose(kind: str, name: str, known: Sequence[str]) -> str:
-    """`name` as `known` has it, whatever its capitals and hyphens; raises UsageError with the nearest one."""
+def choose(kind: str, name: str, known: Sequence[str], own: str = "") -> str:
+    """`name` as `known` has it, whatever its capitals and hyphens; raises UsageError with one that is like it, and with
+    what else there may be of one's `own`."""
     plain = {candidate.lower().replace("-", "_"): candidate for candidate in known}
     if (found := plain.get(name.lower().replace("-", "_"))) is not None:
         return found
-    raise UsageError(f"unknown {kind} {name!r}; did you mean {nearest(name, known)!r}? Known: {', '.join(known)}")
+    near = difflib.get_close_matches(name.lower(), plain, n=1)
+    meant = f"; did you mean {plain[near[0]]!r}?" if near else "."
+    raise UsageError(f"unknown {kind} {name!r}{meant} Known: {', '.join(known)}{own}")
 
 
-def choose_some(kind: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+def choose_some(kind: str, names: Sequence[str], known: Sequence[str], own: str = "") -> tuple[str, ...]:
     """Those of `known` that are named, in its order, or all of them if none is; raises UsageError as `choose`.
 
     >>> choose_some("method", ["PPO", "reinforce"], ("reinforce", "trpo", "ppo"))
     ('reinforce', 'ppo')
     """
-    chosen = {choose(kind, name, known) for name in names} or set(known)
+    chosen = {choose(kind, name, known, own) for name in names} or set(known)
     return tuple(name for name in known if name in chosen)
 
 
