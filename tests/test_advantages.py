@@ -323,3 +323,43 @@ def test_rewards_of_any_size_are_told_apart(scale):
     np.testing.assert_allclose(
         po.standardize(reward, everything, eps=eps), unit / (unit.std() + eps), rtol=1e-5, err_msg="eps is no share"
     )
+
+
+@pytest.mark.parametrize("name", ["gamma", "lambda_"])
+@pytest.mark.parametrize("estimator", ["gae", "lambda_returns", "v_trace"])
+def test_a_discount_is_a_number_or_one_for_each_environment(estimator, name):
+    """rlax's is one for each step, whose 0 ends an episode; here the flags do."""
+    columns = dict(zip(FIELDS, map(jnp.asarray, rollouts(3)), strict=True))
+    if estimator == "lambda_returns":
+        del columns["value"]
+    if estimator == "v_trace":
+        columns |= {"log_prob": jnp.zeros((T, N)), "new_log_prob": jnp.zeros((T, N))}
+    call = jax.jit(lambda columns, number: jax.tree.leaves(getattr(po, estimator)(**columns, **{name: number})))
+    numbers = jnp.linspace(0.1, 1.0, N)
+    found = call(columns, numbers)
+    for column in (0, N - 1):
+        alone = jax.tree.map(lambda x, column=column: x[:, column], columns)
+        for mine, theirs in zip(found, call(alone, numbers[column]), strict=True):
+            np.testing.assert_allclose(mine[:, column], theirs)
+    with pytest.raises(
+        ValueError, match=rf"{estimator}: {name} must be .* one for each environment, \(40,\); .* \(9,\)"
+    ):
+        call(columns, jnp.ones(T))
+    with pytest.raises(ValueError, match=rf"{estimator}: {name} must be a number; it has shape \(9,\)"):
+        call(jax.tree.map(lambda x: x[:, 0], columns), jnp.ones(T))
+
+
+@pytest.mark.parametrize("estimator", [po.discounted_returns, po.n_step_returns])
+def test_a_discount_of_another_shape_is_refused_by_every_return(estimator):
+    reward, _, next_value, terminated, truncated = map(jnp.asarray, rollouts(3))
+    columns = dict(reward=reward, next_value=next_value, terminated=terminated, truncated=truncated)
+    with pytest.raises(ValueError, match=rf"{estimator.__name__}: gamma must be a number or one for each environment"):
+        estimator(**columns, gamma=jnp.ones(N + 1))
+
+
+@pytest.mark.parametrize("name", ["rho_bar", "c_bar"])
+def test_a_clip_of_v_trace_of_another_shape_is_refused(name):
+    columns = dict(zip(FIELDS, map(jnp.asarray, rollouts(3)), strict=True))
+    zeros = jnp.zeros((T, N))
+    with pytest.raises(ValueError, match=rf"v_trace: {name} must be a number or one for each environment"):
+        po.v_trace(**columns, log_prob=zeros, new_log_prob=zeros, **{name: jnp.ones(T)})

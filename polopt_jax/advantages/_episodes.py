@@ -43,14 +43,20 @@ def episode_fields(
     return [jax.lax.stop_gradient(x if x.dtype == jnp.bool_ else x.astype(dtype)) for x in ordered]
 
 
-def in_dtype_of(x: Array, *numbers: ArrayLike) -> list[ArrayLike]:
-    """Discounts and the like that leave the dtype of a field what it is, so that a loop over time can carry it.
+def discounts(caller: str, reward: Array, **numbers: ArrayLike) -> list[ArrayLike]:
+    """Discounts and the like that leave the dtype of the reward `[T, ...]` what it is, so that a loop over time can
+    carry it. Each is one number or one for each environment `[...]`; raises ValueError naming one that is neither.
 
-    >>> [(jnp.ones(2) * number).dtype.name for number in in_dtype_of(jnp.ones(2), 0.9, np.float64(0.9))]
+    >>> given = discounts("gae", jnp.ones(2), gamma=0.9, lambda_=np.float64(1))
+    >>> [(jnp.ones(2) * number).dtype.name for number in given]
     ['float32', 'float32']
     """
     plain = (float, int, np.generic)  # of which a Python number leaves every dtype alone; np.float64 does not
-    return [float(n) if isinstance(n, plain) else jnp.asarray(n).astype(x.dtype) for n in numbers]
+    for name, number in numbers.items():
+        if np.shape(number) not in ((), reward.shape[1:]):
+            each = f" or one for each environment, {reward.shape[1:]}" if reward.ndim > 1 else ""
+            raise ValueError(f"{caller}: {name} must be a number{each}; it has shape {np.shape(number)}")
+    return [float(n) if isinstance(n, plain) else jnp.asarray(n).astype(reward.dtype) for n in numbers.values()]
 
 
 def gae(
@@ -98,7 +104,7 @@ def gae(
     check_entries("gae", Unit, gamma=gamma, lambda_=lambda_)
     names = ("reward", "value", "next_value", "terminated", "truncated")
     reward, value, next_value, terminated, truncated = episode_fields("gae", names, rollout, arrays)
-    gamma, lambda_ = in_dtype_of(reward, gamma, lambda_)
+    gamma, lambda_ = discounts("gae", reward, gamma=gamma, lambda_=lambda_)
     delta = reward + gamma * jnp.where(terminated, 0, next_value) - value
 
     def backward(advantage: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -136,7 +142,7 @@ def discounted_returns(rollout: Rollout | None = None, /, *, gamma: Unit = 0.99,
     check_entries("discounted_returns", Unit, gamma=gamma)
     names = ("reward", "next_value", "terminated", "truncated")
     reward, next_value, terminated, truncated = episode_fields("discounted_returns", names, rollout, arrays)
-    (gamma,) = in_dtype_of(reward, gamma)
+    (gamma,) = discounts("discounted_returns", reward, gamma=gamma)
 
     def backward(following: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
         reward, next_value, terminated, truncated = step
@@ -177,7 +183,7 @@ def lambda_returns(
     check_entries("lambda_returns", Unit, gamma=gamma, lambda_=lambda_)
     names = ("reward", "next_value", "terminated", "truncated")
     reward, next_value, terminated, truncated = episode_fields("lambda_returns", names, rollout, arrays)
-    gamma, lambda_ = in_dtype_of(reward, gamma, lambda_)
+    gamma, lambda_ = discounts("lambda_returns", reward, gamma=gamma, lambda_=lambda_)
 
     def backward(following: Array, step: tuple[Array, ...]) -> tuple[Array, Array]:
         reward, next_value, terminated, truncated = step
@@ -218,7 +224,7 @@ def n_step_returns(rollout: Rollout | None = None, /, *, n: Count = 5, gamma: Un
     check_range("n_step_returns", Count, n=n)
     names = ("reward", "next_value", "terminated", "truncated")
     reward, next_value, terminated, truncated = episode_fields("n_step_returns", names, rollout, arrays)
-    (gamma,) = in_dtype_of(reward, gamma)
+    (gamma,) = discounts("n_step_returns", reward, gamma=gamma)
 
     def one_further(_: Array, nearer: Array) -> Array:
         """The return over one step more, from those of the step after."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.advantages._episodes import episode_fields, in_dtype_of
+from polopt_jax.advantages._episodes import discounts, episode_fields
 from polopt_jax.masking import check_shape
 from polopt_jax.ranges import Nonnegative, Unit, check_entries
 from polopt_jax.surrogates import log_ratio
@@ -68,7 +68,8 @@ def v_trace(
     check_entries("v_trace", Nonnegative, rho_bar=rho_bar, c_bar=c_bar)
     names = ("reward", "value", "next_value", "terminated", "truncated", "log_prob")
     reward, value, next_value, terminated, truncated, old_log_prob = episode_fields("v_trace", names, rollout, arrays)
-    gamma, lambda_, rho_bar, c_bar = in_dtype_of(reward, gamma, lambda_, rho_bar, c_bar)
+    gamma, lambda_ = discounts("v_trace", reward, gamma=gamma, lambda_=lambda_)
+    rho_bar, c_bar = discounts("v_trace", reward, rho_bar=rho_bar, c_bar=c_bar)
     new_log_prob = jnp.asarray(new_log_prob)
     check_shape("v_trace", "new_log_prob", new_log_prob, reward.shape, of="reward")
     ratio = jnp.exp(log_ratio(jax.lax.stop_gradient(new_log_prob.astype(reward.dtype)), old_log_prob))
