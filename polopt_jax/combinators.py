@@ -20,7 +20,7 @@ from polopt_jax.boundaries import (
     described,
 )
 from polopt_jax.masking import accumulate
-from polopt_jax.ranges import Count, check_range
+from polopt_jax.ranges import Count, Nonnegative, check_range
 from polopt_jax.reading import check_pairs, complete_pairs
 from polopt_jax.reductions import counted_parts, token_mean
 from polopt_jax.types import Array, ArrayLike, Batch, Counts, Metrics, Model, Objective, Outputs, Params, Term
@@ -79,8 +79,9 @@ def weighted_sum(**parts: tuple[ArrayLike, Loss]) -> Loss:
             loss, its_metrics = check_loss(f"weighted_sum: {name}", part(*args))
             weighted = check_scalar(f"weighted_sum: the weight of {name}", weight) * loss
             total = weighted if total is None else total + weighted
-            metrics[f"{name}/loss"] = loss
-            metrics |= {f"{name}/{key}": value for key, value in its_metrics.items()}
+            if "loss" in its_metrics:
+                raise ValueError(f"weighted_sum: {name} has a metric 'loss', which is the name of its own value")
+            metrics |= {f"{name}/{key}": value for key, value in {"loss": loss, **its_metrics}.items()}
         return total, metrics  # type: ignore[return-value]
 
     return combined
@@ -202,6 +203,7 @@ def lagrangian(term: Term, *, multiplier: ArrayLike, bound: ArrayLike) -> Term:
     check_takes("lagrangian", "term", term, "outputs", "batch")
     for name, x in {"multiplier": multiplier, "bound": bound}.items():
         check_scalar(f"lagrangian: {name}", x)
+    check_range("lagrangian", Nonnegative, multiplier=multiplier)
 
     def held(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
         value, metrics = check_loss("lagrangian: the term", term(outputs, batch))

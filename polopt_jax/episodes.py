@@ -80,10 +80,11 @@ def to_batch(
             raise ValueError(f"to_batch: outcome must have the rollout's row axes {shape[1:]}; it has shape {own}")
 
     obs_finite = finite_at(rollout.obs, shape)
+    numbers = (rollout.action, rollout.log_prob, rollout.value, advantage, target)
     batch = Batch(
         obs=jax.tree.map(lambda x: zero_where_masked(x, obs_finite), rollout.obs),
         action=rollout.action,
-        mask=rollout.mask & obs_finite & finite_at((rollout.action, rollout.log_prob, advantage, target), shape),
+        mask=rollout.mask & obs_finite & finite_at(numbers, shape),
         log_prob=rollout.log_prob,
         advantage=advantage,
         value=rollout.value,

@@ -102,7 +102,8 @@ def evaluate_policy(
       max_steps: after so many, episodes that still run are given up; their `ended` is False.
 
     Returns:
-      An `Evaluation`. Means are yours to take: `jnp.nanmean(evaluation.episode_return)`.
+      An `Evaluation`. Means are yours to take: `evaluation.episode_return.mean()` where all ended;
+      `jnp.nanmean` is of those that did, and says nothing of the others (look at `ended`).
 
     Raises:
       ValueError: `episodes` or `max_steps` is not positive.

@@ -10,7 +10,7 @@ import optax
 
 from polopt_jax.masking import accumulate
 from polopt_jax.ranges import Nonnegative, check_range
-from polopt_jax.types import Array, Params
+from polopt_jax.types import Array, Metrics, Params
 
 
 def clamped(x: Array, limit: float) -> Array:
@@ -99,3 +99,24 @@ def finite_at(tree: Any, shape: tuple[int, ...]) -> Array:
 def select(condition: Array, new: Any, old: Any) -> Any:
     """`new` where the scalar condition holds, else `old`, bit for bit."""
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def mean_of_taken(metrics: Metrics) -> Metrics:
+    """Means over steps, whose number is the shape of `skipped`: of those that were taken, or of all if none was.
+
+    Of several phases each has its own `name/skipped`.
+
+    >>> found = mean_of_taken({"loss": jnp.array([1.0, jnp.nan]), "skipped": jnp.array([0.0, 1.0])})
+    >>> float(found["loss"]), float(found["skipped"])
+    (1.0, 0.5)
+    """
+
+    def mean(name: str, x: Array) -> Array:
+        phase = f"{name.split('/')[0]}/skipped"
+        skipped = metrics.get(phase, metrics.get("skipped"))
+        if skipped is None or name in (phase, "skipped"):
+            return jnp.mean(x)
+        taken = (skipped < 1) | jnp.all(skipped >= 1)
+        return jnp.mean(x, where=taken.reshape(*taken.shape, *[1] * (x.ndim - taken.ndim)))
+
+    return {name: mean(name, x) for name, x in metrics.items()}

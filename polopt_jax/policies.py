@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from polopt_jax.fields import with_fields
@@ -35,7 +36,7 @@ class Policy:
 
     def __call__(self, obs: Obs) -> Outputs:
         """What the model says of observations as the environment gives them, any leading shape `[...]`."""
-        obs = jnp.asarray(obs)
+        obs = jax.tree.map(jnp.asarray, obs)
         return self.network.apply(self.params, obs if self.normalizer is None else normalize(self.normalizer, obs))
 
     def act(self, obs: Obs, key: Array | None = None) -> Array:

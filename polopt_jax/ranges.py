@@ -30,10 +30,13 @@ class Interval:
     """Whether `low` itself is excluded."""
     below: bool = False
     """Whether `high` itself is excluded."""
+    whole: bool = False
+    """Whether a number must be whole."""
 
     def __contains__(self, value: Any) -> bool:
         from_low = value > self.low if self.above else value >= self.low
-        return bool(from_low and (value < self.high if self.below else value <= self.high))
+        below_high = value < self.high if self.below else value <= self.high
+        return bool(from_low and below_high and not (self.whole and value % 1))
 
     def __str__(self) -> str:
         if math.isinf(self.high):
@@ -47,11 +50,13 @@ class Interval:
 Positive: TypeAlias = Annotated[ArrayLike, Interval(0, above=True)]
 Nonnegative: TypeAlias = Annotated[ArrayLike, Interval(0)]
 Unit: TypeAlias = Annotated[ArrayLike, Interval(0, 1)]
+Inside: TypeAlias = Annotated[ArrayLike, Interval(0, 1, above=True, below=True)]
+AboveZero: TypeAlias = Annotated[ArrayLike, Interval(0, 1, above=True)]
 Minority: TypeAlias = Annotated[ArrayLike, Interval(0, 0.5, below=True)]
 """A rate at which labels are wrong and still say more than a coin does."""
 AboveOne: TypeAlias = Annotated[ArrayLike, Interval(1, above=True)]
 AtLeastOne: TypeAlias = Annotated[ArrayLike, Interval(1)]
-Count: TypeAlias = Annotated[int, Interval(1)]
+Count: TypeAlias = Annotated[int, Interval(1, whole=True)]
 Rate: TypeAlias = Annotated[ArrayLike | optax.Schedule, Interval(0, above=True)]
 """A learning rate of a recipe: a number, or an optax schedule of the update's number, `update -> rate`."""
 
@@ -101,7 +106,8 @@ def check_entries(caller: str, kind: Any, **values: Any) -> None:
         concrete = [x for x in jax.tree.leaves(value) if not isinstance(x, jax.core.Tracer)]
         for entry in (entry for x in concrete for entry in np.ravel(np.asarray(x)).tolist()):
             if entry not in allowed:
-                raise ValueError(f"{caller}: {name} must be {allowed}; it is {entry}")
+                said = "a whole number" if allowed.whole and entry % 1 else allowed
+                raise ValueError(f"{caller}: {name} must be {said}; it is {entry}")
 
 
 def check_annotated(function: Callable[..., Any], values: Mapping[str, Any]) -> None:
@@ -122,13 +128,14 @@ def check_annotated(function: Callable[..., Any], values: Mapping[str, Any]) -> 
             check_range(function.__name__, parameter.annotation, **{name: values[name]})
 
 
-def check_clip_range(caller: str, clip_eps: Any) -> None:
-    """Raises ValueError unless `clip_eps` is a number of at least 0, or a pair of them.
+def check_clip_range(caller: str, **ranges: Any) -> None:
+    """Raises ValueError unless each is a number of at least 0, or a pair of them.
 
-    >>> check_clip_range("ppo", (0.1, 0.2, 0.3))
+    >>> check_clip_range("ppo", clip_eps=(0.1, 0.2, 0.3))
     Traceback (most recent call last):
     ValueError: ppo: clip_eps must be a number or a pair (low, high), a tuple; it is (0.1, 0.2, 0.3)
     """
-    if isinstance(clip_eps, list | tuple) and not (isinstance(clip_eps, tuple) and len(clip_eps) == 2):
-        raise ValueError(f"{caller}: clip_eps must be a number or a pair (low, high), a tuple; it is {clip_eps}")
-    check_range(caller, Nonnegative, clip_eps=clip_eps)
+    for name, x in ranges.items():
+        if isinstance(x, list | tuple) and not (isinstance(x, tuple) and len(x) == 2):
+            raise ValueError(f"{caller}: {name} must be a number or a pair (low, high), a tuple; it is {x}")
+    check_range(caller, Nonnegative, **ranges)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 
 from polopt_jax.masking import check_shape, masked_mean, masked_sum
+from polopt_jax.ranges import Positive, check_range
 from polopt_jax.reading import check_mask
 from polopt_jax.rows import split_rows
 from polopt_jax.types import Array, ArrayLike, Batch, Counts, Reduction
@@ -99,6 +100,7 @@ def constant_length(length: ArrayLike) -> Reduction:
     >>> float(constant_length(4.0)(jnp.ones((2, 3)), batch))
     0.75
     """
+    check_range("constant_length", Positive, length=length)
 
     def reduce(x: Array, batch: Batch) -> Array:
         return sequence_sum(x, batch) / length

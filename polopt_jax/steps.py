@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from polopt_jax.boundaries import check_loss, check_pair, check_takes, described
-from polopt_jax.guards import all_finite, no_nan, select, tree_norm
+from polopt_jax.guards import all_finite, mean_of_taken, no_nan, select, tree_norm
 from polopt_jax.raveling import all_unraveled, ravel, raveled_like, unraveled
 from polopt_jax.reading import read_policy
 from polopt_jax.reductions import token_mean
@@ -200,8 +200,9 @@ def epochs(
     divide that number, so stay on them, and the shuffle is the same whatever the number of devices. One minibatch is
     the batch as it is; then nothing is shuffled and the key may be None.
 
-    A minibatch whose loss or gradient is not finite is skipped. Whether parameters and optimizer state are sound is
-    asked once, when all are done, and if not the whole is undone: to ask every time took a tenth of small minibatches'.
+    A minibatch whose loss or gradient is not finite is skipped, and left out of the means. Whether parameters and state
+    are sound is asked once, when all are done, and if not the whole is undone: to ask every time took a tenth of small
+    minibatches'. One without a decision is a gradient of 0, on which momentum moves.
 
     Raises ValueError if `num_minibatches` does not divide the axis or several of them come without a key (at trace
     time), or if a number is not positive.
@@ -236,7 +237,7 @@ def epochs(
         one = whole if num_minibatches == 1 else epoch
         keys = None if key is None else jax.random.split(key, num_epochs)
         carry, metrics = jax.lax.scan(one, (params, opt_state), keys, length=num_epochs)
-        return *carry, jax.tree.map(jnp.mean, metrics)
+        return *carry, mean_of_taken(metrics)
 
     return Step(step.init, _looked_at(attempt) if step.attempt else attempt, step.attempt and attempt)
 

@@ -58,7 +58,8 @@ def train(collect: Collect, step: Step, state: TrainState, *, updates: int) -> t
     """The training loop: `updates` times collect a batch and take a step. Pure; jit it, vmap it over seeds.
 
     Returns `(state, metrics)`, every metric `[updates]`: those of `collect` and those of the step. Going on from the
-    returned state continues exactly what a longer call would have done.
+    returned state continues exactly what a longer call would have done. Raises ValueError if `updates` is below 1, or
+    both have a metric of one name.
 
     On jax 0.10 (Python 3.11) `jit(vmap(train))` hangs on a CPU under XLA's default scheduler; compile it with
     `jax.jit(..., compiler_options=polopt_jax.driver.compiler_options())`, as `polopt_jax.driver` does.
@@ -84,6 +85,8 @@ def train(collect: Collect, step: Step, state: TrainState, *, updates: int) -> t
         key, collect_key, step_key = jax.random.split(state.key, 3)
         collect_state, batch, collected = collect(state.params, state.collect_state, collect_key)
         params, opt_state, metrics = step.update(state.params, state.opt_state, batch, step_key)
+        if taken := collected.keys() & metrics.keys():
+            raise ValueError(f"train: collect and step both have a metric {min(taken)!r}")
         state = TrainState(
             params=params, opt_state=opt_state, collect_state=collect_state, key=key, update=state.update + 1
         )

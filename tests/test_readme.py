@@ -73,7 +73,8 @@ def test_the_readme_runs(tmp_path, monkeypatch):
     outputs = network.apply(params, obs)
     action = outputs.policy.sample(seed=jax.random.key(2))
     advantage = jax.random.normal(jax.random.key(3), (8, 2))
-    names = {
+    names = {}
+    later = {
         "model": network.apply,
         "params": params,
         "key": jax.random.key(4),
@@ -96,26 +97,29 @@ def test_the_readme_runs(tmp_path, monkeypatch):
             .replace("range(100)", "range(2)")
         )
         if i == 0:
-            jitted = "opt_state = step.init(params)\nparams, opt_state, metrics = jax.jit(step.update)"
-            code = code.replace("params, opt_state, metrics = step.update", jitted)
+            code = code.replace("= step.update(", "= jax.jit(step.update)(")
         if i == 12:
             names |= episodes_of(names["network"], names["params"])
         exec(compile(code, f"README block {i}", "exec"), names)
         if i == 1:
-            step = names["step"]
-            new, _, metrics = jax.jit(step.update)(params, step.init(params), names["batch"], names["key"])
+            step, own = names["step"], names["params"]
+            new, _, metrics = jax.jit(step.update)(own, step.init(own), names["batch"], None)
             assert metrics["policy/line_search_accepted"] == 1
             assert metrics["critic/loss"] > 0
             # "== po.trpo(model, radius=0.01)": the same updates, to the last bit.
             surrogate, batch = names["surrogate"], names["batch"]
-            grads = jax.grad(lambda p: surrogate(p, batch)[0])(params)
+            grads = jax.grad(lambda p: surrogate(p, batch)[0])(own)
             spelled, whole = (
-                jax.jit(lambda g, o=o: o.update(g, o.init(params), params, batch=batch, objective=surrogate)[0])(grads)
+                jax.jit(lambda g, o=o: o.update(g, o.init(own), own, batch=batch, objective=surrogate)[0])(grads)
                 for o in (names["trpo"], po.trpo(names["model"], radius=0.01))
             )
             for ours, theirs in zip(jax.tree.leaves(spelled), jax.tree.leaves(whole), strict=True):
                 assert ours.tobytes() == theirs.tobytes()
-            assert not jnp.array_equal(new["policy"]["kernel"], params["policy"]["kernel"])
+            assert not jnp.array_equal(new["actor"], own["actor"])
+            names |= later | {
+                "loss": po.objective(network.apply, names["term"]),
+                "surrogate": po.objective(network.apply, po.surrogate()),
+            }
         if i == 3:
             for name in ("truncated", "hinge"):
                 assert callable(names[name])

@@ -10,6 +10,8 @@ import optax
 import pytest
 
 import polopt_jax as po
+from polopt_jax import surrogates
+from polopt_jax.algorithms._algorithm import with_terms
 from polopt_jax.guards import all_finite
 from polopt_jax.steps import reported
 
@@ -154,7 +156,7 @@ def test_a_nan_in_an_optimizers_state_is_refused():
         (lambda: po.npg(model, damping=-1e-3), "natural_gradient: damping"),
         (lambda: po.trpo(model, radius=-0.01), "scale_to_radius: radius"),
         (lambda: po.backtrack(model, [(po.action_kl, np.nan)]), "backtrack: radius"),
-        (lambda: po.trpo(model, shrink=1.5), "backtrack: shrink must be from 0 to 1"),
+        (lambda: po.trpo(model, shrink=1.5), "backtrack: shrink must be above 0 and below 1"),
         (lambda: po.clip_by_global_norm(-1.0), "clip_by_global_norm: max_norm"),
     ],
 )
@@ -386,3 +388,68 @@ def test_an_update_says_its_order():
     for wrong in ((PARAMS, BATCH, step.init(PARAMS), None), (BATCH, PARAMS, step.init(PARAMS), None)):
         with pytest.raises(TypeError, match=r"update takes \(params, opt_state, batch, key\), in this order"):
             step.update(*wrong)
+
+
+def test_a_skipped_minibatch_is_left_out_of_the_means():
+    broken = replace(BATCH, advantage=BATCH.advantage.at[:2].set(jnp.nan))
+    term = po.weighted_sum(policy=(1.0, po.reinforce()), entropy=(0.1, po.entropy_bonus()))
+    one = po.make_step((po.objective(model, term), optax.sgd(0.1)))
+    phases = po.make_step(
+        policy=(po.objective(model, po.reinforce()), optax.sgd(0.1)),
+        critic=(lambda params, batch: (jnp.sum(params["critic"] ** 2), {}), optax.sgd(0.1)),
+    )
+    for step, name, prefix in ((one, "loss", ""), (one, "policy/loss", ""), (phases, "policy/loss", "policy/")):
+        whole = po.epochs(step, 1, 2)
+        update = jax.jit(whole.update)
+        *_, metrics = update(PARAMS, step.init(PARAMS), broken, jax.random.key(2))
+        found = [bool(jnp.isfinite(x)) for x in metrics.values()]
+        kept, skipped = float(metrics[name]), float(metrics[f"{prefix}skipped"])
+        assert skipped in (0.5, 1.0)
+        assert all(found) == np.isfinite(kept) == (skipped == 0.5)
+    *_, metrics = update(
+        PARAMS, phases.init(PARAMS), replace(BATCH, advantage=BATCH.advantage * jnp.nan), jax.random.key(2)
+    )
+    assert np.isnan(metrics["policy/loss"]), "if none was taken, what they were is said"
+    assert (metrics["policy/skipped"], metrics["critic/skipped"]) == (1.0, 0.0)
+
+
+def test_names_of_metrics_that_would_hide_others_are_refused():
+    named = lambda outputs, batch: (po.reinforce()(outputs, batch)[0], {"loss": jnp.ones(())})  # noqa: E731
+    with pytest.raises(ValueError, match="weighted_sum: own has a metric 'loss'"):
+        po.objective(model, po.weighted_sum(own=(1.0, named)))(PARAMS, BATCH)
+    step = po.make_step((po.objective(model, po.reinforce()), optax.sgd(0.1)))
+    collect = lambda params, state, key: (state, BATCH, {"loss": jnp.ones(())})  # noqa: E731
+    with pytest.raises(ValueError, match="train: collect and step both have a metric 'loss'"):
+        po.train(collect, step, po.init_state(step, PARAMS, jax.random.key(0)), updates=1)
+    own = po.weighted_sum(policy=(1.0, po.reinforce()))
+    with pytest.raises(ValueError, match="terms: the recipe has 'policy/loss' itself"):
+        with_terms(own, {"policy": (0.1, po.entropy_bonus())})(model(PARAMS, BATCH.obs), BATCH)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: po.trpo(model, max_trials=0), "backtrack: max_trials must be at least 1; it is 0"),
+        (lambda: po.trpo(model, cg_iters=0), "natural_gradient: cg_iters must be at least 1; it is 0"),
+        (lambda: po.npg(model, cg_iters=-3), "natural_gradient: cg_iters must be at least 1; it is -3"),
+        (lambda: po.trpo(model, shrink=1.0), "backtrack: shrink must be above 0 and below 1; it is 1.0"),
+        (lambda: po.trpo(model, shrink=0.0), "backtrack: shrink must be above 0 and below 1; it is 0.0"),
+        (
+            lambda: po.lagrangian(po.value_loss(), multiplier=-1.0, bound=0.1),
+            "lagrangian: multiplier must be at least 0",
+        ),
+        (lambda: po.grpo(clip_eps=[0.2, 0.28]), "grpo: clip_eps must be a number or a pair"),
+        (lambda: po.gmpo(log_clip=(0.4, 0.4, 0.4)), "gmpo: log_clip must be a number or a pair"),
+        (lambda: po.constant_length(0), "constant_length: length must be above 0; it is 0"),
+        (lambda: surrogates.alpha_slope(jnp.ones(2), alpha=0.0), "alpha_slope: alpha must be above 0 and at most 1"),
+        (lambda: po.group_relative(jnp.arange(2.0), eps=-1.0), "group_relative: eps must be at least 0; it is -1.0"),
+        (lambda: po.batch_relative(jnp.arange(2.0), ddof=-5), "batch_relative: ddof must be 0 or 1; it is -5"),
+        (
+            lambda: po.accumulate_gradients(po.objective(model, po.reinforce()), 2.5),
+            "accumulate_gradients: num_microbatches must be a whole number; it is 2.5",
+        ),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_by_name(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()

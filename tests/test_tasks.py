@@ -377,6 +377,34 @@ def test_the_running_mean_baseline_is_of_earlier_batches():
     np.testing.assert_allclose(seen, [0, 1, (0.2 * 2 + 0.16 * 1) / 0.36], rtol=1e-6)
 
 
+def test_a_batch_without_a_return_leaves_the_running_mean_where_it_is():
+    baseline = advantages.running_mean_baseline()
+    flat = jnp.zeros((5, 3))
+    rollout = po.Rollout(
+        obs=flat, action=flat, log_prob=flat, reward=flat, next_obs=flat, mask=flat == 0,
+        terminated=flat > 0, truncated=flat > 0,
+    )  # fmt: skip
+    state, _ = baseline.apply(baseline.init(), jnp.full((5, 3), 10.0), rollout)
+    for returns, mask in ((jnp.full((5, 3), jnp.nan), flat == 0), (flat, flat > 0)):
+        after, found = baseline.apply(state, returns, replace(rollout, mask=mask))
+        np.testing.assert_allclose(found, 10.0, rtol=1e-6)
+        np.testing.assert_array_equal(after, state)
+
+
+def test_one_environment_has_no_batch_mean():
+    env = TimeLimit(limit=5)
+    network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(4,))
+    algorithm = algorithms.reinforce(tasks.control_task(env, network, num_envs=1, num_steps=4))
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"batch_mean_baseline needs several rows.*running_mean_baseline\(\)"):
+        jax.eval_shape(algorithm.collect, state.params, state.collect_state, jax.random.key(0))
+    other = algorithms.reinforce(
+        tasks.control_task(env, network, num_envs=1, num_steps=4), baseline=advantages.running_mean_baseline()
+    )
+    state = jax.eval_shape(other.init, jax.random.key(0))
+    assert jax.eval_shape(other.collect, state.params, state.collect_state, jax.random.key(0))[1].mask.shape == (1, 4)
+
+
 class Far(TimeLimit):
     """Observations that no network should read as they are, and rewards of 7."""
 

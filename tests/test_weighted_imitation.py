@@ -199,8 +199,8 @@ def test_descent_on_policy_and_duals_finds_the_improved_policy(name):
     exact = brentq(lambda eta: kl_to_uniform(softmax(q / eta)) - epsilon, 1e-2, 1e3, xtol=1e-13)
     model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs + params))  # noqa: E731
     batch = po.Batch(
-        obs=jnp.zeros((ACTIONS, 1, ACTIONS)), action=jnp.arange(ACTIONS)[:, None],
-        mask=jnp.ones((ACTIONS, 1), bool), advantage=jnp.asarray(q)[:, None],
+        obs=jnp.zeros((1, ACTIONS, 1, ACTIONS)), action=jnp.arange(ACTIONS)[None, :, None],
+        mask=jnp.ones((1, ACTIONS, 1), bool), advantage=jnp.asarray(q)[None, :, None],
     )  # fmt: skip
     build = {"mpo": po.mpo, "v_mpo": lambda **h: po.v_mpo(top=1.0, **h)}[name]
 
@@ -246,9 +246,9 @@ def test_groups_are_needed_and_shares_are_refused():
             po.accumulate_gradients(whole, 2)(jnp.ones(()), batch)
         with pytest.raises(ValueError, match=f"{name}: temperature must be above 0"):
             getattr(po, name)(temperature=0.0, epsilon=0.1)
-    row = jax.tree.map(lambda x: x[0], batch)
-    with pytest.raises(ValueError, match=r"mpo needs groups of actions, a mask \[..., G, T\]"):
-        po.objective(model, po.mpo(**hyper))(jnp.ones(()), row)
+    of_one_state = jax.tree.map(lambda x: x[0], batch)
+    with pytest.raises(ValueError, match=r"mpo needs groups of actions, a mask \[..., N, G, T\]"):
+        po.objective(model, po.mpo(**hyper))(jnp.ones(()), of_one_state)
 
 
 @pytest.mark.peers

@@ -43,10 +43,16 @@ def static_baseline(value: ArrayLike = 0.0) -> Baseline:
 def batch_mean_baseline() -> Baseline:
     """Mean over rows of the returns at the same step of the window, the same for every row.
 
-    Returns that are not finite, of rows that nobody could score, are left out.
+    Returns that are not finite, of rows that nobody could score, are left out. Raises `ValueError` where there is one
+    row alone (at trace time): its mean is the return itself, and nothing would be left to learn from.
     """
 
     def apply(returns: Array, rollout: Rollout) -> Array:
+        if returns.size == returns.shape[0]:
+            raise ValueError(
+                f"batch_mean_baseline needs several rows (environments); the returns have shape {returns.shape}. Of "
+                "one, running_mean_baseline(), learned_baseline() or static_baseline() can be subtracted"
+            )
         rows = tuple(range(1, returns.ndim))
         mean = masked_mean(returns, rollout.mask & jnp.isfinite(returns), axis=rows)
         return jnp.broadcast_to(jnp.expand_dims(mean, rows), returns.shape)
@@ -57,14 +63,16 @@ def batch_mean_baseline() -> Baseline:
 def running_mean_baseline(decay: ArrayLike = 0.9) -> Baseline:
     """Exponential moving average, over updates, of the mean return of *earlier* batches (0 before the first).
 
-    Returns that are not finite are left out.
+    Returns that are not finite are left out, and so is a batch that has no other.
     """
 
     def apply(state: tuple[Array, Array], returns: Array, rollout: Rollout) -> tuple[tuple[Array, Array], Array]:
         average, weight = state
         baseline = jnp.full_like(returns, 1) * (average / jnp.maximum(weight, 1e-8))
-        average = decay * average + (1 - decay) * masked_mean(returns, rollout.mask & jnp.isfinite(returns))
-        return (average, decay * weight + (1 - decay)), baseline
+        known = rollout.mask & jnp.isfinite(returns)
+        share = jnp.where(known.any(), 1 - decay, 0)
+        average = average + share * (masked_mean(returns, known) - average)
+        return (average, weight + share * (1 - weight)), baseline
 
     return Baseline(lambda: (jnp.zeros(()), jnp.zeros(())), apply, {})
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.masking import accumulate, check_shape, masked_mean
+from polopt_jax.ranges import Nonnegative, check_range
 from polopt_jax.types import Array, ArrayLike
 
 
@@ -56,7 +57,7 @@ def group_relative(reward: Array, *, eps: ArrayLike = 1e-6, ddof: int = 1) -> Ar
       all equal, and a group of one, gives exactly 0.
 
     Raises:
-      ValueError: reward has no group axis.
+      ValueError: reward has no group axis, eps is negative or ddof neither 0 nor 1.
 
     Differs from the paper: eps and ddof are stated (the paper has neither). Source: Shao et al. 2024, DeepSeekMath,
     section 4.1.2. `group_centred` leaves the division out.
@@ -68,6 +69,9 @@ def group_relative(reward: Array, *, eps: ArrayLike = 1e-6, ddof: int = 1) -> Ar
 
 
 def _relative(caller: str, reward: Array, eps: ArrayLike, ddof: int) -> Array:
+    check_range(caller, Nonnegative, eps=eps)
+    if ddof not in (0, 1):
+        raise ValueError(f"{caller}: ddof must be 0 or 1; it is {ddof}")
     group = _group(caller, reward)
     degrees = jnp.maximum(group.size - ddof, 1).astype(group.centred.dtype)
     largest = jnp.max(jnp.abs(group.centred), axis=-1, keepdims=True)

@@ -37,7 +37,8 @@ def v_trace(
 
     Args:
       rollout: with `reward, value, next_value, terminated, truncated, log_prob`, each `[T, ...]`; `log_prob` is that
-        of the policy μ that acted.
+        of the policy μ that acted. The paper's V is the learner's of now: where the critic has moved since, give its
+        values in place of those that were recorded (`dataclasses.replace`).
       new_log_prob: log π of the same actions under the current policy, `[T, ...]`, as
         `model(params, rollout.obs).policy.log_prob(rollout.action)` gives it. Log-ratios are clamped to ±20.
       gamma: discount, in [0, 1]. May be traced.

@@ -151,6 +151,8 @@ def with_terms(term: Term, terms: Terms | None) -> Term:
     def extended(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
         loss, metrics = term(outputs, batch)
         further, their_metrics = more(outputs, batch)
+        if taken := metrics.keys() & their_metrics.keys():
+            raise ValueError(f"terms: the recipe has {min(taken)!r} itself; give the term another name")
         return loss + further, {**metrics, **their_metrics}
 
     return extended

@@ -44,5 +44,5 @@ def dapo(*, clip_eps: ClipRange = (0.2, 0.28)) -> Term:
     >>> round(float(dapo()(outputs, batch)[0]), 4)
     -1.28
     """
-    check_clip_range("dapo", clip_eps)
+    check_clip_range("dapo", clip_eps=clip_eps)
     return ratio_term(partial(clipped_surrogate, clip_eps=clip_eps), reduce=token_mean, caller="dapo")

@@ -45,5 +45,5 @@ def dr_grpo(*, length: Positive, clip_eps: ClipRange = 0.2) -> Term:
     -0.6
     """
     check_range("dr_grpo", Positive, length=length)
-    check_clip_range("dr_grpo", clip_eps)
+    check_clip_range("dr_grpo", clip_eps=clip_eps)
     return ratio_term(partial(clipped_surrogate, clip_eps=clip_eps), reduce=constant_length(length), caller="dr_grpo")

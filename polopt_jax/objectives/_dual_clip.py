@@ -46,7 +46,7 @@ def dual_clip(*, clip_eps: ClipRange = 0.2, cap: AboveOne = 3.0, reduce: Reducti
     >>> float(loss), float(metrics["clip_fraction"])
     (3.0, 1.0)
     """
-    check_clip_range("dual_clip", clip_eps)
+    check_clip_range("dual_clip", clip_eps=clip_eps)
     check_range("dual_clip", AboveOne, cap=cap)
     gain = partial(dual_clipped_surrogate, clip_eps=clip_eps, cap=cap)
     return ratio_term(gain, reduce=reduce, caller="dual_clip")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from polopt_jax.objectives._ratio_term import ratio_term, sequence_ratio
 from polopt_jax.objectives._surrogate import importance_weighted
-from polopt_jax.ranges import Nonnegative, check_range
+from polopt_jax.ranges import check_clip_range
 from polopt_jax.reading import read
 from polopt_jax.reductions import sequence_mean
 from polopt_jax.surrogates import ClipRange, one_sided_clip
@@ -45,7 +45,7 @@ def gmpo(*, log_clip: ClipRange = 0.4) -> Term:
     >>> round(float(gmpo(log_clip=0.4)(outputs, batch)[0]), 4)  # -e^0.4: both ratios are 2
     -1.4918
     """
-    check_range("gmpo", Nonnegative, log_clip=log_clip)
+    check_clip_range("gmpo", log_clip=log_clip)
 
     def ratio(difference: Array, batch: Batch) -> Array:
         return sequence_ratio(one_sided_clip(difference, read("gmpo", batch, "advantage"), log_clip=log_clip), batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from polopt_jax.objectives._ratio_term import ratio_loss, token_ratio
-from polopt_jax.ranges import Nonnegative, check_range
+from polopt_jax.ranges import Nonnegative, check_clip_range, check_range
 from polopt_jax.reading import read, read_log_prob
 from polopt_jax.reductions import sequence_mean, token_mean
 from polopt_jax.surrogates import LOG_RATIO_LIMIT, ClipRange, clipped_surrogate, k3
@@ -52,7 +52,8 @@ def grpo(*, clip_eps: ClipRange = 0.2, beta: Nonnegative = 0.04, reduce: Reducti
     >>> float(loss), float(metrics["ref_kl"])
     (0.0, 0.0)
     """
-    check_range("grpo", Nonnegative, clip_eps=clip_eps, beta=beta)
+    check_clip_range("grpo", clip_eps=clip_eps)
+    check_range("grpo", Nonnegative, beta=beta)
     gain = partial(clipped_surrogate, clip_eps=clip_eps)
 
     def term(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:

@@ -44,7 +44,7 @@ def gspo(*, clip_eps: ClipRange = (3e-4, 4e-4)) -> Term:
     >>> round(float(jax.jit(gspo())(outputs, batch)[0]), 4)
     -1.0004
     """
-    check_clip_range("gspo", clip_eps)
+    check_clip_range("gspo", clip_eps=clip_eps)
     gain = partial(clipped_surrogate, clip_eps=clip_eps)
     return ratio_term(gain, ratio=sequence_ratio, reduce=sequence_mean, caller="gspo")
 
@@ -75,7 +75,7 @@ def gspo_token(*, clip_eps: ClipRange = (3e-4, 4e-4)) -> Term:
     >>> round(float(jax.jit(gspo_token())(outputs, batch)[0]), 4)
     -1.0004
     """
-    check_clip_range("gspo_token", clip_eps)
+    check_clip_range("gspo_token", clip_eps=clip_eps)
     gain = partial(clipped_surrogate, clip_eps=clip_eps)
     return ratio_term(gain, ratio=sequence_token_ratio, reduce=sequence_mean, caller="gspo_token")
 
@@ -106,6 +106,6 @@ def luspo(*, clip_eps: ClipRange = (2e-3, 2.5e-3)) -> Term:
     >>> round(float(jax.jit(luspo())(outputs, batch)[0]), 4)
     -2.005
     """
-    check_clip_range("luspo", clip_eps)
+    check_clip_range("luspo", clip_eps=clip_eps)
     gain = partial(clipped_surrogate, clip_eps=clip_eps)
     return ratio_term(gain, ratio=sequence_ratio, reduce=sequence_sum, caller="luspo")

@@ -33,7 +33,7 @@ def mpo(*, temperature: Positive, epsilon: Positive) -> Term:
       epsilon: ε, bound on the KL of the weights from uniform, in nats. May be traced.
 
     Returns:
-      A term over group batches `[..., G, T]`: G actions, sampled from the old policy at the same state, and with it
+      A term over group batches `[..., N, G, T]`: G actions, sampled from the old policy at the same state, and with it
       the observation G times. Couples rows. Reads `action, advantage, mask`; `advantage` is Q(s, a). Metrics:
       `policy_loss`, `temperature_loss`, `weight_kl` (mean over states, to be compared with ε), `num_valid`.
 
@@ -46,9 +46,9 @@ def mpo(*, temperature: Positive, epsilon: Positive) -> Term:
     Source: Abdolmaleki et al. 2018, "Maximum a posteriori policy optimisation", section 4.
 
     >>> import jax.numpy as jnp, polopt_jax as po
-    >>> batch = po.Batch(obs=jnp.zeros((2, 1)), action=jnp.array([[0], [1]]), mask=jnp.ones((2, 1), bool),
-    ...                  advantage=jnp.log(jnp.array([[1.0], [3.0]])))
-    >>> outputs = po.Outputs(policy=po.Categorical(logits=jnp.log(jnp.array([[[0.25, 0.75]]] * 2))))
+    >>> batch = po.Batch(obs=jnp.zeros((1, 2, 1)), action=jnp.array([[[0], [1]]]), mask=jnp.ones((1, 2, 1), bool),
+    ...                  advantage=jnp.log(jnp.array([[[1.0], [3.0]]])))
+    >>> outputs = po.Outputs(policy=po.Categorical(logits=jnp.log(jnp.array([[[[0.25, 0.75]]] * 2]))))
     >>> loss, metrics = mpo(temperature=1.0, epsilon=0.1)(outputs, batch)
     >>> round(float(metrics["policy_loss"]), 4), round(float(metrics["temperature_loss"]), 4)
     (0.5623, 0.7931)
@@ -57,8 +57,9 @@ def mpo(*, temperature: Positive, epsilon: Positive) -> Term:
 
     def mpo(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
         log_prob = read_log_prob("mpo", outputs, batch)
-        if batch.mask.ndim < 2:
-            raise ValueError(f"mpo needs groups of actions, a mask [..., G, T]; it has shape {batch.mask.shape}")
+        if batch.mask.ndim < 3:
+            shape = batch.mask.shape
+            raise ValueError(f"mpo needs groups of actions, a mask [..., N, G, T]; it has {shape} (v_mpo needs none)")
         value, mask = read("mpo", batch, "advantage"), batch.mask
         weight = improved_weights(value, mask, temperature=temperature, axis=-2)
         dual = temperature_loss(value, mask, temperature=temperature, epsilon=epsilon, axis=-2)

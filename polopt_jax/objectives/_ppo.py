@@ -45,5 +45,5 @@ def ppo(*, clip_eps: ClipRange = 0.2, reduce: Reduction = token_mean) -> Term:
     (-1.2, 1.0)
     """
 
-    check_clip_range("ppo", clip_eps)
+    check_clip_range("ppo", clip_eps=clip_eps)
     return ratio_term(partial(clipped_surrogate, clip_eps=clip_eps), reduce=reduce, caller="ppo")

@@ -12,7 +12,7 @@ import optax
 
 from polopt_jax.divergences import action_kl
 from polopt_jax.guards import tree_norm
-from polopt_jax.ranges import Count, Nonnegative, check_range
+from polopt_jax.ranges import AtLeastOne, Count, Nonnegative, check_range
 from polopt_jax.raveling import Raveled
 from polopt_jax.solvers._conjugate_gradient import CGInfo, CGStatus, conjugate_gradient
 from polopt_jax.solvers._fisher import fisher_operator, policy_parameters
@@ -98,7 +98,9 @@ def natural_gradient(
       num_microbatches: shares of those rows (of the first axis) that products with F are summed over, for the memory of
         one; `fisher_operator` says when.
 
-    Raises ValueError if `params` or `batch` is missing, or damping is negative. Source: Amari 1998; Kakade 2001.
+    Raises ValueError if `params` or `batch` is missing, damping is negative or cg_iters below 1.
+
+    Source: Amari 1998; Kakade 2001.
 
     >>> import optax, polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=params[None]))
@@ -111,6 +113,7 @@ def natural_gradient(
     """
 
     check_range("natural_gradient", Nonnegative, damping=damping)
+    check_range("natural_gradient", AtLeastOne, cg_iters=cg_iters)
 
     def init(params: Any) -> NaturalGradientState:
         none, dtype = jnp.zeros((), jnp.int32), jax.eval_shape(tree_norm, params).dtype  # that of the solve's sums
