@@ -69,9 +69,9 @@ def ratio_term(
       caller: the name that errors give; that of this function if None.
 
     Returns:
-      A term. Reads `action, log_prob, advantage, mask`, each of leading shape [...]. Metrics: `approx_kl` (k3 sample
-      of KL(old ‖ new) per decision, of log-ratios clamped to ±20), `clip_fraction` (decisions with an advantage of whose gradient the gain or
-      the ratio leaves nothing), `clamped_fraction` (log-ratios beyond ±20), `num_valid`.
+      A term. Reads `action, log_prob, advantage, mask`, each of leading shape [...]. Metrics: `approx_kl` (k3 sample of
+      KL(old ‖ new) per decision, of log-ratios clamped to ±20), `clip_fraction` (decisions with an advantage of whose
+      gradient the gain or the ratio leaves nothing), `clamped_fraction` (log-ratios beyond ±20), `num_valid`.
 
     Raises (at trace time): ValueError if a field is missing or has another shape.
 
