@@ -36,7 +36,7 @@ class Policy:
 
     def __call__(self, obs: Obs) -> Outputs:
         """What the model says of observations as the environment gives them, any leading shape `[...]`."""
-        obs = jax.tree.map(jnp.asarray, obs)
+        obs = jax.tree.map(jnp.asarray, obs, is_leaf=lambda x: isinstance(x, list))  # a list of numbers is an array
         return self.network.apply(self.params, obs if self.normalizer is None else normalize(self.normalizer, obs))
 
     def act(self, obs: Obs, key: Array | None = None) -> Array:

@@ -200,9 +200,8 @@ def epochs(
     divide that number, so stay on them, and the shuffle is the same whatever the number of devices. One minibatch is
     the batch as it is; then nothing is shuffled and the key may be None.
 
-    A minibatch whose loss or gradient is not finite is skipped, and left out of the means. Whether parameters and state
-    are sound is asked once, when all are done, and if not the whole is undone: to ask every time took a tenth of small
-    minibatches'. One without a decision is a gradient of 0, on which momentum moves.
+    A minibatch whose loss or gradient is not finite is skipped and left out of the means; on one without a decision
+    momentum moves. Whether all is sound is asked once, at the end, else all is undone: each time took a tenth more.
 
     Raises ValueError if `num_minibatches` does not divide the axis or several of them come without a key (at trace
     time), or if a number is not positive.

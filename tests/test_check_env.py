@@ -82,6 +82,17 @@ def test_what_is_right_passes(env):
     check_env(env, jax.random.key(3), num_steps=7)
 
 
+def test_random_steps_are_within_every_choice():
+    nums = (2, 5, 3)
+    within = lambda action: jnp.where((action >= 0).all() & (action < jnp.array(nums)).all(), 0.0, jnp.nan)  # noqa: E731
+
+    class Strict(Walk):
+        def step(self, state, action, key):
+            return replace(super().step(state, jnp.int32(1), key), reward=within(action))
+
+    check_env(Strict(action_space=MultiDiscrete(nums)))
+
+
 def test_an_environment_without_outcomes_need_not_say_so():
     step = Walk().step(*Walk().reset(jax.random.key(0))[:1], jnp.int32(1), jax.random.key(1))
     assert step.outcome == {}

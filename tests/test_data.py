@@ -105,11 +105,12 @@ def test_what_is_not_finite_is_masked_in_every_row_axis():
         rollout,
         obs={**rollout.obs, "a": rollout.obs["a"].at[1, 2, 0, 1].set(jnp.inf)},
         log_prob=rollout.log_prob.at[0, 0, 1].set(jnp.nan),
+        value=rollout.value.at[3, 0, 0].set(jnp.inf),
     )
     advantage = jnp.ones((T, 3, 2)).at[:, 1, 1].set(jnp.nan)
     batch = po.to_batch(rollout, advantage=advantage)
     masked = {tuple(i) for i in np.argwhere(~np.asarray(batch.mask))}
-    assert masked == {(2, 0, 1), (0, 1, 0), *((1, 1, t) for t in range(T))}
+    assert masked == {(2, 0, 1), (0, 1, 0), (0, 0, 3), *((1, 1, t) for t in range(T))}
     assert np.isfinite(batch.obs["a"]).all()
 
 

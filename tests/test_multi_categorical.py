@@ -194,4 +194,5 @@ def test_a_recipe_learns_every_choice(recipe):
     assert policy.mode().tolist() == [[2, 0, 3]]
     before = network.apply(state.params, jnp.ones((1, 1))).policy
     right = jnp.array([[2, 0, 3]])
+    np.testing.assert_allclose(before.log_prob(right), -np.log(24), atol=0.05)
     assert float(policy.log_prob(right)[0]) > float(before.log_prob(right)[0]) + 0.5

@@ -113,6 +113,21 @@ def test_actions_are_those_that_the_environment_is_sent():
     np.testing.assert_allclose(policy.act(np.zeros(4)), np.tanh([3.0, 3.0]), rtol=1e-6)
 
 
+def test_observations_may_be_a_tree():
+    class Reading:
+        def apply(self, params, obs):
+            return po.Outputs(policy=po.Categorical(logits=obs["near"] + params * obs["far"]))
+
+    class Plain:
+        def apply(self, params, obs):
+            return po.Outputs(policy=po.Categorical(logits=obs))
+
+    policy = po.Policy(params=jnp.float32(2.0), network=Reading(), config={})
+    assert int(policy.act({"near": np.zeros(3), "far": [0.0, 1.0, 0.5]})) == 1
+    flat = po.Policy(params=None, network=Plain(), config={})
+    assert flat.act([[0.0, 1.0], [1.0, 0.0]]).tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("keywords", "said"),
     [({"seed": 6}, "has no seed 6; it has 3, 4, 5"), ({"update": 7}, "there is no step 7")],
