@@ -10,7 +10,7 @@ from study_figures import STARTS, figures, law, world
 
 import polopt_jax as po
 from polopt_jax import algorithms, frontiers, language, networks, outcomes, study, worlds
-from polopt_jax.study import _analysis, _building, _told, _verdicts
+from polopt_jax.study import _analysis, _building, _runs, _told, _verdicts
 from polopt_jax.study._ground import Standing
 
 DOOR, HAZARD = "burning-building", "burning-building-hazard"
@@ -240,6 +240,23 @@ def test_what_a_run_of_the_study_returns(measured):
     np.testing.assert_allclose(measured["final_success"], measured["final_law"][..., 1, :].sum(-1), rtol=1e-4)
     assert (measured["begin_kl"][0] == 0).all()
     assert (measured["begin_kl"][1:] < 0.01).all()
+
+
+def test_every_setting_begins_with_the_policies_of_all_seeds(monkeypatch):
+    """The lanes that are learnt: the policy of a seed goes with its seed, and the seeds with every setting."""
+    lanes = []
+
+    def learning(*_):
+        return lambda lane: lanes.extend(map(np.asarray, jax.tree.leaves(lane))) or {}["nothing is learnt here"]
+
+    monkeypatch.setattr(_runs, "begin", lambda *_, seeds: ({"x": 10 * jnp.arange(seeds)}, np.zeros(seeds)))
+    monkeypatch.setattr(_runs, "_learning", learning)
+    with pytest.raises(KeyError, match="nothing is learnt here"):
+        study.measure(study.GROUNDS[DOOR], "reinforce", "table", "careful", seeds=4, updates=2)
+    params, run, setting = lanes
+    assert params.tolist() == [0, 10, 20, 30] * 3
+    assert run.tolist() == [0, 1, 2, 3] * 3
+    np.testing.assert_allclose(setting, np.repeat([0.03, 0.1, 0.3], 4), rtol=1e-6)
 
 
 def test_how_many_runs_go_side_by_side_changes_nothing(measured):
