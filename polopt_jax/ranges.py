@@ -50,8 +50,8 @@ class Interval:
 Positive: TypeAlias = Annotated[ArrayLike, Interval(0, above=True)]
 Nonnegative: TypeAlias = Annotated[ArrayLike, Interval(0)]
 Unit: TypeAlias = Annotated[ArrayLike, Interval(0, 1)]
-Inside: TypeAlias = Annotated[ArrayLike, Interval(0, 1, above=True, below=True)]
-AboveZero: TypeAlias = Annotated[ArrayLike, Interval(0, 1, above=True)]
+OpenUnit: TypeAlias = Annotated[ArrayLike, Interval(0, 1, above=True, below=True)]
+PositiveUnit: TypeAlias = Annotated[ArrayLike, Interval(0, 1, above=True)]
 Minority: TypeAlias = Annotated[ArrayLike, Interval(0, 0.5, below=True)]
 """A rate at which labels are wrong and still say more than a coin does."""
 AboveOne: TypeAlias = Annotated[ArrayLike, Interval(1, above=True)]

@@ -141,6 +141,7 @@ WRONG = [
     ("compare --num-envs 100", "not a multiple of"),
     ("compare --env skip_the_test --backend mjx", "--backend does not apply"),
     ("envs anti", "did you mean 'ant'"),
+    ("train reinforce --env ant --num-envs 1", "--num-envs 1: reinforce: this baseline needs 2 rows"),
     ("train ppo --env mine", "unknown environment 'mine'. Known: ant, "),
     ("train ppo --env mine", "skip_the_test; one of your own is package.module:factory, a simulator gymnasium:NAME"),
     ("outcomes --worlds gardens", "heavy-tail; one of your own is package.module:factory"),

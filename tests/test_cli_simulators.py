@@ -159,10 +159,8 @@ def test_gymnasium_may_be_missing(monkeypatch, capsys):
 
 def test_a_simulator_that_fails_ends_the_run_and_what_was_saved_stays(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    line = (
-        "train reinforce --env gymnasium:counting_simulator:Stuck --num-envs 1 --rollout-steps 2 --hidden 4 --out run"
-    )
-    assert main([*line.split(), "--steps", "8"]) == 3
+    line = "train actor_critic --env gymnasium:counting_simulator:Stuck --num-envs 1 --rollout-steps 2 --hidden 4"
+    assert main([*line.split(), "--steps", "8", "--out", "run"]) == 3
     line = last_line(capsys)
     assert "Stuck: step failed: RuntimeError: the motor is stuck (counting_simulator.py, line" in line
     assert line.endswith("polopt train --out run --resume")

@@ -25,6 +25,8 @@ class Baseline(NamedTuple):
     """`(state, returns [T, ...], rollout) -> (state, baseline [T, ...])`"""
     terms: dict[str, tuple[ArrayLike, Term]]
     """`{name: (weight, term)}`, empty unless the baseline is learned."""
+    least_rows: int = 1
+    """Rows that it needs: a mean of one row is the row itself, and nothing is left to learn from."""
 
 
 def _stateless(apply: Callable[[Array, Rollout], Array]) -> Baseline:
@@ -43,21 +45,15 @@ def static_baseline(value: ArrayLike = 0.0) -> Baseline:
 def batch_mean_baseline() -> Baseline:
     """Mean over rows of the returns at the same step of the window, the same for every row.
 
-    Returns that are not finite, of rows that nobody could score, are left out. Raises `ValueError` where there is one
-    row alone (at trace time): its mean is the return itself, and nothing would be left to learn from.
+    Returns that are not finite, of rows that nobody could score, are left out. Needs two rows.
     """
 
     def apply(returns: Array, rollout: Rollout) -> Array:
-        if returns.size == returns.shape[0]:
-            raise ValueError(
-                f"batch_mean_baseline needs several rows (environments); the returns have shape {returns.shape}. Of "
-                "one, running_mean_baseline(), learned_baseline() or static_baseline() can be subtracted"
-            )
         rows = tuple(range(1, returns.ndim))
         mean = masked_mean(returns, rollout.mask & jnp.isfinite(returns), axis=rows)
         return jnp.broadcast_to(jnp.expand_dims(mean, rows), returns.shape)
 
-    return _stateless(apply)
+    return _stateless(apply)._replace(least_rows=2)
 
 
 def running_mean_baseline(decay: ArrayLike = 0.9) -> Baseline:

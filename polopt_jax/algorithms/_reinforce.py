@@ -57,9 +57,14 @@ def reinforce(
 
     Differs from the paper: Adam instead of a plain step, and the advantages are standardised over the batch after the
     baseline is subtracted (so a constant baseline changes nothing here). Source: Williams 1992.
+
+    Raises ValueError if a number is out of its range, or the task has fewer rows than the baseline needs.
     """
     check_annotated(reinforce, locals())
     chosen = batch_mean_baseline() if baseline is None else baseline
+    if task.num_rows < chosen.least_rows:
+        rows = f"{chosen.least_rows} rows (environments, answers); the task has {task.num_rows}"
+        raise ValueError(f"reinforce: this baseline needs {rows}; running_mean_baseline() does with one")
     term = weighted_sum(
         policy=(1.0, objectives.reinforce()), entropy=(entropy_weight, objectives.entropy_bonus()), **chosen.terms
     )

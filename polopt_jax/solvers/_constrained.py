@@ -14,7 +14,7 @@ import optax
 from polopt_jax.boundaries import check_outputs, check_scalar
 from polopt_jax.divergences import action_kl
 from polopt_jax.masking import accumulate
-from polopt_jax.ranges import Count, Inside, Nonnegative, check_range
+from polopt_jax.ranges import Count, Nonnegative, OpenUnit, check_range
 from polopt_jax.solvers._natural_gradient import (
     DAMPING,
     NaturalGradientState,
@@ -127,7 +127,7 @@ def constrained_trpo(
     damping: Nonnegative = DAMPING,
     cg_iters: ArrayLike = 10,
     constraints: Sequence[Constraint] = (),
-    shrink: Inside = 0.8,
+    shrink: OpenUnit = 0.8,
     max_trials: Count = 10,
     fisher_batch: Subsample = whole,
     num_microbatches: Count = 1,

@@ -11,7 +11,7 @@ import optax
 
 from polopt_jax.divergences import action_kl
 from polopt_jax.guards import tree_norm
-from polopt_jax.ranges import Count, Inside, Nonnegative, check_range
+from polopt_jax.ranges import Count, Nonnegative, OpenUnit, check_range
 from polopt_jax.solvers._fisher import quadratic_form
 from polopt_jax.solvers._natural_gradient import DAMPING, Subsample, natural_gradient, require, whole
 from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Metrics, Model, Objective, Outputs, Params
@@ -91,7 +91,7 @@ def scale_to_radius(
 
 
 def backtrack(
-    model: Model, constraints: Sequence[Constraint], *, shrink: Inside = 0.8, max_trials: Count = 10
+    model: Model, constraints: Sequence[Constraint], *, shrink: OpenUnit = 0.8, max_trials: Count = 10
 ) -> optax.GradientTransformationExtraArgs:
     """Optax transform that shortens a proposed update until it is safe, or gives it up.
 
@@ -122,7 +122,7 @@ def backtrack(
     >>> [round(x, 3) for x in u.tolist()], float(state.step_size)
     ([0.1, -0.1], 0.25)
     """
-    check_range("backtrack", Inside, shrink=shrink)
+    check_range("backtrack", OpenUnit, shrink=shrink)
     check_range("backtrack", Count, max_trials=max_trials)
     check_range("backtrack", Nonnegative, radius=tuple(radius for _, radius in constraints))
     if not constraints:
@@ -181,7 +181,7 @@ def trpo(
     damping: Nonnegative = DAMPING,
     cg_iters: ArrayLike = 10,
     constraints: Sequence[Constraint] = (),
-    shrink: Inside = 0.8,
+    shrink: OpenUnit = 0.8,
     max_trials: Count = 10,
     fisher_batch: Subsample = whole,
     num_microbatches: Count = 1,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.ranges import AboveZero, check_range
+from polopt_jax.ranges import PositiveUnit, check_range
 from polopt_jax.surrogates._ratio import expm1_with_tangent
 from polopt_jax.types import Array, ArrayLike
 
@@ -192,5 +192,5 @@ def alpha_slope(log_ratio: Array, *, alpha: ArrayLike = 1.0) -> Array:
     >>> alpha_slope(jnp.log(jnp.array([2.0]))).tolist()
     [0.5]
     """
-    check_range("alpha_slope", AboveZero, alpha=alpha)
+    check_range("alpha_slope", PositiveUnit, alpha=alpha)
     return -expm1_with_tangent(-alpha * log_ratio) / alpha
