@@ -30,7 +30,7 @@ def of_logits(outputs):
 
 
 LABELS = [
-    *("reinforce", "ppo", "grpo", "gspo", "dpo", "ipo", "simpo", "orpo", "aot", "kto", "entropy_bonus", "mpo-groups"),
+    *("reinforce", "ppo", "grpo", "gspo", "dpo", "ipo", "simpo", "orpo", "aot", "kto", "entropy_bonus", "mpo"),
     *("mask_low_entropy", "action_kl", "trajectory_kl", "reverse", "outcome_kl", "actor_critic"),
 ]
 
