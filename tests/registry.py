@@ -148,10 +148,11 @@ def example_outputs(distribution, leading, rng):
 
 def example_batch(distribution, leading, rng):
     """A batch with every field present; ratios to 1 vary by e^±1, so that some decisions are clipped."""
+    action = example_action(distribution, leading, rng)
     typical = -1.4 if distribution in DISCRETE else -2.8
     return po.Batch(
         obs=rng.normal(size=(*leading, A)),
-        action=example_action(distribution, leading, rng),
+        action=action,
         mask=ragged_mask(leading, rng),
         log_prob=typical + 0.5 * rng.normal(size=leading),
         advantage=rng.normal(size=leading),

@@ -137,7 +137,7 @@ def test_every_step_is_drawn_anew():
 
 def test_what_breaks_is_masked_out_and_begins_anew():
     with simulators.fleet(simulators.simulator(known.Breaking), num_envs=1) as fleet:
-        given, told = (made := hosted_on(fleet, num_steps=6)).gather(initial(made), 0)
+        given, told = (made := hosted_on(fleet, algorithms.actor_critic, num_steps=6)).gather(initial(made), 0)
     column = {name: getattr(given, name)[0, :, 0].tolist() for name in given.__dataclass_fields__ if name != "begun"}
     assert column["obs"] == [[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [3, 0]]
     assert column["next_obs"] == [[0, 1], [0, 1], [1, 1], [1, 2], [2, 0], [3, 1]]
