@@ -160,6 +160,7 @@ def shared_actor_critic(
 
     For one-phase updates such as PPO's. Not for NPG or TRPO: a value step moves the trunk and so the policy.
 
+    >>> from polopt_jax.envs import Box
     >>> network = shared_actor_critic((3,), Box(2), hidden=(16,))
     >>> sorted(network.init(jax.random.key(0)))
     ['log_std', 'policy', 'trunk_0', 'value']
