@@ -77,7 +77,8 @@ def gae(
     Args:
       rollout: with `reward, value, next_value, terminated, truncated`, each `[T, ...]`.
       gamma: discount, in [0, 1], or one for each environment, `[...]`. May be traced.
-      lambda_: in [0, 1]; 0 gives one-step TD errors, 1 gives Monte-Carlo returns minus the value. May be traced.
+      lambda_: in [0, 1], likewise; 0 gives one-step TD errors, 1 gives Monte-Carlo returns minus the value. May be
+        traced.
       arrays: those five fields by keyword, instead of a rollout. Where `terminated` and `truncated` are both True the
         step counts as terminated.
 
@@ -86,8 +87,8 @@ def gae(
 
     Raises:
       ValueError: a field is missing, of another shape than the reward, or without a time axis; gamma or lambda_ is
-        outside [0, 1] (where it is concrete). TypeError: a flag is not boolean, or the arrays given are not those
-        five.
+        outside [0, 1] (where it is concrete), or neither a number nor one for each environment. TypeError: a flag is
+        not boolean, or the arrays given are not those five.
 
     Differs from the paper (and from rlax, brax and CleanRL): those take one value array and one `done` flag, which
     cannot express a time limit; brax also sets the advantage of a truncated step to 0.

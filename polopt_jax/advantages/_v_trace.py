@@ -41,7 +41,7 @@ def v_trace(
         values in place of those that were recorded (`dataclasses.replace`).
       new_log_prob: log π of the same actions under the current policy, `[T, ...]`, as
         `model(params, rollout.obs).policy.log_prob(rollout.action)` gives it. Log-ratios are clamped to ±20.
-      gamma: discount, in [0, 1]. May be traced.
+      gamma: discount, in [0, 1], or one for each environment, `[...]`. May be traced.
       lambda_: in [0, 1]; the paper's experiments have 1. May be traced.
       rho_bar: ρ̄, truncates the ratio that weighs errors; infinity does not. May be traced.
       c_bar: c̄, at most ρ̄, truncates the ratio that carries them back. May be traced.

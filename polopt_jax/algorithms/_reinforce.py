@@ -64,7 +64,7 @@ def reinforce(
     chosen = batch_mean_baseline() if baseline is None else baseline
     if task.num_rows < chosen.least_rows:
         rows = f"{chosen.least_rows} rows (environments, answers); the task has {task.num_rows}"
-        raise ValueError(f"reinforce: this baseline needs {rows}; running_mean_baseline() does with one")
+        raise ValueError(f"reinforce: this baseline needs {rows}; a running mean does with one")
     term = weighted_sum(
         policy=(1.0, objectives.reinforce()), entropy=(entropy_weight, objectives.entropy_bonus()), **chosen.terms
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial, reduce
-from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from polopt_jax.distributions._categorical import Categorical
 from polopt_jax.masking import check_shape
@@ -38,8 +38,7 @@ class MultiCategorical:
             raise ValueError(
                 f"of_logits: the policy's logits must end in Σ {tuple(nums)} = {sum(nums)}; they have {logits.shape}"
             )
-        parts = jnp.split(logits, list(accumulate(nums))[:-1], axis=-1)
-        return MultiCategorical(choices=tuple(Categorical(logits=part) for part in parts))
+        return MultiCategorical(choices=tuple(Categorical(logits=part) for part in _parts(logits, nums)))
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -106,10 +105,12 @@ class MultiCategorical:
         nums = [choice.logits.shape[-1] for choice in self.choices]
         if legal.shape != (*self.batch_shape, sum(nums)):
             raise ValueError(f"only: legal must have shape {(*self.batch_shape, sum(nums))}; it has {legal.shape}")
-        parts = jnp.split(legal, list(accumulate(nums))[:-1], axis=-1)
-        return MultiCategorical(
-            choices=tuple(choice.only(part) for choice, part in zip(self.choices, parts, strict=True))
-        )
+        parts = zip(self.choices, _parts(legal, nums), strict=True)
+        return MultiCategorical(choices=tuple(choice.only(part) for choice, part in parts))
+
+
+def _parts(x: Array, nums: Sequence[int]) -> list[Array]:
+    return jnp.split(x, np.cumsum(nums)[:-1], axis=-1)
 
 
 _sum = partial(reduce, jnp.add)
