@@ -14,6 +14,7 @@ from polopt_jax.advantages import (
     batch_relative,
     decoupled_relative,
     discounted_returns,
+    explained_variance,
     gae,
     greedy_centred,
     group_centred,
@@ -24,6 +25,7 @@ from polopt_jax.advantages import (
     mean_reference_point,
     modelled_reward,
     n_step_returns,
+    overlong_penalty,
     reward_minus_kl,
     v_trace,
 )
@@ -64,6 +66,7 @@ from polopt_jax.evaluation import Episode, Evaluation, evaluate_policy, play_epi
 from polopt_jax.guards import clip_by_global_norm
 from polopt_jax.loading import load
 from polopt_jax.masking import standardize
+from polopt_jax.minibatches import epochs
 from polopt_jax.objectives import (
     actor_critic,
     aot,
@@ -131,7 +134,7 @@ from polopt_jax.solvers import (
     scale_to_radius,
     trpo,
 )
-from polopt_jax.steps import Step, epochs, make_step, monitored, raveled, sequential, side_by_side
+from polopt_jax.steps import Step, make_step, monitored, raveled, sequential, side_by_side
 from polopt_jax.surrogates import (
     expected_value,
     improved_weights,
@@ -205,6 +208,7 @@ __all__ = [
     "every",
     "exo",
     "expected_value",
+    "explained_variance",
     "f_dpo",
     "final_step",
     "first_episodes",
@@ -250,6 +254,7 @@ __all__ = [
     "objective",
     "on_chosen",
     "orpo",
+    "overlong_penalty",
     "per_episode",
     "play_episode",
     "ppo",

@@ -101,10 +101,10 @@ def select(condition: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
-def mean_of_taken(metrics: Metrics) -> Metrics:
+def mean_of_taken(metrics: Metrics, *, among: Array | None = None) -> Metrics:
     """Means over steps, whose number is the shape of `skipped`: of those that were taken, or of all if none was.
 
-    Of several phases each has its own `name/skipped`.
+    Of several phases each has its own `name/skipped`. With `among`, bool of that shape, all others do not count.
 
     >>> found = mean_of_taken({"loss": jnp.array([1.0, jnp.nan]), "skipped": jnp.array([0.0, 1.0])})
     >>> float(found["loss"]), float(found["skipped"])
@@ -114,9 +114,13 @@ def mean_of_taken(metrics: Metrics) -> Metrics:
     def mean(name: str, x: Array) -> Array:
         phase = f"{name.split('/')[0]}/skipped"
         skipped = metrics.get(phase, metrics.get("skipped"))
-        if skipped is None or name in (phase, "skipped"):
+        counted = among
+        if skipped is not None and name not in (phase, "skipped"):
+            some = jnp.ones(skipped.shape, bool) if among is None else among
+            taken = some & (skipped < 1)
+            counted = taken | (some & ~jnp.any(taken))
+        if counted is None:
             return jnp.mean(x)
-        taken = (skipped < 1) | jnp.all(skipped >= 1)
-        return jnp.mean(x, where=taken.reshape(*taken.shape, *[1] * (x.ndim - taken.ndim)))
+        return jnp.mean(x, where=counted.reshape(*counted.shape, *[1] * (x.ndim - counted.ndim)))
 
     return {name: mean(name, x) for name, x in metrics.items()}

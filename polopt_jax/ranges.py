@@ -48,6 +48,7 @@ class Interval:
 
 
 Positive: TypeAlias = Annotated[ArrayLike, Interval(0, above=True)]
+OptionalPositive: TypeAlias = Annotated[ArrayLike | None, Interval(0, above=True)]
 Nonnegative: TypeAlias = Annotated[ArrayLike, Interval(0)]
 Unit: TypeAlias = Annotated[ArrayLike, Interval(0, 1)]
 OpenUnit: TypeAlias = Annotated[ArrayLike, Interval(0, 1, above=True, below=True)]

@@ -1,9 +1,9 @@
-"""What an update does to the parameters: a phase of gradient and optimizer, several in order, epochs of minibatches.
+"""What an update does to the parameters: a phase of gradient and optimizer, or several in order.
 
     step.update(params, opt_state, batch, key) -> (params, opt_state, metrics)
 
-Steps compose: each function here makes one, or makes another of those that it is given. Which loop takes them is of no
-concern to them (`polopt_jax.training` is one).
+Steps compose: each function here makes one, or makes another of those that it is given; `minibatches.epochs` repeats
+one. Which loop takes them is of no concern to them (`polopt_jax.training` is one).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import optax
 
 from polopt_jax.boundaries import check_loss, check_pair, check_takes, described
-from polopt_jax.guards import all_finite, mean_of_taken, no_nan, select, tree_norm
+from polopt_jax.guards import all_finite, no_nan, select, tree_norm
 from polopt_jax.raveling import all_unraveled, ravel, raveled_like, unraveled
 from polopt_jax.reading import read_policy
 from polopt_jax.reductions import token_mean
-from polopt_jax.rows import GROUPS, Shuffle, sample_rows, shuffled_parts
+from polopt_jax.rows import sample_rows
 from polopt_jax.types import Array, Batch, Divergence, Metrics, Model, Objective, Params, Reporting, Step, Update
 
 
@@ -121,10 +121,10 @@ def _one_phase(objective: Objective, optimizer: optax.GradientTransformation) ->
         }
         return select(sound, new_params, params), select(sound, new_state, opt_state), metrics
 
-    return Step(optimizer.init, _looked_at(attempt), attempt)
+    return Step(optimizer.init, looked_at(attempt), attempt)
 
 
-def _looked_at(attempt: Callable[..., tuple[Params, Any, Metrics]]) -> Callable[..., tuple[Params, Any, Metrics]]:
+def looked_at(attempt: Callable[..., tuple[Params, Any, Metrics]]) -> Callable[..., tuple[Params, Any, Metrics]]:
     """The same, undone and `skipped` where parameters are not finite after it or the optimizer's state holds a NaN, and
     where the batch has no decision: on a gradient of 0 momentum would still move."""
 
@@ -138,7 +138,8 @@ def _looked_at(attempt: Callable[..., tuple[Params, Any, Metrics]]) -> Callable[
     return update
 
 
-def _check_step(caller: str, step: Any, name: str = "step") -> None:
+def check_step(caller: str, step: Any, name: str = "step") -> None:
+    """Raises TypeError, in the name of the caller, unless it is a `Step`."""
     if not isinstance(step, Step):
         raise TypeError(f"{caller}: {name} must be a Step, as make_step makes it; it is {described(step)}")
 
@@ -154,12 +155,12 @@ def sequential(**steps: Step) -> Step:
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
     >>> policy = po.make_step((po.objective(model, po.surrogate()), po.trpo(model)))
     >>> ppo = po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4)))
-    >>> step = sequential(policy=policy, polish=epochs(ppo, 10, 1))
+    >>> step = sequential(policy=policy, polish=po.epochs(ppo, 10, 1))
     """
     if not steps:
         raise ValueError("sequential needs at least one step, name=step")
     for name, step in steps.items():
-        _check_step("sequential", step, name)
+        check_step("sequential", step, name)
 
     def in_order(steps: dict[str, Step]) -> Update:
         def update(params: Params, opt_states: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
@@ -179,68 +180,6 @@ def sequential(**steps: Step) -> Step:
     return Step(init, in_order(steps), beside=in_order({name: side_by_side(step) for name, step in steps.items()}))
 
 
-def epochs(
-    step: Step,
-    num_epochs: int,
-    num_minibatches: int,
-    *,
-    axis: int = 0,
-    groups: int = GROUPS,
-    shuffle: Shuffle = shuffled_parts,
-) -> Step:
-    """Repeats a step over `num_minibatches` shuffled shares of the batch, `num_epochs` times.
-
-    What is shuffled is *rows* - environments, prompts, pairs: the batch's axis `axis` (1 for preference batches
-    `[2, N, T]`) - never decisions within a row, so that every model and every term stays valid. Where both see a
-    decision by itself, as a network on states and the terms of PPO do, `shuffle=rows.shuffled_decisions` takes 2 to 5%
-    more time and learns more from as many steps (`algorithms.ppo` has figures). Metrics are means over all the steps.
-
-    The shuffle stays within contiguous groups of rows, of which every minibatch has equally many
-    (`rows.shuffled_parts`): gcd(groups, rows of a minibatch) groups. Rows that are split over devices, as many as
-    divide that number, so stay on them, and the shuffle is the same whatever the number of devices. One minibatch is
-    the batch as it is; then nothing is shuffled and the key may be None.
-
-    A minibatch whose loss or gradient is not finite is skipped and left out of the means; on one without a decision
-    momentum moves. Whether all is sound is asked once, at the end, else all is undone: each time took a tenth more.
-
-    Raises ValueError if `num_minibatches` does not divide the axis or several of them come without a key (at trace
-    time), or if a number is not positive.
-
-    >>> import polopt_jax as po
-    >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
-    >>> step = epochs(po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4))), 4, 8)
-    """
-    _check_step("epochs", step)
-    numbers = {"num_epochs": num_epochs, "num_minibatches": num_minibatches, "groups": groups}
-    if min(numbers.values()) < 1:
-        raise ValueError(f"{', '.join(numbers)} must be positive; they are {', '.join(map(str, numbers.values()))}")
-
-    one_step = step.attempt or step.update
-
-    def attempt(params: Params, opt_state: Any, batch: Batch, key: Array | None) -> tuple[Params, Any, Metrics]:
-        if key is None and num_minibatches > 1:
-            raise ValueError(f"epochs needs a key to shuffle {num_minibatches} minibatches")
-
-        def minibatch(carry: tuple[Params, Any], part: tuple[Batch, Array]) -> tuple[tuple[Params, Any], Metrics]:
-            params, opt_state, metrics = one_step(*carry, *part)
-            return (params, opt_state), metrics
-
-        def epoch(carry: tuple[Params, Any], key: Array) -> tuple[tuple[Params, Any], Metrics]:
-            shuffle_key, step_key = jax.random.split(key)
-            parts = shuffle(batch, shuffle_key, num_minibatches, axis=axis, groups=groups)
-            return jax.lax.scan(minibatch, carry, (parts, jax.random.split(step_key, num_minibatches)))
-
-        def whole(carry: tuple[Params, Any], key: Array) -> tuple[tuple[Params, Any], Metrics]:
-            return minibatch(carry, (batch, key))
-
-        one = whole if num_minibatches == 1 else epoch
-        keys = None if key is None else jax.random.split(key, num_epochs)
-        carry, metrics = jax.lax.scan(one, (params, opt_state), keys, length=num_epochs)
-        return *carry, mean_of_taken(metrics)
-
-    return Step(step.init, _looked_at(attempt) if step.attempt else attempt, step.attempt and attempt)
-
-
 def raveled(step: Step) -> Step:
     """The same step, within which all parameters are one vector: fewer and longer operations, where leaves are small.
 
@@ -257,9 +196,9 @@ def raveled(step: Step) -> Step:
     >>> import polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params["kernel"] + params["bias"]))
     >>> step = po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4)))
-    >>> step = raveled(epochs(step, 4, 8))
+    >>> step = raveled(po.epochs(step, 4, 8))
     """
-    _check_step("raveled", step)
+    check_step("raveled", step)
 
     def update(params: Params, opt_state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
         vector = ravel(params)
@@ -278,10 +217,10 @@ def side_by_side(step: Step) -> Step:
 
     >>> import polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
-    >>> step = raveled(epochs(po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4))), 4, 8))
+    >>> step = raveled(po.epochs(po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4))), 4, 8))
     >>> over_agents = jax.vmap(side_by_side(step).update, in_axes=(0, 0, None, 0))
     """
-    _check_step("side_by_side", step)
+    check_step("side_by_side", step)
     return Step(step.init, step.beside) if step.beside else step
 
 
@@ -301,7 +240,7 @@ def monitored(step: Step, model: Model, *, rows: int | None = None, axis: int = 
     >>> step = monitored(step, model, kl_old_new=po.action_kl, kl_new_old=po.reverse(po.action_kl))
     """
 
-    _check_step("monitored", step)
+    check_step("monitored", step)
     for name, divergence in divergences.items():
         check_takes("monitored", name, divergence, "old", "new", "batch")
 

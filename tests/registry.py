@@ -72,6 +72,8 @@ OTHER_KINDS = {
         "train",
     ),
     "unroll",
+    # of a mask, of a batch; test_reward_model.py, test_explained_variance.py
+    *("explained_variance", "overlong_penalty"),
     # what holds a divergence near a target; test_adaptive_kl.py
     *("init_kl_penalty", "update_kl_penalty"),
     # what makes objectives of terms and objectives

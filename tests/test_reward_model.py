@@ -185,3 +185,35 @@ def test_the_last_entry_of_a_mask_with_holes():
     assert masked_last(x, mask).tolist() == [3.0, 4.0, 8.0]
     with pytest.raises(ValueError, match="masked_last: x must have shape"):
         masked_last(x[0], mask)
+
+
+# --- an answer that comes near the longest allowed --------------------------------------------------------------------
+
+
+def told(length, longest, margin):
+    """Equation 13 of DAPO's paper, in its words: L_max, and L_cache below it."""
+    if length <= longest - margin:
+        return 0.0
+    return ((longest - margin) - length) / margin if length <= longest else -1.0
+
+
+@pytest.mark.parametrize(("longest", "margin"), [(8, 3), (8, 8), (5, 1), (12, 4)])
+def test_the_penalty_of_length_is_the_papers(longest, margin):
+    mask = np.arange(12) < np.arange(13)[:, None]
+    mask = np.random.default_rng(0).permuted(mask, axis=1)  # it is the number of tokens, wherever they stand
+    found = np.asarray(po.overlong_penalty(jnp.asarray(mask).reshape(13, 1, 12), max_length=longest, margin=margin))
+    assert found.shape == (13, 1)
+    np.testing.assert_allclose(found[:, 0], [told(n, longest, margin) for n in range(13)], rtol=1e-6)
+
+
+def test_a_penalty_of_no_length_is_refused():
+    mask = jnp.ones((2, 4), bool)
+    for numbers, said in (
+        ({"max_length": 4, "margin": 5}, "margin must be at most max_length=4; it is 5"),
+        ({"max_length": 4, "margin": 0}, "margin must be at least 1; it is 0"),
+        ({"max_length": 2.5, "margin": 1}, "max_length must be a whole number; it is 2.5"),
+    ):
+        with pytest.raises(ValueError, match=f"overlong_penalty: {said}"):
+            po.overlong_penalty(mask, **numbers)
+    with pytest.raises(TypeError, match="overlong_penalty: mask must be boolean"):
+        po.overlong_penalty(jnp.ones((2, 4)), max_length=4, margin=1)

@@ -11,6 +11,7 @@ from polopt_jax.advantages._baselines import (
     static_baseline,
 )
 from polopt_jax.advantages._episodes import discounted_returns, gae, lambda_returns, n_step_returns
+from polopt_jax.advantages._explained_variance import explained_variance
 from polopt_jax.advantages._groups import (
     batch_relative,
     decoupled_relative,
@@ -20,7 +21,7 @@ from polopt_jax.advantages._groups import (
     leave_one_out,
 )
 from polopt_jax.advantages._reference_points import kl_reference_point, mean_reference_point
-from polopt_jax.advantages._rewards import modelled_reward, reward_minus_kl
+from polopt_jax.advantages._rewards import modelled_reward, overlong_penalty, reward_minus_kl
 from polopt_jax.advantages._v_trace import v_trace
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "batch_relative",
     "decoupled_relative",
     "discounted_returns",
+    "explained_variance",
     "gae",
     "greedy_centred",
     "group_centred",
@@ -40,6 +42,7 @@ __all__ = [
     "mean_reference_point",
     "modelled_reward",
     "n_step_returns",
+    "overlong_penalty",
     "reward_minus_kl",
     "running_mean_baseline",
     "static_baseline",

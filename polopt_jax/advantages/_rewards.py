@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.masking import accumulate, check_shape, masked_last, zero_where_masked
-from polopt_jax.ranges import Nonnegative, check_range
+from polopt_jax.ranges import Count, Nonnegative, check_range
 from polopt_jax.surrogates import k1
 from polopt_jax.types import Array, Outputs
 
@@ -51,6 +51,50 @@ def reward_minus_kl(*, reward: Array, log_prob: Array, ref_log_prob: Array, mask
     return jax.lax.stop_gradient(accumulate(reward) - beta * zero_where_masked(spent, mask))
 
 
+def overlong_penalty(mask: Array, *, max_length: int, margin: int) -> Array:
+    """What is taken off the reward of an answer that comes near the longest allowed, or reaches it.
+
+        0                                      |y| <= L - m
+        -(|y| - (L - m)) / m                   beyond, down to -1 at |y| = L, and below it no further
+
+    To be added to the reward before an estimator sees it: the answer that is cut off is told so by degrees, where a
+    bare 0 for it would punish a sound chain of thought for its length alone.
+
+        advantage = po.group_relative(reward + po.overlong_penalty(mask, max_length=1024, margin=256))
+
+    Args:
+      mask: which tokens are the answer's own, `[..., T]` bool; |y| is their number.
+      max_length: L, the longest answer that is sampled.
+      margin: m, over how many tokens before that the penalty grows; up to `max_length`.
+
+    Returns:
+      `[...]`, from -1 to 0, a constant: a group batch `[N, G, T]` gives `[N, G]`.
+
+    Raises:
+      ValueError: a length is not a whole number above 0, the margin is above `max_length`, or there is no axis of time.
+      TypeError: the mask is not boolean.
+
+    Differs from the paper: nothing (there L is 20,480 and m 4,096). Source: Yu et al. 2025, "DAPO", equation 13.
+
+    >>> overlong_penalty(jnp.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]], bool), max_length=4, margin=2).tolist()
+    [0.0, -0.5, -1.0]
+    """
+    check_range("overlong_penalty", Count, max_length=max_length, margin=margin)
+    if margin > max_length:
+        raise ValueError(f"overlong_penalty: margin must be at most max_length={max_length}; it is {margin}")
+    _check_mask("overlong_penalty", mask)
+    room = (max_length - mask.sum(-1)) / margin
+    return jnp.clip(room - 1, -1, 0).astype(jnp.float32)
+
+
+def _check_mask(caller: str, mask: Array) -> None:
+    """Raises TypeError or ValueError unless a mask is `[..., T]` bool."""
+    if mask.dtype != jnp.bool_:
+        raise TypeError(f"{caller}: mask must be boolean; its dtype is {mask.dtype}")
+    if mask.ndim < 1:
+        raise ValueError(f"{caller}: mask must have at least a time axis [T]; it is a scalar")
+
+
 def modelled_reward(outputs: Outputs, mask: Array) -> Array:
     """What a reward model, learnt by `reward_model_loss`, gives each row: its value at the last real decision.
 
@@ -75,10 +119,7 @@ def modelled_reward(outputs: Outputs, mask: Array) -> Array:
     >>> modelled_reward(outputs, jnp.array([[1, 1], [1, 0], [0, 0]], bool)).tolist()
     [2.0, 3.0, nan]
     """
-    if mask.dtype != jnp.bool_:
-        raise TypeError(f"modelled_reward: mask must be boolean; its dtype is {mask.dtype}")
-    if mask.ndim < 1:
-        raise ValueError("modelled_reward: mask must have at least a time axis [T]; it is a scalar")
+    _check_mask("modelled_reward", mask)
     if outputs.value is None:
         raise ValueError("modelled_reward needs outputs.value, which is None: the model has no critic")
     check_shape("modelled_reward", "outputs.value", outputs.value, mask.shape, of="mask")

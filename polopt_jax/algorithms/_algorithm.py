@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import optax
 
-from polopt_jax.advantages import gae
+from polopt_jax.advantages import explained_variance, gae
 from polopt_jax.boundaries import described
 from polopt_jax.combinators import objective, weighted_sum
 from polopt_jax.divergences import action_kl
@@ -17,9 +17,10 @@ from polopt_jax.episodes import to_batch
 from polopt_jax.fields import with_fields
 from polopt_jax.guards import clip_by_global_norm
 from polopt_jax.masking import standardize
+from polopt_jax.minibatches import epochs
 from polopt_jax.objectives import surrogate, value_loss
 from polopt_jax.ranges import Rate
-from polopt_jax.steps import Step, epochs, make_step, monitored, raveled, sequential
+from polopt_jax.steps import Step, make_step, monitored, raveled, sequential
 from polopt_jax.tasks import Task
 from polopt_jax.training import Collect, TrainState, init_state
 from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Outputs, Params, Rollout, Term
@@ -66,7 +67,7 @@ def assemble(task: Task, step: Step, estimate: Estimate | RememberingEstimate, *
 
     Every recipe of this package ends with it, and so does one of your own: a term and an optimizer make the step, and
     the loop, the metrics and the command's way of running stay as they are. The step also reports `kl_old_new` and
-    `entropy` on about 256 rows.
+    `entropy` on about 256 rows, and where there is a critic `explained_variance`.
 
     Args:
       task: of `polopt_jax.tasks`.
@@ -99,6 +100,8 @@ def assemble(task: Task, step: Step, estimate: Estimate | RememberingEstimate, *
         estimate_state, batch = apply_estimate(estimate_state, rollout)
         if task.outcome is not None:
             batch = replace(batch, outcome=task.outcome(rollout))
+        if batch.value is not None and batch.target is not None:
+            metrics = {**metrics, "explained_variance": explained_variance(batch)}
         return (task_state, estimate_state), batch, metrics
 
     return Algorithm(init, collect, step)

@@ -12,8 +12,9 @@ from polopt_jax.advantages import group_relative
 from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, adam, assemble, estimated, with_terms
 from polopt_jax.combinators import objective
 from polopt_jax.episodes import to_batch
+from polopt_jax.minibatches import epochs
 from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, check_annotated
-from polopt_jax.steps import epochs, make_step
+from polopt_jax.steps import make_step
 from polopt_jax.tasks import GroupTask
 from polopt_jax.types import Batch, Rollout
 

@@ -7,9 +7,10 @@ import optax
 from polopt_jax import objectives
 from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, adam, assemble, gae_estimate, with_terms
 from polopt_jax.combinators import objective, weighted_sum
-from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, Unit, check_annotated
+from polopt_jax.minibatches import epochs
+from polopt_jax.ranges import Count, Nonnegative, OptionalPositive, Positive, Rate, Unit, check_annotated
 from polopt_jax.rows import standardized_shares
-from polopt_jax.steps import epochs, make_step, raveled
+from polopt_jax.steps import make_step, raveled
 from polopt_jax.tasks import Task
 
 
@@ -25,6 +26,7 @@ def ppo(
     value_weight: Nonnegative = 0.5,
     entropy_weight: Nonnegative = 0.0,
     max_grad_norm: Positive = 0.5,
+    target_kl: OptionalPositive = None,
     terms: Terms | None = None,
     optimizer: optax.GradientTransformation | None = None,
     estimate: Estimate | None = None,
@@ -41,6 +43,8 @@ def ppo(
       value_weight: weight of the value loss.
       entropy_weight: weight of the entropy bonus.
       max_grad_norm: norm to which the gradient is clipped.
+      target_kl: where an update ends: at the first minibatch on which the policy is found further than this from the
+        one that acted, in nats per decision (`approx_kl`); the rest is left out (`stopped`, a share). None: nowhere.
       terms: further terms of the loss, by name with their weights, as `weighted_sum` takes them.
       optimizer: what steps in place of Adam with its clip, whose two numbers then say nothing.
       estimate: `rollout -> batch`, in place of standardised GAE, and learnt from as it is, standardised nowhere; gamma
@@ -54,7 +58,8 @@ def ppo(
     seeds, 8226 and 9073; hopper after 2M, 8 seeds, 472 and 539; ant after 1.5M, 6 seeds, 138 and 172. Neither change
     alone is enough: on hopper dealing came to 471 and standardising to 448.
 
-    Differs from that code: values are not clipped. Source: Schulman et al. 2017.
+    Differs from that code: values are not clipped, and an update ends at the target KL and not, as in Spinning Up and
+    Stable-Baselines3, at 1.5 times of it. Source: Schulman et al. 2017.
     """
     check_annotated(ppo, locals())
     term = weighted_sum(
@@ -66,6 +71,7 @@ def ppo(
     step = make_step((objective(task.model, with_terms(term, terms)), optimizer or usual_optimizer))
     is_usual = estimate is None and task.outcome is None  # or a price that is taken off advantages would lose its scale
     shuffle = standardized_shares(task.shuffle) if is_usual else task.shuffle
-    step = epochs(step, num_epochs, num_minibatches, shuffle=shuffle)
+    stop = None if target_kl is None else lambda metrics: metrics["policy/approx_kl"] > target_kl
+    step = epochs(step, num_epochs, num_minibatches, shuffle=shuffle, stop=stop)
     step = raveled(step) if optimizer is None else step  # another may see leaves
     return assemble(task, step, estimate or gae_estimate(gamma, lambda_), gamma=gamma)

@@ -63,9 +63,11 @@ def _default(algorithm: str, name: str) -> str:
 def shown(value: Any) -> str:
     """A default as the help has it.
 
-    >>> shown(0.0003), shown((0.2, 0.28)), shown("none")
+    >>> shown(0.0003), shown((0.2, 0.28)), shown(None)
     ('0.0003', '0.2,0.28', 'none')
     """
+    if value is None:
+        return "none"
     if isinstance(value, tuple):
         return ",".join(map(shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

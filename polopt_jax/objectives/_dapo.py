@@ -33,7 +33,8 @@ def dapo(*, clip_eps: ClipRange = (0.2, 0.28)) -> Term:
 
     Differs from the paper: its equation divides by the decisions of one group, its code and this by those of the batch
     (under `accumulate_gradients` too). Dynamic sampling (no group whose rewards are all equal) and the punishment of
-    answers that are too long are made before there is a batch; here the former have advantage 0 but are counted.
+    answers that are too long (`overlong_penalty`) are made before there is a batch; here the former have advantage 0
+    but are counted.
 
     Source: Yu et al. 2025, "DAPO: an open-source LLM reinforcement learning system at scale", equation 8, section 4.1.
 

@@ -14,7 +14,7 @@ from polopt_jax.combinators import objective
 from polopt_jax.divergences import action_kl
 from polopt_jax.fields import with_fields
 from polopt_jax.language import TokenNetwork
-from polopt_jax.steps import epochs as repeated
+from polopt_jax.minibatches import epochs as repeated
 from polopt_jax.steps import make_step, monitored
 from polopt_jax.training import TrainState, init_state
 from polopt_jax.types import Array, Batch, Metrics, Params, Term
