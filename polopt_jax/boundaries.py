@@ -26,7 +26,7 @@ def described(x: Any) -> str:
         return f"{x.dtype}{list(x.shape)}"
     if x is None:
         return "None"
-    if isinstance(x, tuple):
+    if isinstance(x, tuple) and not hasattr(x, "_fields"):
         return f"a tuple of {len(x)}"
     if inspect.isfunction(x):
         return f"the function {x.__name__}"
@@ -48,6 +48,9 @@ def check_batch(caller: str, batch: Any) -> None:
     if isinstance(batch, Rollout) or not hasattr(batch, "obs"):
         hint = "; po.to_batch makes one of it" if isinstance(batch, Rollout) else ""
         raise TypeError(f"{caller}: batch must be a po.Batch; it is {described(batch)}{hint}")
+    for name in ("action", "mask", "log_prob", "advantage", "value", "target", "ref_log_prob"):
+        if isinstance(getattr(batch, name, None), list | tuple):
+            raise TypeError(f"{caller}: batch.{name} must be an array; it is {described(getattr(batch, name))}")
 
 
 def check_takes(caller: str, what: str, function: Any, *names: str, by_name: Sequence[str] = ()) -> None:
@@ -102,3 +105,36 @@ def check_pair(caller: str, name: str, pair: Any, needs: str) -> tuple[Any, Any]
         raise TypeError(f"{caller}: {name} must be {needs}; it is {described(pair)}")
     first, second = pair
     return first, second
+
+
+def check_act(caller: str, act: Any) -> None:
+    """Raises TypeError unless `act` is a function of observations: no network, and no model without its parameters."""
+    try:
+        check_takes(caller, "act", act, "obs")
+    except TypeError as error:
+        model = "model" if callable(act) else "network.apply" if hasattr(act, "apply") else ""
+        hint = f"; bind its parameters: lambda obs: {model}(params, obs)" if model else ""
+        raise TypeError(f"{error}{hint}") from None
+
+
+def check_bounded(caller: str, name: str, pairs: Any, needs: str) -> list[tuple[Any, Any]]:
+    """Pairs of a function and the bound that it is held to; `needs` says what they are called. Raises TypeError."""
+    if not isinstance(pairs, list | tuple):
+        raise TypeError(f"{caller}: {name} must be a list of pairs {needs}; it is {described(pairs)}")
+    for number, pair in enumerate(pairs):
+        function, bound = check_pair(caller, f"{name}[{number}]", pair, f"a pair {needs}")
+        if callable(bound) or not callable(function):
+            order = ": they are swapped" if callable(bound) and not callable(function) else ""
+            raise TypeError(f"{caller}: {name}[{number}] must be {needs}; its first is {described(function)}{order}")
+    return list(pairs)
+
+
+def check_learnable(caller: str, params: Any) -> None:
+    """Raises ValueError where there is no array to learn, TypeError naming a leaf that is no array of floats."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"{caller}: params must have an array to learn; they are {described(params)}")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.inexact):
+            place = f"params{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{caller}: {place} must be an array of floats, to be learnt; it is {described(leaf)}")

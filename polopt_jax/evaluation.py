@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.boundaries import check_outputs
+from polopt_jax.boundaries import check_act, check_outputs
 from polopt_jax.envs._check import check_action, check_reset, check_step
 from polopt_jax.envs._protocol import Environment, EnvStep
 from polopt_jax.fields import with_fields
@@ -117,6 +117,7 @@ def evaluate_policy(
     ([5.0, 5.0, 5.0], [5, 5, 5])
     """
     check_range("evaluate_policy", Count, episodes=episodes, max_steps=max_steps)
+    check_act("evaluate_policy", act)
     reset_key, key = jax.random.split(key)
     first, _ = _begin(env, act, reset_key, episodes)
 
@@ -172,6 +173,7 @@ def play_episode(
     (2, [1.0, 1.0, 0.0, 0.0], [False, True, False, False])
     """
     check_range("play_episode", Count, max_steps=max_steps)
+    check_act("play_episode", act)
     reset_key, key = jax.random.split(key)
     first, steps = _begin(env, act, reset_key, 1)
     tape = jax.tree.map(lambda x: jnp.zeros((max_steps, *x.shape), x.dtype), jax.eval_shape(_taken, *steps))

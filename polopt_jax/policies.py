@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -96,4 +97,4 @@ def greedy(act: Callable[..., Outputs]) -> Callable[..., Outputs]:
         outputs = act(*arguments)
         return replace(outputs, policy=_Certain(law=outputs.policy))
 
-    return most_probable
+    return functools.update_wrapper(most_probable, act, assigned=(), updated=())  # so that it takes what `act` takes

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.boundaries import check_outputs
+from polopt_jax.boundaries import check_act, check_outputs, described
 from polopt_jax.envs._check import check_action, check_reset, check_step
 from polopt_jax.envs._protocol import Environment
 from polopt_jax.guards import finite_at
@@ -174,9 +174,9 @@ def unroll(
       `(loop, rollout)`: the state to go on from, whose `stats` tell of this call alone, and a `[T, B]` `Rollout`
       with the true final observations in `next_obs`.
 
-    Raises TypeError or ValueError, when it is traced, if `act` does not return `Outputs`, its actions are not of
-    `env.action_space`, or `env.step` returns anything but an `EnvStep` of the shapes that it should have
-    (`envs.check_env` looks at more).
+    Raises TypeError or ValueError, when it is traced, if `act` is no function of observations that returns `Outputs`,
+    its actions are not of `env.action_space`, or `env.step` returns anything but an `EnvStep` of the shapes that it
+    should have (`envs.check_env` looks at more).
 
     >>> import polopt_jax as po
     >>> from polopt_jax.envs import TimeLimit
@@ -186,6 +186,9 @@ def unroll(
     >>> rollout.reward.shape, float(loop.stats.finished)
     ((10, 3), 6.0)
     """
+    check_act("unroll", act)
+    if not isinstance(loop, LoopState):
+        raise TypeError(f"unroll: loop must be what po.start returns; it is {described(loop)}")
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1; it is {num_steps}")
     num_envs = loop.episode_length.shape[0]

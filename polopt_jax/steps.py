@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from polopt_jax.boundaries import check_loss, check_pair, check_takes, described
+from polopt_jax.boundaries import check_learnable, check_loss, check_pair, check_takes, described
 from polopt_jax.guards import all_finite, no_nan, select, tree_norm
 from polopt_jax.raveling import all_unraveled, ravel, raveled_like, unraveled
 from polopt_jax.reading import read_policy
@@ -59,7 +59,7 @@ def make_step(phase: Phase | None = None, /, *unpaired: Any, **phases: Phase) ->
     Raises ValueError if there is no phase, or both one without and some with a name; TypeError if a phase is no pair
     of an objective and an optimizer, or the objective does not return a scalar loss and a dict of metrics; when it is
     traced ValueError if no array is among the parameters, or a metric of the objective has the name of one of those
-    three, and TypeError if the batch comes before the optimizer's state.
+    three, and TypeError if a parameter is no array of floats, or the batch comes before the optimizer's state.
 
     >>> import polopt_jax as po
     >>> model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params))
@@ -100,8 +100,7 @@ def _one_phase(objective: Objective, optimizer: optax.GradientTransformation) ->
         del key
         if isinstance(params, Batch) or isinstance(opt_state, Batch):
             raise TypeError("make_step: update takes (params, opt_state, batch, key), in this order")
-        if not jax.tree.leaves(params):
-            raise ValueError(f"make_step: params must have an array to learn; they are {described(unraveled(params))}")
+        check_learnable("make_step", params if jax.tree.leaves(params) else unraveled(params))
         (loss, metrics), grads = jax.value_and_grad(checked, has_aux=True)(params, batch)
         if taken := metrics.keys() & _OWN:
             raise ValueError(f"make_step has metrics {', '.join(_OWN)}; an objective has {min(taken)!r} as well")

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.boundaries import described
 from polopt_jax.fields import with_fields
 from polopt_jax.steps import Step
 from polopt_jax.types import Array, Batch, Metrics, Params, record
@@ -59,7 +60,7 @@ def train(collect: Collect, step: Step, state: TrainState, *, updates: int) -> t
 
     Returns `(state, metrics)`, every metric `[updates]`: those of `collect` and those of the step. Going on from the
     returned state continues exactly what a longer call would have done. Raises ValueError if `updates` is below 1, or
-    both have a metric of one name.
+    both have a metric of one name, TypeError if `state` is no `TrainState`.
 
     On jax 0.10 (Python 3.11) `jit(vmap(train))` hangs on a CPU under XLA's default scheduler; compile it with
     `jax.jit(..., compiler_options=polopt_jax.driver.compiler_options())`, as `polopt_jax.driver` does.
@@ -78,6 +79,8 @@ def train(collect: Collect, step: Step, state: TrainState, *, updates: int) -> t
     >>> metrics["reward"].shape, bool(state.params[1] > state.params[0])
     ((50,), True)
     """
+    if not isinstance(state, TrainState):
+        raise TypeError(f"train: state must be a po.TrainState, as po.init_state makes it; it is {described(state)}")
     if updates < 1:
         raise ValueError(f"updates must be at least 1; it is {updates}")
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import polopt_jax as po
-from polopt_jax import boundaries
+from polopt_jax import boundaries, envs, language, networks
 from polopt_jax.solvers import quadratic_form
 
 BATCH = po.Batch(
@@ -350,3 +350,122 @@ def test_a_solver_needs_all_parameters(solver):
     )
     with pytest.raises(TypeError, match="takes all of params: it cannot stand within optax.masked or multi_transform"):
         step.update(both, step.init(both), BATCH, None)
+
+
+# What is held below a bound
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: po.backtrack(model, [(0.01, po.action_kl)]), r"backtrack: constraints\[0\] must be \(divergence, rad"),
+        (lambda: po.backtrack(model, [(0.01, po.action_kl)]), "its first is a float: they are swapped"),
+        (lambda: po.trpo(model, constraints=[(0.01, po.action_kl)]), r"trpo: constraints\[0\] .* swapped"),
+        (lambda: po.trpo(model, constraints=po.action_kl), "trpo: constraints must be a list of pairs"),
+        (lambda: po.backtrack(model, [(0.1, 0.2)]), r"its first is a float$"),
+        (
+            lambda: po.backtrack(model, [po.action_kl]),
+            r"constraints\[0\] must be a pair .* the function action_kl",
+        ),
+        (lambda: po.constrained_trpo(model, costs=[(0.1, reduced)]), r"costs\[0\] must be \(term, limit\).* swapped"),
+        (lambda: po.constrained_trpo(model, costs=reduced), "costs must be a list of pairs"),
+        (
+            lambda: po.constrained_trpo(model, costs=[(reduced, 0.1)], constraints=[(0.01, po.action_kl)]),
+            r"constrained_trpo: constraints\[0\] .* swapped",
+        ),
+    ],
+)
+def test_what_is_held_is_a_function_and_its_bound(make, said):
+    with pytest.raises(TypeError, match=said):
+        make()
+
+
+# What acts
+
+
+ENV = envs.ActionReward()
+NETWORK = networks.mlp_actor_critic(ENV.obs_shape, ENV.action_space, hidden=(4,))
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (NETWORK, r"it is a Network; bind its parameters: lambda obs: network\.apply\(params, obs\)"),
+        (NETWORK.apply, r"is not; bind its parameters: lambda obs: model\(params, obs\)"),
+        (po.greedy(NETWORK.apply), "is not; bind its parameters"),
+        (3.0, "it is a float$"),
+    ],
+)
+@pytest.mark.parametrize("caller", ["unroll", "evaluate_policy", "play_episode"])
+def test_what_acts_takes_observations(act, said, caller):
+    key = jax.random.key(0)
+    calls = {
+        "unroll": lambda: po.unroll(ENV, act, po.start(ENV, key, num_envs=2), key, num_steps=2),
+        "evaluate_policy": lambda: po.evaluate_policy(ENV, act, key, episodes=2),
+        "play_episode": lambda: po.play_episode(ENV, act, key),
+    }
+    with pytest.raises(TypeError, match=f"{caller}: act must be a function of .*{said}"):
+        calls[caller]()
+
+
+def test_a_loop_is_what_start_returns():
+    act = lambda obs: NETWORK.apply(NETWORK.init(jax.random.key(0)), obs)  # noqa: E731
+    with pytest.raises(TypeError, match=r"unroll: loop must be what po.start returns; it is float32\[2\]"):
+        po.unroll(ENV, act, jnp.zeros(2), jax.random.key(1), num_steps=2)
+
+
+def test_what_is_trained_is_a_state():
+    step = po.make_step((po.objective(model, po.surrogate()), optax.sgd(0.1)))
+    with pytest.raises(TypeError, match="train: state must be a po.TrainState, as po.init_state makes it; it is None"):
+        po.train(lambda *arguments: arguments, step, None, updates=2)
+
+
+# Arrays that are none
+
+
+@pytest.mark.parametrize("name", ["action", "mask", "log_prob", "advantage", "value", "target", "ref_log_prob"])
+def test_a_list_is_no_array(name):
+    with pytest.raises(TypeError, match=f"objective: batch.{name} must be an array; it is a list"):
+        po.objective(model, po.surrogate())(PARAMS, replace(BATCH, **{name: [1, 2, 3]}))
+
+
+@pytest.mark.parametrize(
+    ("leaf", "said"), [(jnp.int32(3), r"int32\[\]"), ("text", "a str"), (jax.random.key(0), r"key<fry>\[\]")]
+)
+def test_what_is_learnt_is_floats(leaf, said):
+    step = po.make_step((po.objective(lambda params, obs: model(params["a"], obs), po.surrogate()), optax.sgd(0.1)))
+    with pytest.raises(TypeError, match=rf"make_step: params\['n'\] must be an array of floats.*it is {said}"):
+        step.update({"a": PARAMS, "n": leaf}, (), BATCH, None)
+
+
+def test_a_kl_is_between_laws_of_one_kind():
+    mean = jnp.zeros((3, 2, 2))
+    laws = {
+        "Categorical": po.Categorical(logits=mean),
+        "MultiCategorical": po.MultiCategorical.of_logits(mean, (2,)),
+        "DiagGaussian": po.DiagGaussian(mean=mean, log_std=mean),
+        "TanhGaussian": po.TanhGaussian(mean=mean, log_std=mean),
+    }
+    for name, law in laws.items():
+        assert (law.kl_divergence(law) == 0).all()
+        for other in laws.keys() - {name}:
+            with pytest.raises(TypeError, match=f"kl_divergence: other must be a {name}; it is a {other}"):
+                law.kl_divergence(laws[other])
+    lazy = po.LazyCategorical(hidden=mean, unembedding=(jnp.zeros((2, 2)), jnp.zeros(2)))
+    with pytest.raises(TypeError, match="other must be a LazyCategorical or Categorical; it is a DiagGaussian"):
+        lazy.kl_divergence(laws["DiagGaussian"])
+
+
+@pytest.mark.parametrize("estimate", [po.weighted_k2, po.weighted_k3])
+def test_weights_are_not_broadcast(estimate):
+    with pytest.raises(ValueError, match=r"log_weight must have shape \(3, 1\), that of log_ratio; it has \(3, 4\)"):
+        estimate(jnp.ones((3, 1)), jnp.ones((3, 4)))
+
+
+@pytest.mark.parametrize("stop", [-1, 5, 99])
+def test_a_stop_is_a_token_that_is_read(stop):
+    network = language.transformer(vocab_size=5, num_outputs=5, max_length=6, width=8, depth=1)
+    prompt, key = jnp.zeros((2, 1), int), jax.random.key(0)
+    for sample in (language.sample_tokens, functools.partial(language.sample_groups, group_size=2)):
+        with pytest.raises(ValueError, match=f"stop must be a token.* below network.vocab_size = 5; it is {stop}"):
+            sample(network, network.init(key), prompt, key, length=2, stop=stop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.distributions._kinds import check_kind
 from polopt_jax.masking import accumulate, check_shape
 from polopt_jax.types import Array, record
 
@@ -104,6 +105,8 @@ class Categorical:
         Summed as Σ p d + q - p with d = log(p/q): the added terms sum to 0 and make every summand >= 0. For small d
         a summand is p (e^{-d} - 1 + d), which keeps its digits where p and q are nearly equal.
         """
+        if not hasattr(other, "logits"):  # a lazy one has them too
+            check_kind(other, Categorical)
         _check_same_shape("other.logits", other.logits, "self.logits", self.logits)
         log_p, log_q = self._normalised(), Categorical(logits=other.logits)._normalised()
         p, q = jnp.exp(log_p), jnp.exp(log_q)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polopt_jax.distributions._categorical import _check_same_shape
+from polopt_jax.distributions._kinds import check_kind
 from polopt_jax.guards import clamped
 from polopt_jax.masking import accumulate, check_shape
 from polopt_jax.types import Array, record
@@ -68,6 +69,7 @@ class DiagGaussian:
 
     def kl_divergence(self, other: DiagGaussian) -> Array:
         """KL(self ‖ other) `[...]` = Σ ½(e^{2d} - 1 - 2d) + ½((μ-μ')/σ')², d = log σ - log σ'."""
+        check_kind(other, DiagGaussian)
         _check_same_shape("other.mean", other.mean, "self.mean", self.mean)
         (mean, log_std), (other_mean, other_log_std) = self._moments(), other._moments()
         d = log_std - other_log_std
@@ -151,6 +153,7 @@ class TanhGaussian:
 
     def kl_divergence(self, other: TanhGaussian) -> Array:
         """KL(self ‖ other) `[...]`, that of the two Gaussians."""
+        check_kind(other, TanhGaussian)
         return self.gaussian.kl_divergence(other.gaussian)
 
     def where(self, mask: Array) -> TanhGaussian:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.distributions._categorical import Categorical
+from polopt_jax.distributions._kinds import check_kind
 from polopt_jax.masking import check_shape
 from polopt_jax.types import Array, record
 
@@ -90,6 +91,7 @@ class LazyCategorical:
 
     def kl_divergence(self, other: LazyCategorical | Categorical) -> Array:
         """KL(self ‖ other) `[...]`, as that of `Categorical`; `other` may be lazy or not."""
+        check_kind(other, LazyCategorical, Categorical)
         if other.batch_shape != self.batch_shape:
             raise ValueError(f"other must have batch shape {self.batch_shape}; it has {other.batch_shape}")
         if isinstance(other, LazyCategorical):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from polopt_jax.distributions._categorical import Categorical
+from polopt_jax.distributions._kinds import check_kind
 from polopt_jax.masking import check_shape
 from polopt_jax.types import Array, record
 
@@ -88,6 +89,7 @@ class MultiCategorical:
 
     def kl_divergence(self, other: MultiCategorical) -> Array:
         """KL(self ‖ other) `[...]` = Σ_k KL of the choices. Raises `ValueError` where their numbers differ."""
+        check_kind(other, MultiCategorical)
         if len(other.choices) != len(self.choices):
             raise ValueError(f"other must have {len(self.choices)} choices; it has {len(other.choices)}")
         return _sum([mine.kl_divergence(theirs) for mine, theirs in zip(self.choices, other.choices, strict=True)])

@@ -47,7 +47,7 @@ def sample_tokens(
     answers to each prompt `sample_groups`, which reads it once.
 
     Raises `ValueError` unless prompt is integer with a row axis and at least one token, length >= 1 and
-    P - 1 + length <= network.max_length.
+    P - 1 + length <= network.max_length, and where `stop` is no token that the network reads.
 
     >>> from polopt_jax.language import transformer
     >>> network = transformer(vocab_size=5, num_outputs=3, max_length=6, width=8, depth=1)
@@ -57,7 +57,7 @@ def sample_tokens(
     >>> rollout.action.shape, rollout.obs[:2].T.tolist(), rollout.mask[:, 0].tolist()
     ((6, 2), [[3, 4], [4, 4]], [False, True, True, True, True, True])
     """
-    read = _read(network, params, prompt, length)
+    read = _read(network, params, prompt, length, stop)
     return _answer(network, params, prompt, read, key, length, stop)
 
 
@@ -87,7 +87,7 @@ def sample_groups(
     """
     if group_size < 1:
         raise ValueError(f"sample_groups: group_size must be at least 1; it is {group_size}")
-    read = _read(network, params, prompt, length)
+    read = _read(network, params, prompt, length, stop)
     axis = jax.tree.leaves(prompt)[0].ndim - 1
 
     def repeated(x: Array) -> Array:
@@ -105,7 +105,7 @@ class _Context(NamedTuple):
     """`[..., P-1]`; None where there is no context or no critic."""
 
 
-def _read(network: TokenNetwork, params: Params, prompt: Array | Tokens, length: int) -> _Context:
+def _read(network: TokenNetwork, params: Params, prompt: Array | Tokens, length: int, stop: int | None) -> _Context:
     token = prompt.token if isinstance(prompt, Tokens) else prompt
     if token.ndim < 2 or token.shape[-1] < 1 or not jnp.issubdtype(token.dtype, jnp.integer):
         raise ValueError(
@@ -118,6 +118,10 @@ def _read(network: TokenNetwork, params: Params, prompt: Array | Tokens, length:
             f"length must be in 1 .. {network.max_length - context} (network.max_length = {network.max_length}, less "
             f"{context} tokens of context); it is {length}"
         )
+    vocabulary = network.vocab_size
+    if stop is not None and (stop < 0 or (vocabulary is not None and stop >= vocabulary)):
+        most = "" if vocabulary is None else f" below network.vocab_size = {vocabulary}"
+        raise ValueError(f"stop must be a token, a whole number from 0{most}; it is {stop}")
     cache = network.init_cache(tuple(rows))
     if not context:
         return _Context(cache, None)

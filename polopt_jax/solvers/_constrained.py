@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from polopt_jax.boundaries import check_outputs, check_scalar
+from polopt_jax.boundaries import check_bounded, check_outputs, check_scalar
 from polopt_jax.divergences import action_kl
 from polopt_jax.masking import accumulate
 from polopt_jax.ranges import Count, Nonnegative, OpenUnit, check_range
@@ -172,6 +172,8 @@ def constrained_trpo(
     (True, True)
     """
     check_range("constrained_trpo", Nonnegative, radius=radius)
+    constraints = check_bounded("constrained_trpo", "constraints", constraints, "(divergence, radius)")
+    costs = check_bounded("constrained_trpo", "costs", costs, "(term, limit)")
     if not 1 <= len(costs) <= MOST_COSTS:
         raise ValueError(f"costs must hold 1 to {MOST_COSTS} pairs (term, limit); it has {len(costs)}")
     solve: Any = natural_gradient(

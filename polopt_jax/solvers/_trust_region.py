@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from polopt_jax.boundaries import check_bounded
 from polopt_jax.divergences import action_kl
 from polopt_jax.guards import tree_norm
 from polopt_jax.ranges import Count, Nonnegative, OpenUnit, check_range
@@ -124,6 +125,7 @@ def backtrack(
     """
     check_range("backtrack", OpenUnit, shrink=shrink)
     check_range("backtrack", Count, max_trials=max_trials)
+    constraints = check_bounded("backtrack", "constraints", constraints, "(divergence, radius)")
     check_range("backtrack", Nonnegative, radius=tuple(radius for _, radius in constraints))
     if not constraints:
         raise ValueError("constraints must hold at least one (divergence, radius)")
@@ -221,6 +223,7 @@ def trpo(
     >>> bool(state[-1].accepted), 0.009 < float(state[-1].divergence) <= 0.01
     (True, True)
     """
+    constraints = check_bounded("trpo", "constraints", constraints, "(divergence, radius)")
     return optax.chain(
         natural_gradient(
             model,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.guards import clamped
-from polopt_jax.masking import accumulate
+from polopt_jax.masking import accumulate, check_shape
 from polopt_jax.surrogates._ratio import expm1_with_tangent
 from polopt_jax.types import Array
 
@@ -59,11 +59,12 @@ def weighted_k2(log_ratio: Array, log_weight: Array) -> Array:
     """π/μ · k2 with the weight held constant, on samples of any μ; `log_weight` = log π(a) - log μ(a).
 
     Gradient: as a loss on samples of μ its expected gradient is ∇KL(π ‖ ref), exactly, on- and off-policy. The value is
-    biased, as that of `k2`. Source: Tang & Munos 2025.
+    biased, as that of `k2`. Raises ValueError if the shapes differ. Source: Tang & Munos 2025.
 
     >>> weighted_k2(jnp.array([2.0]), jnp.log(jnp.array([0.5]))).tolist()
     [1.0]
     """
+    check_shape("weighted_k2", "log_weight", log_weight, jnp.shape(log_ratio), of="log_ratio")
     return jax.lax.stop_gradient(jnp.exp(accumulate(log_weight))) * k2(log_ratio)
 
 
@@ -71,9 +72,11 @@ def weighted_k3(log_ratio: Array, log_weight: Array) -> Array:
     """π/μ · k3 with the weight differentiated, on samples of any μ; `log_weight` = log π(a) - log μ(a).
 
     Value and gradient: on samples of μ both are unbiased for KL(π ‖ ref), on- and off-policy. (With the weight held
-    constant the gradient would be that of KL(ref ‖ π), which is the gradient of `k3` alone.) Source: as `weighted_k2`.
+    constant the gradient would be that of KL(ref ‖ π), which is the gradient of `k3` alone.) Raises ValueError if the
+    shapes differ. Source: as `weighted_k2`.
 
     >>> weighted_k3(jnp.array([0.0, 30.0]), jnp.log(jnp.array([3.0, 0.5]))).tolist()
     [0.0, 14.5]
     """
+    check_shape("weighted_k3", "log_weight", log_weight, jnp.shape(log_ratio), of="log_ratio")
     return jnp.exp(accumulate(log_weight)) * k3(log_ratio)
