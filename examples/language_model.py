@@ -61,7 +61,7 @@ def main(prompts=16, group=16, updates=100, seed=0):
 
     @jax.jit
     def answer(params, tokens, key):
-        """Appends ANSWER letters to prompts [N, G, PROMPT], by plain sampling: `language.sample_tokens` is faster."""
+        """Appends ANSWER letters to prompts [N, G, PROMPT], by plain sampling: a key-value cache is yours to write."""
         for i in range(ANSWER):
             law = model(params, tokens).policy
             chosen = law.sample(seed=jax.random.fold_in(key, i))[..., -1:]
@@ -71,14 +71,15 @@ def main(prompts=16, group=16, updates=100, seed=0):
     @jax.jit
     def learn(params, opt_state, reference, tokens, rewards, key):
         obs, action = tokens[..., :-1], tokens[..., 1:]
-        advantage = po.group_relative(rewards)[..., None]  # compared within each group
+        advantage = po.group_relative(rewards)[..., None]  # compared within each group; NaN where there is no reward
+        advantage = jnp.broadcast_to(advantage, action.shape)
         batch = po.Batch(
             obs=obs,
             action=action,
-            mask=jnp.broadcast_to(asked, action.shape),
+            mask=asked & jnp.isfinite(advantage),
             log_prob=model(params, obs).policy.log_prob(action),
             ref_log_prob=model(reference, obs).policy.log_prob(action),
-            advantage=jnp.broadcast_to(advantage, action.shape),
+            advantage=advantage,
         )
         return step.update(params, opt_state, batch, key)
 

@@ -228,7 +228,8 @@ def accumulate_gradients(objective: Objective, num_microbatches: int, *, axis: i
         unless its docstring says that it couples rows.
       num_microbatches: must divide the batch's axis `axis` (1 for preference batches `[2, N, T]`).
 
-    Raises ValueError if it is below 1 or does not divide, and by name if a part of the objective is marked with
+    Raises TypeError if that is no function of (params, batch), ValueError if the number is below 1 or does not divide,
+    and by name if a part of the objective is marked with
     `couples_rows`.
     What cannot be caught is a term of your own that couples rows and is not marked, or one that takes its own means
     (`jnp.mean`) instead of a reduction's: that gives each share's numbers, added up.
@@ -242,6 +243,7 @@ def accumulate_gradients(objective: Objective, num_microbatches: int, *, axis: i
     1.3863
     """
 
+    check_takes("accumulate_gradients", "objective", objective, "params", "batch")
     check_range("accumulate_gradients", Count, num_microbatches=num_microbatches)
 
     def first(batch: Batch) -> Batch:

@@ -184,6 +184,8 @@ def _prepare_hosted(algorithm: Hosted, keys: Array, *, chunk_updates: int, state
         for number in range(update, update + chunk_updates):
             given, gathered = algorithm.gather(state, number)
             state, metrics = learn(state, given)
+            if taken := gathered.keys() & metrics.keys():
+                raise ValueError(f"prepare: what gathers and what learns both have a metric {min(taken)!r}")
             rows.append({**gathered, **metrics})
         return state, {name: np.stack([jax.device_get(row[name]) for row in rows], axis=1) for name in rows[0]}
 

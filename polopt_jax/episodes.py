@@ -43,19 +43,19 @@ def to_batch(
 
     `[T, B]` becomes `[B, T]`, groups `[T, N, G]` become `[N, G, T]`, pairs `[T, 2, N]` become `[2, N, T]`.
 
-    Decisions whose observation, action, log-probability, advantage or target is not finite are masked out, and their
-    observations replaced by zeros: a NaN *observation* would poison a network whatever a term does with the result.
+    Decisions whose observation, action, log-probability, value, advantage or target is not finite are masked out, and
+    their observations replaced by zeros: a NaN *observation* would poison a network whatever a term does with it.
     `(~batch.mask).sum()` counts them.
 
     Args:
       rollout: of any row axes.
-      advantage, target: `[T, ...]`, what some estimator made of the rollout.
+      advantage, target: `[T, ...]`, time first as in the rollout, what some estimator made of the rollout.
       outcome: what happened in each row: a function of an episode (see `per_episode`), or its values, a tree of
         leading shape `[...]`. It stays without T in `batch.outcome`. Meant for whole episodes (`episodes`).
 
     Raises:
-      ValueError: advantage or target has not the rollout's shape, or outcome not its row axes. TypeError: rollout is no
-        `Rollout`, or its mask not boolean.
+      ValueError: mask, log_prob, value, advantage or target has not the reward's shape, or outcome not its row axes.
+      TypeError: rollout is no `Rollout`, or its mask not boolean.
 
     >>> import polopt_jax as po
     >>> from polopt_jax.envs import ActionReward
@@ -71,7 +71,13 @@ def to_batch(
     if getattr(rollout.mask, "dtype", None) != jnp.bool_:
         raise TypeError(f"to_batch: rollout.mask must be boolean; it is {described(rollout.mask)}")
     shape = rollout.reward.shape
+    for name in ("mask", "log_prob", "value"):
+        x = getattr(rollout, name)
+        if x is not None and x.shape != shape:
+            raise ValueError(f"to_batch: rollout.{name} must have the shape of its reward, {shape}; it has {x.shape}")
     for name, x in (("advantage", advantage), ("target", target)):
+        if isinstance(x, tuple):
+            raise TypeError(f"to_batch: {name} must be an array; it is {described(x)}: po.gae returns both of them")
         if x is not None and x.shape != shape:
             raise ValueError(f"to_batch: {name} must have the rollout's shape [T, ...]={shape}; it has {x.shape}")
     outcome = per_episode(outcome, rollout) if callable(outcome) else outcome
@@ -144,7 +150,7 @@ def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[R
         out = jnp.zeros((max_length, num_episodes, *x.shape[2:]), x.dtype)
         return out.at[position, column].set(x, mode="drop")
 
-    running = ~done[-1]
+    running = (rollout.mask & (number_before == per_env)).any(0)  # what follows the last end, unless nobody decided it
     total = per_env.sum() - cut_by_break.sum() + running.sum()
     return jax.tree.map(gather, rollout), total - jnp.minimum(fits.sum(), num_episodes)
 
@@ -171,7 +177,8 @@ def first_episodes(rollout: Rollout) -> tuple[Rollout, Array]:
     the number of columns without one (masked out altogether): those whose first episode was still running at the end of
     the window or whose environment broke. Other masked steps, such as the context of an answer, stay. With T at least
     the longest episode, nothing is dropped for its length, and the columns are independent samples of the law of
-    episodes: what laws of outcomes are estimated from.
+    episodes: what laws of outcomes are estimated from. (An episode that a time limit ended just before the next one
+    broke in its first step cannot be told from a broken one, and is dropped too.)
 
     >>> import polopt_jax as po
     >>> from polopt_jax.envs import TimeLimit

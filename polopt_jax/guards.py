@@ -104,7 +104,8 @@ def select(condition: Array, new: Any, old: Any) -> Any:
 def mean_of_taken(metrics: Metrics, *, among: Array | None = None) -> Metrics:
     """Means over steps, whose number is the shape of `skipped`: of those that were taken, or of all if none was.
 
-    Of several phases each has its own `name/skipped`. With `among`, bool of that shape, all others do not count.
+    Of several phases each has its own `name/skipped`, and phases within phases too. With `among`, bool of that shape,
+    all others do not count.
 
     >>> found = mean_of_taken({"loss": jnp.array([1.0, jnp.nan]), "skipped": jnp.array([0.0, 1.0])})
     >>> float(found["loss"]), float(found["skipped"])
@@ -112,10 +113,11 @@ def mean_of_taken(metrics: Metrics, *, among: Array | None = None) -> Metrics:
     """
 
     def mean(name: str, x: Array) -> Array:
-        phase = f"{name.split('/')[0]}/skipped"
-        skipped = metrics.get(phase, metrics.get("skipped"))
+        parts = name.split("/")[:-1]
+        phases = ("/".join([*parts[:n], "skipped"]) for n in range(len(parts), -1, -1))
+        skipped = metrics.get(next((phase for phase in phases if phase in metrics), ""))
         counted = among
-        if skipped is not None and name not in (phase, "skipped"):
+        if skipped is not None and name.split("/")[-1] != "skipped":
             some = jnp.ones(skipped.shape, bool) if among is None else among
             taken = some & (skipped < 1)
             counted = taken | (some & ~jnp.any(taken))

@@ -40,20 +40,23 @@ def epochs(
     divide that number, so stay on them, and the shuffle is the same whatever the number of devices. One minibatch is
     the batch as it is; then nothing is shuffled and the key may be None.
 
-    With `stop`, an update ends early: at the first minibatch whose metrics it says True of, whose step is undone, and
-    nothing further is taken or computed (under a `vmap` over agents it is computed and thrown away). An update that
-    ends where the policy has moved by more than 0.02 nats per decision, as the samples of a minibatch have it:
+    With `stop`, an update ends early: at the first minibatch whose metrics it says True of, on which no step is taken
+    any more, nor anything further computed (under a `vmap` over agents it is computed and thrown away). An update that
+    ends once the policy is seen to have moved by more than 0.02 nats per decision:
 
         epochs(step, 10, 4, stop=lambda metrics: metrics["approx_kl"] > 0.02)
 
-    Metrics are then means over the minibatches that were looked at, the last of them too, and `stopped` is the share of
-    all steps that were not taken for it.
+    That is an alarm and no bound, here as in the common code: metrics are of the parameters that a step would begin
+    with, so what is kept is the policy that was seen to be too far, by as much as its last step was long, and on the
+    sample of one minibatch. (`trpo` and `backtrack` bound.) All phases of the step end, a critic's too. Names are those
+    that the step reports: `policy/approx_kl` of a `weighted_sum(policy=...)`. Metrics are then means over the
+    minibatches that were looked at, the last of them too, and `stopped` is the share of all steps that were not taken.
 
     A minibatch whose loss or gradient is not finite is skipped and left out of the means; on one without a decision
     momentum moves. Whether all is sound is asked once, at the end, else all is undone: each time took a tenth more.
 
-    Raises ValueError if `num_minibatches` does not divide the axis, several of them come without a key, or `stop`
-    does not return one truth value (at trace time), or if a number is not positive.
+    Raises ValueError if `num_minibatches` does not divide the axis, several of them come without a key, or `stop` asks
+    for a metric that is none or returns no truth value (at trace time), or if a number is not positive.
 
     >>> import optax
     >>> import polopt_jax as po
@@ -121,7 +124,7 @@ def _until(minibatch: Callable[..., tuple[Any, Metrics]], stop: Stop) -> Callabl
             after, metrics = minibatch(before, part)
             if "stopped" in metrics:
                 raise ValueError("epochs with stop has a metric 'stopped'; its step has one of that name as well")
-            ends = _checked_stop(stop(dict(metrics)))
+            ends = _asked(stop, metrics)
             return select(ends, before, after), metrics, ends
 
         _, like, _ = jax.eval_shape(look, before)
@@ -132,7 +135,12 @@ def _until(minibatch: Callable[..., tuple[Any, Metrics]], stop: Stop) -> Callabl
     return body
 
 
-def _checked_stop(said: Any) -> Array:
-    if getattr(said, "shape", None) != () or said.dtype != jnp.bool_:
-        raise ValueError(f"epochs: stop must return one truth value; it returned {described(said)}")
+def _asked(stop: Stop, metrics: Metrics) -> Array:
+    """What `stop` says of a minibatch. Raises ValueError if it asks for no metric that there is, or says no truth."""
+    try:
+        said = jnp.asarray(stop(dict(metrics)))
+    except KeyError as error:
+        raise ValueError(f"epochs: stop asks for the metric {error}; there are {', '.join(sorted(metrics))}") from None
+    if said.shape or said.dtype != jnp.bool_:
+        raise ValueError(f"epochs: stop must return one truth value, []; it returned {described(said)}")
     return said

@@ -62,27 +62,32 @@ def update_stats(stats: RunningStats, obs: Obs, mask: Array) -> RunningStats:
     number = mask.sum().astype(jnp.float32)
     total = stats.count + number
 
+    first = jnp.argmax(mask)  # of those that count
+
     def merge(mean: Array, m2: Array, x: Array) -> tuple[Array, Array]:
         keep = mask.reshape(mask.shape + (1,) * (x.ndim - lead))
         axes = tuple(range(lead))
         x = x.astype(jnp.float32)
-        batch_mean = jnp.where(keep, x, 0).sum(axes) / jnp.maximum(number, 1)
-        centred = jnp.where(keep, x - jnp.expand_dims(batch_mean, axes), 0)
-        shift = batch_mean - mean
-        new_mean = mean + shift * (number / jnp.maximum(total, 1))
-        return new_mean, m2 + (centred**2).sum(axes) + shift**2 * (stats.count * number / jnp.maximum(total, 1))
+        start = jnp.where(keep, x, 0).reshape(-1, *x.shape[lead:])[first]
+        centre = jnp.where(stats.count > 0, mean, start)  # what never changes is at no distance from it, exactly
+        apart = jnp.where(keep, x - centre, 0)
+        shift = apart.sum(axes) / jnp.maximum(number, 1)
+        spread = (jnp.where(keep, apart - shift, 0) ** 2).sum(axes)
+        known = jnp.where(stats.count > 0, shift**2 * (stats.count * number / jnp.maximum(total, 1)), 0)
+        return centre + shift * jnp.where(stats.count > 0, number / jnp.maximum(total, 1), 1), m2 + spread + known
 
-    merged = jax.tree.map(merge, stats.mean, stats.m2, obs)
-    is_pair = lambda x: isinstance(x, tuple)  # noqa: E731
-    mean = jax.tree.map(lambda pair: pair[0], merged, is_leaf=is_pair)
-    m2 = jax.tree.map(lambda pair: pair[1], merged, is_leaf=is_pair)
+    means, structure = jax.tree.flatten(stats.mean)
+    pairs = [merge(*leaves) for leaves in zip(means, jax.tree.leaves(stats.m2), jax.tree.leaves(obs), strict=True)]
+    mean, m2 = (structure.unflatten([pair[i] for pair in pairs]) for i in range(2))
     return RunningStats(count=total, mean=mean, m2=m2)
 
 
 def normalize(stats: RunningStats, obs: Obs) -> Obs:
     """(obs - mean) / std per feature, clipped to ±10. The identity (clipped) before two observations were seen.
 
-    Standard deviations below 1e-4 count as 1e-4, so that a constant feature comes out as 0 rather than as noise.
+    Standard deviations below 1e-4 count as 1e-4, so that a constant feature comes out as 0 rather than as noise. Leaves
+    that are no floats, as flags and counts, stay as they are: say with a bool which actions are legal, since a float
+    that is always 1 comes out as 0.
 
     >>> normalize(init_stats(jnp.zeros(2)), jnp.array([[0.5, -20.0]])).tolist()
     [[0.5, -10.0]]
@@ -90,6 +95,8 @@ def normalize(stats: RunningStats, obs: Obs) -> Obs:
     known = stats.count > 1
 
     def one(mean: Array, m2: Array, x: Array) -> Array:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
         std = jnp.where(known, jnp.maximum(jnp.sqrt(m2 / jnp.maximum(stats.count, 1)), 1e-4), 1)
         lead = tuple(range(x.ndim - mean.ndim))
         shift, scale = jnp.expand_dims(jnp.where(known, mean, 0), lead), jnp.expand_dims(1 / std, lead)

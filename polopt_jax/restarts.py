@@ -45,9 +45,9 @@ def draw_pool(env: Environment, key: Array, *, num_envs: int, num_steps: int) ->
 
     The environments are read in gcd(8, B) contiguous groups, each from states of its own, so that groups on different
     devices share nothing. A group has as many states as environments, so that restarting costs one reset per
-    environment and pool; but a pool has at least `SMALLEST` states (or one per group and step, if that is fewer). An
-    environment reads all states of its group before any of them again; two of a group may read the same, at different
-    steps.
+    environment and pool; but a pool has at least `SMALLEST` states (or one per group and step, if that is fewer). Of
+    each round of so many steps an environment reads all states of its group; two of a group may read the same, at
+    different steps.
 
     >>> from polopt_jax.envs import ObsReward
     >>> pool = draw_pool(ObsReward(), jax.random.key(0), num_envs=64, num_steps=5)
@@ -64,7 +64,8 @@ def draw_pool(env: Environment, key: Array, *, num_envs: int, num_steps: int) ->
         return jnp.concatenate([x, x[:, :width]], axis=1)
 
     drawn = jax.vmap(env.reset)(jax.random.split(key, groups * starts))
-    return Pool(jax.tree.map(rows, drawn), stride * jnp.arange(num_steps) % starts)
+    step = jnp.arange(num_steps)  # and one further each time round, or episodes as long as a round began always alike
+    return Pool(jax.tree.map(rows, drawn), (stride * step + step // starts) % starts)
 
 
 def read_pool(pool: Pool, offset: Array, *, num_envs: int) -> tuple[Any, Obs]:

@@ -469,3 +469,20 @@ def test_a_stop_is_a_token_that_is_read(stop):
     for sample in (language.sample_tokens, functools.partial(language.sample_groups, group_size=2)):
         with pytest.raises(ValueError, match=f"stop must be a token.* below network.vocab_size = 5; it is {stop}"):
             sample(network, network.init(key), prompt, key, length=2, stop=stop)
+
+
+def test_gradients_are_accumulated_of_an_objective():
+    step = po.make_step((po.objective(model, po.surrogate()), optax.sgd(0.1)))
+    with pytest.raises(TypeError, match=r"accumulate_gradients: objective must be a function of \(params, batch\)"):
+        po.accumulate_gradients(step, 2)
+
+
+def test_a_number_of_parts_is_told_by_its_names():
+    step = po.epochs(po.make_step((po.objective(model, po.surrogate()), optax.sgd(0.1))), 1, 2)
+    with pytest.raises(ValueError, match=r"2 parts \(num_minibatches of epochs, .*\) do not divide axis 0"):
+        step.update(PARAMS, step.init(PARAMS), BATCH, jax.random.key(0))
+
+
+def test_grpo_without_a_reference_has_another_name():
+    with pytest.raises(ValueError, match=r"grpo needs batch\.ref_log_prob, which is None; without a reference GRPO is"):
+        po.objective(model, po.grpo())(PARAMS, BATCH)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import polopt_jax as po
-from polopt_jax import envs, worlds
+from polopt_jax import envs, networks, tasks, worlds
 from polopt_jax.envs import Box, Discrete, EnvStep, MultiDiscrete, check_env
 
 
@@ -106,7 +106,7 @@ STEPS = [
         "EnvStep; it returned a tuple of 5",
     ),
     (lambda step, state: replace(step, reward=step.reward[None]), ValueError, r"reward must be a scalar \[\].*\[1\]"),
-    (lambda step, state: replace(step, reward=jnp.int32(1)), TypeError, "reward must be a real number; it is int32"),
+    (lambda step, state: replace(step, reward=jnp.int32(1)), TypeError, "reward must be a float; it is int32"),
     (
         lambda step, state: replace(step, terminated=jnp.float32(0)),
         TypeError,
@@ -165,7 +165,7 @@ def not_pure():
         (
             Walk(begin=lambda state, obs: (state, obs.astype(jnp.int32))),
             TypeError,
-            r"obs must be float32; it is int32\[2\]",
+            r"obs must be float32 .*; it is int32\[2\]",
         ),
         (Walk(change=not_pure()), ValueError, r"Walk\.step must be a pure function: with one key \.reward came out"),
         (
@@ -226,3 +226,26 @@ def test_policies_that_do_not_fit_the_environment(space, act, error, said):
 
 def test_brax_is_an_environment():
     check_env(envs.brax_env("inverted_pendulum"), num_steps=3)
+
+
+def test_an_observation_may_have_flags_beside_its_numbers():
+    """And the task leaves them as they are, so that what is legal stays so."""
+    tree = lambda obs: {"x": obs, "legal": jnp.ones(3, bool).at[2].set(False), "turn": jnp.int32(2)}  # noqa: E731
+    begin, change = lambda state, obs: (state, tree(obs)), lambda step, state: replace(step, obs=tree(step.obs))  # noqa: E731
+    env = Walk(begin=begin, change=change, action_space=Discrete(3))
+    check_env(env)
+
+    def apply(params, obs):
+        logits = obs["x"] @ params + jnp.zeros(3)
+        return po.Outputs(policy=po.Categorical(logits=logits).only(obs["legal"]), value=obs["x"].sum(-1))
+
+    network = networks.Network(init=lambda key: jnp.zeros((2, 3)), apply=apply)
+    task = tasks.control_task(env, network, num_envs=4, num_steps=8)
+    state = task.init(jax.random.key(0))
+    for key in jax.random.split(jax.random.key(1), 3):
+        state, rollout, _ = task.rollout(jnp.zeros((2, 3)), state, key, 0.99)
+    assert rollout.obs["legal"].dtype == bool
+    assert not rollout.obs["legal"][..., 2].any()
+    assert rollout.obs["legal"][..., :2].all()
+    assert set(np.unique(rollout.action)) == {0, 1}
+    assert jnp.isfinite(rollout.log_prob).all()

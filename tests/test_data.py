@@ -387,3 +387,42 @@ def test_every_refuses_what_has_too_few_rows():
         po.every(4)(batch)
     with pytest.raises(ValueError, match=r"every\(1\)"):
         po.every(1)(po.Batch(obs=None, action=None, mask=jnp.ones(3, bool)))
+
+
+# --- nothing is broadcast ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mask", "log_prob", "value"])
+@pytest.mark.parametrize("cut", [lambda x: x[..., :1], lambda x: x[0], lambda x: x[..., None], lambda x: x[:-1]])
+def test_every_number_of_a_rollout_has_the_shape_of_its_reward(name, cut):
+    rollout = po.Rollout(
+        **{name: jnp.zeros((4, 3, 2)) for name in ("obs", "reward", "next_obs", "log_prob", "value")},
+        action=jnp.zeros((4, 3, 2), int),
+        **{name: jnp.ones((4, 3, 2), bool) for name in ("terminated", "truncated", "mask")},
+    )
+    po.to_batch(rollout)
+    with pytest.raises(ValueError, match=rf"rollout\.{name} must have the shape of its reward, \(4, 3, 2\)"):
+        po.to_batch(replace(rollout, **{name: cut(getattr(rollout, name))}))
+
+
+def test_both_that_gae_returns_are_no_advantage():
+    rollout = po.Rollout(
+        **{name: jnp.zeros((4, 3)) for name in ("obs", "reward", "next_obs", "log_prob", "value", "next_value")},
+        action=jnp.zeros((4, 3), int),
+        **{name: jnp.ones((4, 3), bool) for name in ("terminated", "truncated", "mask")},
+    )
+    with pytest.raises(TypeError, match="advantage must be an array; it is a tuple of 2: po.gae returns both"):
+        po.to_batch(rollout, advantage=po.gae(rollout, gamma=0.9, lambda_=0.9))
+
+
+def test_an_answer_that_ended_early_is_no_episode_that_still_runs():
+    done = jnp.zeros((5, 3), bool).at[jnp.array([1, 4, 2]), jnp.arange(3)].set(True)
+    mask = jnp.arange(5)[:, None] <= jnp.array([1, 4, 2])
+    numbers = {name: jnp.zeros((5, 3)) for name in ("obs", "reward", "next_obs", "log_prob")}
+    flags = {"terminated": done, "truncated": jnp.zeros_like(done), "mask": mask}
+    rollout = po.Rollout(action=jnp.zeros((5, 3), int), **numbers, **flags)
+    whole, dropped = po.episodes(rollout, max_length=5, num_episodes=3)
+    assert sorted(whole.mask.sum(0).tolist()) == [2, 3, 5]
+    assert dropped == 0
+    running = replace(rollout, mask=mask.at[3:, 0].set(True))  # the first goes on with another
+    assert po.episodes(running, max_length=5, num_episodes=3)[1] == 1

@@ -72,3 +72,11 @@ def test_recipes_with_a_critic_report_it_of_the_batch_as_collected():
     estimate = lambda rollout: po.to_batch(rollout, advantage=rollout.reward)  # noqa: E731
     found, _ = metrics_of(algorithms.reinforce, estimate=estimate)
     assert "explained_variance" not in found  # where nothing is learnt by a critic
+
+
+@pytest.mark.parametrize(("constant", "size"), [(0.1, 7), (0.1, 1000), (123.4, 96), (-1e6, 33)])
+def test_what_does_not_vary_has_nothing_to_explain(constant, size):
+    """The mean of equal float32 numbers need not be that number."""
+    batch = batch_of(np.linspace(0, 1, size), np.full(size, constant))
+    assert po.explained_variance(batch) == 0
+    assert po.explained_variance(replace(batch, mask=batch.mask.at[0].set(False))) == 0

@@ -312,3 +312,46 @@ def test_a_table_needs_numbered_states_and_actions():
     network = tabular_actor_critic(3, envs.Discrete(2))
     with pytest.raises(ValueError, match=r"of shape \[..., 1\]"):
         network.apply(network.init(jax.random.key(0)), jnp.zeros((2, 4)))
+
+
+def test_an_attempt_needs_no_outcome(building):
+    group = episode_task(building)
+    attempt = group.attempt
+    bare = lambda *arguments: replace(attempt(*arguments), outcome=None)  # noqa: E731
+    sizes = {"num_prompts": 3, "group_size": 50, "num_steps": H}
+    group = tasks.group_task(group.task.model, group.reference, group.prompts, bare, **sizes)
+    algorithm = algorithms.grpo(group)
+    state = algorithm.init(jax.random.key(0))
+    _, batch, metrics = jax.jit(algorithm.collect)(state.params, state.collect_state, jax.random.key(1))
+    assert batch.outcome == {}
+    assert not [name for name in metrics if name.startswith("outcome/")]
+
+
+def test_the_outcome_of_an_estimate_stays(building):
+    group = episode_task(building)
+
+    def estimate(rollout):
+        return po.to_batch(rollout, advantage=rollout.reward, outcome=lambda episode: {"own": episode.reward.sum()})
+
+    for recipe, has in ((algorithms.grpo(group, estimate=estimate), "own"), (algorithms.grpo(group), "vase")):
+        state = recipe.init(jax.random.key(0))
+        _, batch, _ = jax.jit(recipe.collect)(state.params, state.collect_state, jax.random.key(1))
+        assert set(batch.outcome) >= {has}
+        assert ("own" in batch.outcome) == (has == "own")
+
+
+@pytest.mark.parametrize("recipe", [algorithms.grpo, algorithms.dpo])
+def test_a_state_holds_a_policy(building, recipe):
+    group = episode_task(building, num_prompts=4)
+    algorithm = recipe(group) if recipe is algorithms.grpo else recipe(group, num_pairs=200)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    obs = building[0].obs[:3]
+    expected = group.task.model(state.params, obs).policy.logits
+    np.testing.assert_array_equal(algorithm.act(state)(obs).policy.logits, expected)
+    if recipe is algorithms.grpo:
+        asked = algorithm._replace(evaluate=lambda state: {"updates": state.update + state.collect_state[0]})
+        bare = replace(state, collect_state=(5, ()))
+        priced = algorithms.priced(asked, jnp.ones(2) / 2)
+        whole = replace(bare, collect_state=(bare.collect_state, "the price"))
+        np.testing.assert_array_equal(priced.act(whole)(obs).policy.logits, expected)
+        assert priced.evaluate(whole)["updates"] == 5

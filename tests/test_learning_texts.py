@@ -103,6 +103,37 @@ def test_as_many_are_held_out_as_was_asked_for():
         texts.split_records(records, share=1.0, most=4)
 
 
+@pytest.mark.parametrize("prompts", [2, 3, 7])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_not_all_are_held_out(prompts, share):
+    train, held = texts.split_records([Prompt(f"p{n}", n) for n in range(prompts)], share=share, most=99)
+    assert train
+    assert held
+
+
+def test_rloo_begins_with_the_gradient_of_its_paper_and_clips_the_ratio_of_an_answer():
+    rng = np.random.default_rng(0)
+    logits, action = jnp.asarray(rng.normal(size=(3, 4, 5, 6))), jnp.asarray(rng.integers(0, 6, (3, 4, 5)))
+    mask = jnp.asarray(rng.random((3, 4, 5)) < 0.7)
+    advantage = jnp.broadcast_to(po.leave_one_out(jnp.asarray(rng.normal(size=(3, 4))))[..., None], (3, 4, 5))
+    said = lambda x: po.Outputs(policy=po.Categorical(logits=x))  # noqa: E731
+    batch = po.Batch(
+        obs=None, action=action, mask=mask, advantage=advantage, log_prob=said(logits).policy.log_prob(action)
+    )
+    term = texts.GROUPED["rloo"].term
+    first = jax.grad(lambda x: term()(said(x), batch)[0])(logits)
+    paper = jax.grad(lambda x: po.reinforce(reduce=po.sequence_sum)(said(x), batch)[0])(logits)
+    assert jnp.abs(first).max() > 0.01
+    np.testing.assert_allclose(first, paper, atol=1e-6)
+    moved = logits + 0.5 * rng.normal(size=logits.shape)
+    ratio = jnp.exp(jnp.where(mask, said(moved).policy.log_prob(action) - batch.log_prob, 0).sum(-1))
+    row = advantage[..., 0]
+    gain = jnp.minimum(ratio * row, jnp.clip(ratio, 0.8, 1.2) * row)
+    some = mask.any(-1)
+    np.testing.assert_allclose(term()(said(moved), batch)[0], -(gain * some).sum() / some.sum(), rtol=1e-5)
+    assert 0 < term()(said(moved), batch)[1]["clip_fraction"] < 1
+
+
 def test_a_record_without_a_prompt_is_parted_by_itself():
     records = [*(Text("", f"{n}", n) for n in range(500)), Text("p", "x", 500)]
     assert [len(part) for part in texts.split_records(records, share=0.1, most=128)] == [451, 50]

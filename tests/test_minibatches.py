@@ -142,9 +142,18 @@ def test_means_are_of_those_that_were_looked_at():
     [
         (0.02, TypeError, "stop must be a function of .metrics.; it is"),
         (lambda: True, TypeError, "stop must be a function of .metrics."),
-        (lambda metrics: metrics["approx_kl"], ValueError, "stop must return one truth value; it returned"),
+        (
+            lambda metrics: metrics["approx_kl"],
+            ValueError,
+            "must return one truth value, .*it returned float32",
+        ),
         (lambda metrics: metrics["approx_kl"][None] > 1, ValueError, "stop must return one truth value"),
-        (lambda metrics: True, ValueError, "stop must return one truth value; it returned a bool"),
+        (lambda metrics: 1, ValueError, r"stop must return one truth value, \[\]; it returned int32\[\]"),
+        (
+            lambda metrics: metrics["kl"] > 1,
+            ValueError,
+            "stop asks for the metric 'kl'; there are approx_kl, clamped_",
+        ),
     ],
 )
 def test_what_is_no_stop_is_refused(stop, error, said):
@@ -163,11 +172,11 @@ def test_a_metric_of_that_name_is_refused():
         step.update(PARAMS, step.init(PARAMS), some_batch(), KEY)
 
 
-def learnt(**kwargs):
+def learnt(learning_rate=0.03, **kwargs):
     env = envs.ActionReward()
     network = networks.mlp_actor_critic(env.obs_shape, env.action_space, hidden=(8,))
     task = tasks.control_task(env, network, num_envs=16, num_steps=8)
-    algorithm = algorithms.ppo(task, learning_rate=0.03, num_epochs=8, num_minibatches=4, **kwargs)
+    algorithm = algorithms.ppo(task, learning_rate=learning_rate, num_epochs=8, num_minibatches=4, **kwargs)
     run = jax.jit(lambda state: po.train(algorithm.collect, algorithm.step, state, updates=6))
     return run(algorithm.init(KEY))[1]
 
@@ -184,3 +193,34 @@ def test_ppo_ends_its_updates_at_a_target_kl():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), same, free)
     with pytest.raises(ValueError, match="ppo: target_kl must be above 0"):
         learnt(target_kl=0.0)
+
+
+@pytest.mark.parametrize("said", [True, np.bool_(True)])
+def test_a_truth_value_of_python_will_do(said):
+    step = po.epochs(STEP, 2, 2, stop=lambda metrics: said)
+    params, _, metrics = step.update(PARAMS, step.init(PARAMS), some_batch(), KEY)
+    assert metrics["stopped"] == 1
+    assert jnp.array_equal(params, PARAMS)
+
+
+def test_a_schedule_is_of_updates_also_where_they_end_early():
+    """Optax counts the steps that were taken, of which an update that ends early has fewer."""
+    rates = {"first": lambda update: jnp.where(update == 0, 0.03, 0.0), "last": lambda update: 0.01 * (update == 5)}
+    for name, rate in rates.items():
+        for kwargs in ({}, {"target_kl": 1e-7}):
+            moved = learnt(learning_rate=rate, **kwargs)["kl_old_new"]
+            assert (moved > 0).tolist() == [i == (0 if name == "first" else 5) for i in range(6)]
+
+
+def test_phases_within_phases_have_their_own_means():
+    metrics = {"a/b/loss": jnp.array([1.0, jnp.nan]), "a/b/skipped": jnp.array([0.0, 1.0]), "a/c/loss": jnp.ones(2)}
+    metrics |= {"a/skipped": jnp.array([0.0, 1.0]), "a/loss": jnp.array([3.0, jnp.nan]), "a/b/policy/x": jnp.ones(2)}
+    found = mean_of_taken(metrics)
+    assert found["a/b/loss"] == 1
+    assert found["a/loss"] == 3
+    assert found["a/b/skipped"] == found["a/skipped"] == 0.5
+    step = po.epochs(po.sequential(outer=po.sequential(inner=STEP)), 1, PARTS)
+    batch = replace(some_batch(), advantage=some_batch().advantage.at[0, 0].set(jnp.nan))
+    found = step.update(PARAMS, step.init(PARAMS), batch, KEY)[2]
+    assert found["outer/inner/skipped"] == 0.25
+    assert jnp.isfinite(found["outer/inner/loss"])

@@ -1,8 +1,11 @@
 """Running statistics against numpy, and what a NaN may not do to them."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from polopt_jax.normalization import init_return_scale, init_stats, normalize, scale_reward, update_stats
 
@@ -58,3 +61,46 @@ def test_statistics_stay_float32_where_64_bits_are_on():
         assert (
             [x.dtype for x in jax.tree.leaves(after)] == [jnp.float32] * 3 == [x.dtype for x in jax.tree.leaves(stats)]
         )
+
+
+class Pair(NamedTuple):
+    a: jax.Array
+    b: jax.Array
+
+
+@pytest.mark.parametrize("tree", [lambda a, b: (a, b), Pair, lambda a, b: {"a": a, "b": b}, lambda a, b: [a, (b,)]])
+def test_an_observation_may_be_any_tree(tree):
+    a, b = np.random.default_rng(0).normal(size=(2, 3, 4, 2)).astype(np.float32)
+    both, alone = init_stats(tree(a[0, 0], b[0, 0])), [init_stats(x[0, 0]) for x in (a, b)]
+    for t in range(3):
+        both = update_stats(both, tree(a[t : t + 1], 50 + b[t : t + 1]), jnp.ones((1, 4), bool))
+        alone = [update_stats(s, x[t : t + 1], jnp.ones((1, 4), bool)) for s, x in zip(alone, (a, 50 + b), strict=True)]
+    assert jax.tree.structure(both.mean) == jax.tree.structure(both.m2) == jax.tree.structure(tree(a, b))
+    np.testing.assert_array_equal(jax.tree.leaves(both.mean), [s.mean for s in alone])
+    np.testing.assert_array_equal(jax.tree.leaves(both.m2), [s.m2 for s in alone])
+    seen = normalize(both, tree(a, 50 + b))
+    assert jax.tree.structure(seen) == jax.tree.structure(tree(a, b))
+    np.testing.assert_allclose(jax.tree.leaves(seen), [normalize(*x) for x in zip(alone, (a, 50 + b), strict=True)])
+
+
+@pytest.mark.parametrize("constant", [77.7, 250.1, -1234.567, 1e6, 0.1])
+def test_what_never_changes_is_exactly_zero(constant):
+    stats, update = init_stats(jnp.zeros(2)), jax.jit(update_stats)
+    for seed in range(4):
+        obs = jnp.full((16, 64, 2), constant).at[..., 1].add(jax.random.normal(jax.random.key(seed), (16, 64)))
+        mask = jax.random.bernoulli(jax.random.key(9 + seed), 0.5, (16, 64))
+        stats = update(stats, jnp.where(mask[..., None], obs, jnp.nan), mask)
+    assert stats.m2[0] == 0
+    assert normalize(stats, jnp.full(2, constant))[0] == 0
+    np.testing.assert_allclose(jnp.sqrt(stats.m2[1] / stats.count), 1, rtol=0.05)
+
+
+def test_flags_and_whole_numbers_stay_as_they_are():
+    """An action that is always legal would else come out as 0, and so as illegal."""
+    obs = {"x": jnp.full((5, 3, 2), 4.0), "legal": jnp.ones((5, 3, 4), bool), "turn": jnp.full((5, 3), 7)}
+    stats = update_stats(init_stats(jax.tree.map(lambda x: x[0, 0], obs)), obs, jnp.ones((5, 3), bool))
+    seen = normalize(stats, obs)
+    assert (seen["x"] == 0).all()
+    for name in ("legal", "turn"):
+        assert seen[name].dtype == obs[name].dtype
+        np.testing.assert_array_equal(seen[name], obs[name])

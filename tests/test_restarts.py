@@ -88,6 +88,15 @@ def test_an_environment_reads_all_states_before_any_again_and_groups_share_none(
         assert drawn == num_envs, "one reset per environment and pool"
 
 
+@pytest.mark.parametrize("num_envs", [1, 4, 8, 64])
+@pytest.mark.parametrize("length", [1, 2, 4, 8, 16])
+def test_episodes_of_one_length_do_not_begin_alike_each_time(num_envs, length):
+    """Their restarts are at every so manieth step, of which none should read what the one before read."""
+    pool = draw_pool(Short(), jax.random.key(0), num_envs=num_envs, num_steps=32)
+    offsets = np.asarray(pool.offsets)[::length]
+    assert (np.diff(offsets) != 0).all()
+
+
 # --- rollouts -----------------------------------------------------------------------------------------------------
 
 

@@ -207,6 +207,37 @@ def test_a_gzipped_file_is_read_as_it_is(tmp_path):
     assert language.read_pairs(file).rows == [Pair("2+2=", "4", "5", 1)]
 
 
+def test_a_compressed_file_that_was_cut_off_is_told(tmp_path):
+    file = tmp_path / "data.jsonl.gz"
+    whole = gzip.compress((json.dumps(GOOD) + "\n").encode() * 1000)
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"data\.jsonl\.gz ends before it should: Compressed file ended before"):
+        language.read_pairs(file)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"prompt": ' + "1" * 5000 + "}"], ids=["deep", "digits"])
+def test_a_line_that_json_gives_up_on_is_left_out(tmp_path, line):
+    file = tmp_path / "data.jsonl"
+    file.write_text("\n".join([line, json.dumps(GOOD)]))
+    found = language.read_pairs(file)
+    assert [row.line for row in found.rows] == [2]
+    assert len(found.problems) == 1
+    assert "line 1: cannot be read as JSON" in str(found.problems[0])
+
+
+@pytest.mark.parametrize("label", [np.float32(0.5), np.array([True, False]), [True], None, "yes"])
+def test_a_label_that_is_none_is_left_out(label):
+    rows = [{"prompt": "a", "completion": "b", "label": label}, {"prompt": "a", "completion": "b", "label": False}]
+    found = language.read_labelled(rows)
+    assert [row.line for row in found.rows] == [2]
+    assert '"label" must be true or false' in str(found.problems[0])
+
+
+@pytest.mark.parametrize("label", [True, 1, np.bool_(True), np.int64(1), 1.0])
+def test_a_label_may_be_of_numpy(label):
+    assert language.read_labelled([{"prompt": "a", "completion": "b", "label": label}]).rows[0].label is True
+
+
 def test_a_saved_dataset_is_read_where_the_package_is_there(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match="is a directory: to read a saved dataset, pip install datasets"):

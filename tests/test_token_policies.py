@@ -229,6 +229,9 @@ def test_an_answer_ends_with_the_stop_token(case):
     rollout = jax.jit(lambda key: sample_tokens(network, params, prompt, key, length=6, stop=STOP))(jax.random.key(2))
     free = jax.jit(lambda key: sample_tokens(network, params, prompt, key, length=6))(jax.random.key(2))
     whole, dropped = jax.jit(po.first_episodes)(rollout)
+    none_lost = jax.jit(lambda r: po.episodes(r, max_length=9, num_episodes=256)[1])(rollout)
+    assert none_lost == 0
+    assert (rollout.next_value[-1] == 0).all()
     rollout, free = jax.tree.map(np.asarray, (rollout, free))
     assert free.mask[3:].all()
     lengths = set()

@@ -49,6 +49,8 @@ def group_relative(reward: Array, *, eps: ArrayLike = 1e-6, ddof: int = 1) -> Ar
 
     Args:
       reward: `[..., G]`, one number per attempt at the same prompt. One that is not finite is left out of its group.
+        The last axis is the group: rewards in one row, as TRL has them, are to be reshaped to `[N, G]`, and repeated
+        over tokens only afterwards.
       eps: added to the standard deviation.
       ddof: 1 is the sample standard deviation (TRL, Tunix); 0 is numpy's.
 

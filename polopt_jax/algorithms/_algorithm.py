@@ -20,10 +20,10 @@ from polopt_jax.masking import standardize
 from polopt_jax.minibatches import epochs
 from polopt_jax.objectives import surrogate, value_loss
 from polopt_jax.ranges import Rate
-from polopt_jax.steps import Step, make_step, monitored, raveled, sequential
+from polopt_jax.steps import Step, make_step, monitored, raveled, sequential, side_by_side
 from polopt_jax.tasks import Task
 from polopt_jax.training import Collect, TrainState, init_state
-from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Outputs, Params, Rollout, Term
+from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Obs, Outputs, Params, Rollout, Term, Update
 
 MONITORED_ROWS = 256
 """Rows of each batch, about, on which KL(old ‖ new) and entropy are reported."""
@@ -43,13 +43,17 @@ class Algorithm(NamedTuple):
     evaluate: Callable[[TrainState], Metrics] | None = None
     """`state -> metrics` of whole episodes that nothing is learnt from; None where nobody asks. The host asks between
     chunks, as often as it was told to."""
+    act: Callable[[TrainState], Callable[[Obs], Outputs]] | None = None
+    """`state -> act`: the policy that a state holds, a function of observations as the environment gives them, for
+    `po.unroll`, `po.greedy` and `po.evaluate_policy`."""
 
 
 Terms: TypeAlias = Mapping[str, tuple[ArrayLike, Term]]
 """Further terms of a recipe's loss, by name, each with its weight, as `weighted_sum` takes them."""
 
 Estimate: TypeAlias = Callable[[Rollout], Batch]
-"""`rollout -> batch`: what an algorithm makes of a rollout. A recipe that is passed one trains on what it returns."""
+"""`rollout -> batch`: what an algorithm makes of a rollout. A recipe that is passed one trains on what it returns, with
+the task's outcomes beside it where it has none."""
 
 
 @with_fields
@@ -98,13 +102,18 @@ def assemble(task: Task, step: Step, estimate: Estimate | RememberingEstimate, *
         task_state, estimate_state = state
         task_state, rollout, metrics = task.rollout(params, task_state, key, gamma)
         estimate_state, batch = apply_estimate(estimate_state, rollout)
-        if task.outcome is not None:
+        if task.outcome is not None and batch.outcome is None:
             batch = replace(batch, outcome=task.outcome(rollout))
         if batch.value is not None and batch.target is not None:
             metrics = {**metrics, "explained_variance": explained_variance(batch)}
         return (task_state, estimate_state), batch, metrics
 
-    return Algorithm(init, collect, step)
+    def act(state: TrainState) -> Callable[[Obs], Outputs]:
+        task_state, _ = state.collect_state
+        read = task.read or (lambda _, obs: obs)
+        return lambda obs: task.model(state.params, read(task_state, obs))
+
+    return Algorithm(init, collect, step, act=act)
 
 
 def estimated(estimate: Estimate, rollout: Rollout) -> Batch:
@@ -182,6 +191,38 @@ def by_update(learning_rate: Rate, steps_per_update: int) -> Any:
     if not callable(learning_rate):
         return learning_rate
     return lambda count: learning_rate(count // steps_per_update)
+
+
+def by_schedule(make: Callable[[Any], Step], rate: Rate) -> Step:
+    """The step that `make` makes of a learning rate; where that is a schedule, of its value at the update's number.
+
+    The state counts the updates. An optimizer counts its own steps, of which one update may take fewer than another,
+    where it ends early or skips some.
+
+    >>> import polopt_jax as po
+    >>> loss = lambda params, batch: (params.sum(), {})
+    >>> step = by_schedule(lambda rate: po.make_step((loss, optax.sgd(rate))), lambda update: 0.1 / (1 + update))
+    >>> params, state = jax.numpy.zeros(()), step.init(jax.numpy.zeros(()))
+    >>> for _ in range(2):
+    ...     params, state, _ = step.update(params, state, None, None)
+    >>> round(float(params), 4)
+    -0.15
+    """
+    if not callable(rate):
+        return make(rate)
+
+    def init(params: Params) -> tuple[Array, Any]:
+        return jax.numpy.zeros((), int), make(rate(0)).init(params)
+
+    def by(way: Callable[[Step], Step]) -> Update:
+        def update(params: Params, state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:
+            number, opt_state = state
+            params, opt_state, metrics = way(make(rate(number))).update(params, opt_state, batch, key)
+            return params, (number + 1, opt_state), metrics
+
+        return update
+
+    return Step(init, by(lambda step: step), beside=by(side_by_side))
 
 
 def policy_then_critic(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import optax
 
@@ -75,4 +77,4 @@ def dpo(
     def measure(params: Params, key: Array) -> Metrics:
         return task.rollout(params, (), key, 1.0)[2]
 
-    return Algorithm(init, collect, step, measure)
+    return Algorithm(init, collect, step, measure, act=lambda state: partial(task.model, state.params))

@@ -5,12 +5,21 @@ from __future__ import annotations
 import optax
 
 from polopt_jax import objectives
-from polopt_jax.algorithms._algorithm import Algorithm, Estimate, Terms, adam, assemble, gae_estimate, with_terms
+from polopt_jax.algorithms._algorithm import (
+    Algorithm,
+    Estimate,
+    Terms,
+    adam,
+    assemble,
+    by_schedule,
+    gae_estimate,
+    with_terms,
+)
 from polopt_jax.combinators import objective, weighted_sum
 from polopt_jax.minibatches import epochs
 from polopt_jax.ranges import Count, Nonnegative, OptionalPositive, Positive, Rate, Unit, check_annotated
 from polopt_jax.rows import standardized_shares
-from polopt_jax.steps import make_step, raveled
+from polopt_jax.steps import Step, make_step, raveled
 from polopt_jax.tasks import Task
 
 
@@ -43,8 +52,9 @@ def ppo(
       value_weight: weight of the value loss.
       entropy_weight: weight of the entropy bonus.
       max_grad_norm: norm to which the gradient is clipped.
-      target_kl: where an update ends: at the first minibatch on which the policy is found further than this from the
-        one that acted, in nats per decision (`approx_kl`); the rest is left out (`stopped`, a share). None: nowhere.
+      target_kl: an update ends at the first minibatch on which the policy is found further than this from the one that
+        acted, in nats per decision (`approx_kl`); `stopped` is the share left out. An alarm and no bound: what was
+        found is kept. None: it never ends early.
       terms: further terms of the loss, by name with their weights, as `weighted_sum` takes them.
       optimizer: what steps in place of Adam with its clip, whose two numbers then say nothing.
       estimate: `rollout -> batch`, in place of standardised GAE, and learnt from as it is, standardised nowhere; gamma
@@ -67,11 +77,16 @@ def ppo(
         value=(value_weight, objectives.value_loss()),
         entropy=(entropy_weight, objectives.entropy_bonus()),
     )
-    usual_optimizer = adam(learning_rate, max_grad_norm, steps_per_update=num_epochs * num_minibatches)
-    step = make_step((objective(task.model, with_terms(term, terms)), optimizer or usual_optimizer))
+    loss = objective(task.model, with_terms(term, terms))
     is_usual = estimate is None and task.outcome is None  # or a price that is taken off advantages would lose its scale
     shuffle = standardized_shares(task.shuffle) if is_usual else task.shuffle
     stop = None if target_kl is None else lambda metrics: metrics["policy/approx_kl"] > target_kl
-    step = epochs(step, num_epochs, num_minibatches, shuffle=shuffle, stop=stop)
-    step = raveled(step) if optimizer is None else step  # another may see leaves
+
+    def repeated(optimizer: optax.GradientTransformation) -> Step:
+        return epochs(make_step((loss, optimizer)), num_epochs, num_minibatches, shuffle=shuffle, stop=stop)
+
+    if optimizer is None:
+        step = by_schedule(lambda rate: raveled(repeated(adam(rate, max_grad_norm))), learning_rate)
+    else:
+        step = repeated(optimizer)  # as it is: it may see leaves
     return assemble(task, step, estimate or gae_estimate(gamma, lambda_), gamma=gamma)

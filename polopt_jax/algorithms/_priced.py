@@ -73,4 +73,10 @@ def priced(
         batch = outcome_price(batch, charge, of=of, labelled=known)
         return (inner, price), batch, {**metrics, "price": jnp.abs(charge).max()}
 
-    return algorithm._replace(init=init, collect=collect)
+    def inside(read: Callable[[TrainState], Any] | None) -> Callable[[TrainState], Any] | None:
+        """What is asked of the algorithm's own state, of one that holds the price as well."""
+        return None if read is None else lambda state: read(replace(state, collect_state=state.collect_state[0]))
+
+    return algorithm._replace(
+        init=init, collect=collect, evaluate=inside(algorithm.evaluate), act=inside(algorithm.act)
+    )

@@ -15,7 +15,6 @@ from polopt_jax.driver import compiler_options
 from polopt_jax.envs import Environment
 from polopt_jax.evaluation import Evaluation, evaluate_policy
 from polopt_jax.language import TokenNetwork, greedy_network, imitate
-from polopt_jax.networks import Network
 from polopt_jax.policies import Policy, greedy
 from polopt_jax.runs import Progress
 from polopt_jax.tasks import GroupTask, control_task, token_task
@@ -120,20 +119,20 @@ def _control(plan: Plan) -> Algorithm:
     made, network = control_of(plan)
     env: Any = made
     task = control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps)
-    return evaluated(plan, _recipes.make(plan.algorithm, task, plan.arguments), env, network)
+    return evaluated(plan, _recipes.make(plan.algorithm, task, plan.arguments), env)
 
 
-def evaluated(plan: Plan, algorithm: Algorithm, env: Environment, network: Network) -> Algorithm:
+def evaluated(plan: Plan, algorithm: Algorithm, env: Environment) -> Algorithm:
     """The algorithm, evaluated on whole episodes of its environment if the plan says so.
 
     Every evaluation begins at the same first states, so that what differs between two is the policy.
     """
 
+    act: Any = algorithm.act
+
     def evaluate(state: TrainState) -> Metrics:
-        normalizer = state.collect_state[0].normalizer
-        policy = Policy(params=state.params, network=network, normalizer=normalizer, env=env, config=plan.config())
-        key, limit = jax.random.key(EVALUATION), patience(policy.config)
-        return means(evaluate_policy(env, greedy(policy), key, episodes=plan.eval_episodes or 1, max_steps=limit))
+        key, limit = jax.random.key(EVALUATION), patience(plan.config())
+        return means(evaluate_policy(env, greedy(act(state)), key, episodes=plan.eval_episodes or 1, max_steps=limit))
 
     return algorithm._replace(evaluate=evaluate) if plan.eval_every else algorithm
 

@@ -99,7 +99,7 @@ def check_step(env: Environment, step: Any, state: Any, obs: Any, rows: tuple[in
         _check_rows(name, flag, x, rows)
     reward = jnp.asarray(step.reward)
     if not jnp.issubdtype(reward.dtype, jnp.floating):
-        raise TypeError(f"{name}: reward must be a real number; it is {described(reward)}")
+        raise TypeError(f"{name}: reward must be a float; it is {described(reward)}")
     _check_rows(name, "reward", reward, rows)
     _check_alike(f"{name}: state", step.state, state)
     _check_alike(f"{name}: obs", step.obs, obs)
@@ -133,8 +133,9 @@ def _tree(tree: Any) -> str:
 def _check_obs(env: Environment, obs: Any) -> None:
     name = type(env).__name__
     for x in jax.tree.leaves(obs):
-        if not isinstance(x, jax.Array) or x.dtype != jnp.float32:
-            raise TypeError(f"{name}.reset: obs must be float32; it is {described(x)}")
+        whole = isinstance(x, jax.Array) and (x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.integer))
+        if not (isinstance(x, jax.Array) and (x.dtype == jnp.float32 or (whole and x is not obs))):
+            raise TypeError(f"{name}.reset: obs must be float32 (leaves of a tree also flags); it is {described(x)}")
     if isinstance(obs, jax.Array) and obs.shape != tuple(env.obs_shape):
         raise ValueError(f"{name}.reset: obs must have obs_shape {list(env.obs_shape)}; it is {described(obs)}")
 

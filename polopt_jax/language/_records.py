@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
 
 from polopt_jax.boundaries import described
 
@@ -144,8 +147,8 @@ def read_labelled(source: Source, *, render: Render = chat_text) -> Records[Labe
 
     def parse(record: Mapping[str, Any], line: int) -> Labelled:
         label = record.get("label")
-        if label not in (True, False):  # 1 and 0 as well, which some files have
-            raise _Wrong(f'"label" must be true or false; it is {json.dumps(label)}')
+        if not isinstance(label, bool | int | float | np.generic) or label not in (True, False):  # some files have 1, 0
+            raise _Wrong(f'"label" must be true or false; it is {json.dumps(label, default=repr)}')
         prompt, completion = (_text(_field(record, name), render) for name in ("prompt", "completion"))
         _not_empty(completion=completion)
         return Labelled(prompt, completion, bool(label), line)
@@ -274,7 +277,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
         yield from enumerate(_dataset(path), start=1)
         return
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in _numbered(path, file):
             if not line.strip():
                 continue
             try:
@@ -283,6 +286,16 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, _Wrong("is not UTF-8")
             except json.JSONDecodeError as error:
                 yield number, _Wrong(f"is not JSON ({error.msg} at column {error.colno})")
+            except (RecursionError, ValueError) as error:  # nested too deeply; a number of too many digits
+                yield number, _Wrong(f"cannot be read as JSON ({error})")
+
+
+def _numbered(path: Path, file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file with their numbers from 1. Raises ValueError where a compressed one was cut off."""
+    try:
+        yield from enumerate(file, start=1)
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"{path} ends before it should: {error}") from None
 
 
 def _dataset(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -203,7 +203,8 @@ def _rollout(
     if value is not None and context_value is not None:
         value = jnp.concatenate([jnp.moveaxis(context_value, -1, 0), value])
     terminated = jnp.concatenate([before, ended.at[-1].set(going[-1])])
-    next_value = None if value is None else jnp.where(terminated, 0, jnp.roll(value, -1, axis=0))
+    after = None if value is None else jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
+    next_value = None if after is None else jnp.where(terminated, 0, after)
     return Rollout(
         obs=obs,
         action=action,

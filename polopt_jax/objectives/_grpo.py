@@ -59,6 +59,11 @@ def grpo(*, clip_eps: ClipRange = 0.2, beta: Nonnegative = 0.04, reduce: Reducti
     def term(outputs: Outputs, batch: Batch) -> tuple[Array, Metrics]:
         log_prob = read_log_prob("grpo", outputs, batch)
         loss, metrics = ratio_loss("grpo", log_prob, batch, gain, token_ratio, reduce)
+        if batch.ref_log_prob is None:
+            raise ValueError(
+                "grpo needs batch.ref_log_prob, which is None; without a reference GRPO is "
+                "po.ppo(clip_eps=..., reduce=po.sequence_mean), or po.dapo()"
+            )
         to_ref = log_prob - read("grpo", batch, "ref_log_prob")
         penalty = k3(to_ref)
         return loss + beta * reduce(penalty, batch), {

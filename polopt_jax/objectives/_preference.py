@@ -37,7 +37,7 @@ def preference(
       A term over preference batches `[2, N, T]` (chosen, rejected). Reads `action, mask` and what the score reads.
       Metrics: `accuracy` (share of pairs with the chosen score above the rejected one, ties count ½), `margin` (mean
       β times their difference), `chosen_log_ratio`, `rejected_log_ratio` (mean scores, without β: log-ratios to the
-      reference, or log-probabilities where the score has none), `num_valid`.
+      reference, or log-probabilities where the score has none), `num_valid` (decisions under the mask).
 
     Raises (at trace time): ValueError if the mask is not [2, N, T], or a field is missing or has another shape.
 

@@ -207,7 +207,8 @@ def _task(
         normalizer, scale, seen = normalized(observations, rewards, (frozen, scale), raw, gamma)
         return SimulatedState(normalizer=normalizer, return_scale=scale), seen, {}
 
-    return Task(network.apply, network.init, init, rollout, (fleet.num_envs,), num_steps)
+    read = lambda state, obs: observations.apply(state.normalizer, obs)  # noqa: E731
+    return Task(network.apply, network.init, init, rollout, (fleet.num_envs,), num_steps, read=read)
 
 
 def _acting_keys(state: TrainState) -> Array:

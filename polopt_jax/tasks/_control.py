@@ -42,8 +42,9 @@ def control_task(
 
     Observations are standardised by running statistics that are frozen within an update and move between updates, so
     the first ratio of an update is 1: what the policy acted on is what it is trained on, and the rollout holds the
-    already normalised `obs` and `next_obs`. Rewards are divided by the running spread of the discounted return; the
-    metrics report them as the environment gave them.
+    already normalised `obs` and `next_obs`. Flags and whole numbers stay as they are: an observation that says which
+    actions are legal is a dict with a bool leaf, or is left alone by `raw_observations()`. Rewards are divided by the
+    running spread of the discounted return; the metrics report them as the environment gave them.
 
     Args:
       env: unbatched. network: as of `polopt_jax.networks`, for its observations and actions.
@@ -81,7 +82,8 @@ def control_task(
         state = ControlState(loop=loop, normalizer=normalizer, return_scale=scale)
         return state, seen, episode_metrics(loop.stats)
 
-    return Task(network.apply, network.init, init, rollout, (num_envs,), num_steps, shuffle=shuffle)
+    read = lambda state, obs: observations.apply(state.normalizer, obs)  # noqa: E731
+    return Task(network.apply, network.init, init, rollout, (num_envs,), num_steps, shuffle=shuffle, read=read)
 
 
 def normalized(

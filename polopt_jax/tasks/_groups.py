@@ -165,7 +165,7 @@ def group_task(
         rollout=rollout,
         row_shape=rows,
         num_steps=num_steps,
-        outcome=lambda rollout: jax.tree.map(lambda x: x[-1], rollout.outcome),
+        outcome=lambda rollout: jax.tree.map(lambda x: x[-1], rollout.outcome or {}),
     )
     return GroupTask(task, reference, prompts, attempt)
 
@@ -183,5 +183,5 @@ def _metrics(attempts: Rollout) -> Metrics:
     return {
         **episode_metrics(stats),
         "episode/unscored": (~scored).sum().astype(jnp.float32),
-        **{f"outcome/{name}": masked_mean(x[-1], scored) for name, x in attempts.outcome.items()},
+        **{f"outcome/{name}": masked_mean(x[-1], scored) for name, x in (attempts.outcome or {}).items()},
     }

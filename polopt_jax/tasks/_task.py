@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from polopt_jax.fields import with_fields
 from polopt_jax.rollout import EpisodeStats
 from polopt_jax.rows import Shuffle, shuffled_parts
-from polopt_jax.types import Array, ArrayLike, Metrics, Model, Params, Rollout
+from polopt_jax.types import Array, ArrayLike, Metrics, Model, Obs, Params, Rollout
 
 
 @with_fields
@@ -35,6 +35,10 @@ class Task(NamedTuple):
     shuffle: Shuffle = shuffled_parts
     """How recipes make minibatches of a batch: of whole rows, or where its model and their terms see each decision by
     itself, of `rows.shuffled_decisions`."""
+
+    read: Callable[[Any, Obs], Obs] | None = None
+    """`(state, obs) -> obs`: what the model reads of an observation as the environment gives it; None where it is that
+    itself."""
 
     @property
     def num_rows(self) -> int:

@@ -52,7 +52,7 @@ def split_records(records: Sequence[Record], *, share: float, most: int) -> tupl
 
     Args:
       records: each has a `prompt`.
-      share: of the prompts that are held out, at least one if it is not 0 and there are two.
+      share: of the prompts that are held out, at least one if it is not 0 and there are two, and never all.
       most: records to hold out at most. A prompt with which there would be more is learnt from, so that nothing is held
         out where every prompt has more records than this.
 
@@ -67,7 +67,7 @@ def split_records(records: Sequence[Record], *, share: float, most: int) -> tupl
         raise ValueError(f"split_records: share must be at least 0 and below 1; it is {share}")
     keys = [record.prompt or n for n, record in enumerate(records)]
     sizes = collections.Counter(keys)
-    number = 0 if share == 0 or len(sizes) < 2 else max(1, round(share * len(sizes)))
+    number = 0 if share == 0 or len(sizes) < 2 else min(max(1, round(share * len(sizes))), len(sizes) - 1)
     groups, chosen, total = list(sizes), set(), 0
     for place in np.random.default_rng(0).permutation(len(groups)).tolist():
         key = groups[place]

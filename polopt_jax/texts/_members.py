@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from polopt_jax import advantages, objectives
 from polopt_jax.fields import with_fields
 from polopt_jax.reading import read, read_label
-from polopt_jax.reductions import sequence_sum
+from polopt_jax.reductions import sequence_mean
+from polopt_jax.surrogates import ClipRange, clipped_surrogate
 from polopt_jax.types import Array, Batch, Model, Params, Term, record
 
 
@@ -64,12 +66,21 @@ def mean_point(model: Model, params: Params, labels: Labels) -> Array:
     )
 
 
-def rloo() -> Term:
-    """REINFORCE Leave-One-Out: the sum of a row's log-probabilities, each answer against the mean of the others.
+def rloo(*, clip_eps: ClipRange = 0.2) -> Term:
+    """REINFORCE Leave-One-Out: whole answers, each against the mean of the others, with the ratio of the whole clipped.
+
+        L(θ) = -E_y[ min(ρ A, clip(ρ, 1-ε, 1+ε) A) ],    ρ = π_θ(y|x) / π_old(y|x)
+
+    The first step on answers is the paper's, ∇ = -E[A Σ_t ∇log π]; it takes no other. Further steps on the same answers
+    need the ratio, and are clipped as TRL's trainer does.
+
+    Args:
+      clip_eps: the ratio is clipped to 1 ± this; in Python also a pair (ε_low, ε_high).
 
     Source: Ahmadian et al. 2024, "Back to basics: revisiting REINFORCE style optimization".
     """
-    return objectives.reinforce(reduce=sequence_sum)
+    gain = partial(clipped_surrogate, clip_eps=clip_eps)
+    return objectives.ratio_term(gain, ratio=objectives.trajectory_ratio, reduce=sequence_mean, caller="rloo")
 
 
 PAIRED: dict[str, Callable[..., Term]] = {
