@@ -224,6 +224,7 @@ def test_policies_that_do_not_fit_the_environment(space, act, error, said):
         )
 
 
+@pytest.mark.slow
 def test_brax_is_an_environment():
     check_env(envs.brax_env("inverted_pendulum"), num_steps=3)
 

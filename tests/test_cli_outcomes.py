@@ -418,6 +418,7 @@ def gardens(tmp_path, monkeypatch):
     sys.modules.pop("gardens", None)
 
 
+@pytest.mark.slow
 def test_a_world_of_ones_own_is_benchmarked(gardens, tmp_path, capsys):
     out = tmp_path / "own"
     words = [

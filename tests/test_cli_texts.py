@@ -348,6 +348,7 @@ def test_without_a_start_preferences_begin_with_imitation(place, capsys, monkeyp
     assert 0 < rows[0]["held/ref_kl"][0] < 0.5, "it starts from what it imitated"
 
 
+@pytest.mark.slow
 def test_labels_begin_with_imitation_also_where_none_held_out_is_true(place, monkeypatch):
     """Of the held-out ones nothing can be imitated, and so nothing is measured while what was preferred is."""
     monkeypatch.setattr("polopt_jax.cli._text_build.IMITATION_UPDATES", 10)
@@ -384,6 +385,7 @@ def test_answers_are_learnt_from_a_reward_in_python(place, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_reward_is_given_what_it_names_of_the_line_of_the_prompt(place, capsys, monkeypatch):
     out = place / "compared"
     sizes = ["--steps", 12, "--batch-size", 6, "--held-out", 0.25, "--reward-workers", 1]
@@ -412,6 +414,7 @@ def test_a_reward_is_given_what_it_names_of_the_line_of_the_prompt(place, capsys
     assert "reward" not in (out / "b").read_text().split("</style>", 1)[1]
 
 
+@pytest.mark.slow
 def test_a_reward_may_be_called_with_lists(place, capsys, monkeypatch):
     """The run is the same one; and one of before there were lists goes on."""
     monkeypatch.chdir(place)
@@ -437,6 +440,7 @@ def test_a_reward_may_be_called_with_lists(place, capsys, monkeypatch):
     assert "--reward-batch-size must be from 1 to 65,536; it is 0" in told
 
 
+@pytest.mark.slow
 def test_a_run_finds_its_data_from_everywhere_and_where_they_have_moved(place, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(place)
     sizes, out = ["--batch-size", 4, "--held-out", 0.25], place / "from_elsewhere"
@@ -452,6 +456,7 @@ def test_a_run_finds_its_data_from_everywhere_and_where_they_have_moved(place, c
     assert json.loads(said(capsys, "evaluate", out, "--json").out)["data"] == str(moved)
 
 
+@pytest.mark.slow
 def test_a_reward_that_is_another_now_is_told_of_when_a_run_goes_on(place, capsys):
     out, file = place / "edited", place / "edited_reward.py"
     file.write_text("def worth(prompt, completion):\n    return float(len(completion))\n")
@@ -752,6 +757,7 @@ def test_why_answers_could_not_be_scored_is_told_of_the_first_updates(place, cap
     assert [line.endswith("more like it are counted and not told") for line in lines] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_imitation(place, capsys, monkeypatch):
     """After ten updates of it; nothing was learnt, and going on begins again."""
     stages = []

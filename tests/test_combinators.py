@@ -195,7 +195,29 @@ def batch_for(label):
     return (example((2, ROWS, STEPS), label), 1) if pairs else (example((ROWS, STEPS), label), 0)
 
 
-@pytest.mark.parametrize("label", [label for label in TERMS if "-" not in label and not CASES[label].couples])
+ONE_OF_A_KIND = (
+    "ppo",
+    "actor_critic",
+    "categorical_value_loss",
+    "on_chosen",
+    "dpo",
+    "orpo",
+    "kto",
+    "grpo",
+    "gspo",
+    "mpo",
+)
+"""Of these shares are added up in every run; of the other terms, made of the same parts, in the slow set."""
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        label if label in ONE_OF_A_KIND else pytest.param(label, marks=pytest.mark.slow)
+        for label in TERMS
+        if "-" not in label and not CASES[label].couples
+    ],
+)
 def test_accumulated_equals_whole(label):
     """Value, metrics and gradient, with ragged masks; and the mean of means would differ."""
     batch, axis = batch_for(label)

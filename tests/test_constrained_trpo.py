@@ -320,6 +320,7 @@ def test_the_costs_are_named_and_counted():
         optimizer.update(params, optimizer.init(params), params, batch=bare, objective=surrogate)
 
 
+@pytest.mark.slow
 def test_a_recipe_keeps_a_side_effect_at_its_limit():
     """One decision, exact laws of what comes out: success is learnt by the way that TRPO leaves."""
     world = tabulate(outcome_table())

@@ -41,8 +41,29 @@ PER_ROW = ("label", "reference_point")  # fields [...] without T
 PREFERENCES = [label for label in TERMS if CASES[label].leading == PAIRS]
 TRACES = collections.Counter()
 
+# Made of the same parts as others that are left: what takes a program more for each row is of these in the slow set.
+ALIKE = {
+    *("surrogate-tanh", "ppo-pair", "clipped_value_loss", "huber_value_loss", "entropy_bonus-tanh", "ipo", "slic"),
+    *("nca", "sppo", "apo_zero", "apo_down", "dpo-mean", "dpo-free", "conservative_dpo", "exo", "f_dpo-alpha", "cpo"),
+    *("aot_unpaired", "bco", "dual_clip", "dapo", "dr_grpo", "gspo_token", "luspo", "sapo"),
+    *("truncated_importance_sampling-rows", "mask_low_entropy", "simple_policy_optimization"),
+    *("sampled_kl_to_reference-k3", "corrected_kl_to_reference-k2", "v_mpo", "ratio_term", "ratio_term-sequence"),
+    *("kl_to_reference-tanh", "action_kl-choices", "outcome_tv", "outcome_js", "outcome_kl-gaussian"),
+    *("outcome_divergence", "sequence_sum", "constant_length", "discopop", "simpo", "robust_dpo", "lambda_returns"),
+    *("n_step_returns", "group_centred", "leave_one_out", "mean_reference_point", "k2", "weighted_k2"),
+    *("total_variation", "jensen_shannon", "MultiCategorical.entropy", "MultiCategorical.kl_divergence"),
+    *("TanhGaussian.kl_divergence", "TanhGaussian.where", "MultiCategorical.where", "DiagGaussian.where"),
+}
+
 each_case = pytest.mark.parametrize("label", CASES)
 each_array_case = pytest.mark.parametrize("label", ARRAY_CASES)
+
+
+def few_at_once(labels):
+    """All of them, those that are like others marked slow; a new one is not."""
+    return pytest.mark.parametrize(
+        "label", [pytest.param(x, marks=pytest.mark.slow) if x in ALIKE else x for x in labels]
+    )
 
 
 # --- machinery ----------------------------------------------------------------------------------------------------
@@ -155,6 +176,10 @@ def entries(tree, mask):
 # --- the registry is complete -------------------------------------------------------------------------------------
 
 
+def test_what_is_alike_has_a_row():
+    assert {*CASES, *ARRAY_CASES} >= ALIKE
+
+
 def test_every_public_name_has_a_row():
     names = {*po.__all__, *outcomes.__all__}
     missing = names - registered() - OTHER_KINDS
@@ -224,7 +249,7 @@ def padded(inputs, batch, before, after):
     return per_decision(pad, (inputs, batch), leading), np.pad(np.ones(leading, bool), width)
 
 
-@each_case
+@few_at_once(CASES)
 def test_vmap_over_padded_batches_equals_a_loop_over_bare_ones(label):
     """P21, and in one program: over batches, over every hyperparameter at once, and masked decisions change nothing."""
     case, examples = CASES[label], [jax.tree.map(np.asarray, example(label, seed)) for seed in range(2)]
@@ -502,9 +527,7 @@ def test_mask_must_be_boolean():
             CASES[label].call(CASES[label].defaults(), inputs, replace(batch, mask=batch.mask.astype(jnp.float32)))
 
 
-@pytest.mark.parametrize(
-    "label", [label for label in [*TERMS, *DIVERGENCES] if "-" not in label and not CASES[label].couples]
-)
+@few_at_once([label for label in [*TERMS, *DIVERGENCES] if "-" not in label and not CASES[label].couples])
 def test_any_leading_shape(label):
     """`[T]`, `[B, T]`, `[1, N, G, T]`, `[2, N, T]`: only the grouping into rows of T counts."""
     case = CASES[label]
@@ -573,7 +596,7 @@ def test_float32_in_float32_out(strict, label):
         assert {x.shape for x in jax.tree.leaves((result.value, result.metrics))} == {()}
 
 
-@each_case
+@few_at_once(CASES)
 def test_float64(x64, label):
     """Under x64, and strict: float64 in and out, the same numbers, and the derivative is that of the value.
 
@@ -597,7 +620,7 @@ def test_float64(x64, label):
     assert np.isclose(slope, difference, rtol=1e-6, atol=1e-8) != CASES[label].held
 
 
-@each_case
+@few_at_once(CASES)
 def test_bfloat16_is_accumulated_in_float32(label):
     """P25: equal to the float64 computation on the same rounded inputs."""
     case, low = CASES[label], example(label, dtype=jnp.bfloat16)
@@ -756,7 +779,7 @@ def test_arrays_float32_in_float32_out(strict, label):
     assert {x.dtype for x in jax.tree.leaves(result)} <= {jnp.dtype("float32"), jnp.dtype("int32")}
 
 
-@each_array_case
+@few_at_once(ARRAY_CASES)
 def test_arrays_float64_and_gradient(x64, label):
     """float64 under x64 gives float64; estimates are constants, and everything else has the derivative of its value."""
     case, arrays = ARRAY_CASES[label], array_example(label, dtype=jnp.float64)

@@ -51,6 +51,7 @@ def same(a, b):
     return ours.keys() == theirs.keys() and all(ours[k].tobytes() == theirs[k].tobytes() for k in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_run_vmapped_over_seeds_does_not_hang():
     """On jax 0.10's CPU backend it does under the default scheduler, hence a process of its own and a time limit."""

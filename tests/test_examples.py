@@ -165,6 +165,7 @@ def test_of_a_text_with_preferences_the_answer_and_its_end_are_learnt():
             assert [1 + module.SIGNS.index(sign) for sign in answer] + [0] == batch.action[side, n, learnt].tolist()
 
 
+@pytest.mark.slow
 def test_sweep(capsys):
     reward = example("sweep").main(TimeLimit(limit=8), rates=(1e-3, 2e-3), seeds=2, updates=4, num_envs=8, num_steps=8)
     assert reward.tolist() == [[8, 8], [8, 8]]  # a reward in each of eight steps

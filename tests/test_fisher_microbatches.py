@@ -78,6 +78,7 @@ def test_what_couples_rows_and_what_does_not_divide_is_refused():
         po.fisher_operator(NETWORK.apply, po.action_kl, PARAMS, batch, num_microbatches=4)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_share():
     batch = ragged(4096, steps=1)
     network = mlp_actor_critic((5,), Box(2), hidden=(64, 64))

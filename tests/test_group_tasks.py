@@ -163,6 +163,7 @@ def test_a_batch_has_the_outcome_of_its_rows(building):
 # --- further terms, constraints, prices -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", some_slow("reinforce", "actor_critic", "npg", "dpo", "grpo", "trpo"))
 def test_a_further_term_is_added_to_the_loss_with_its_weight(building, recipe):
     """`terms` of a recipe: the loss and its metrics, beside the recipe's own."""
@@ -216,6 +217,7 @@ def test_trpo_bounds_the_divergence_and_the_constraints_that_it_is_given(buildin
     assert both[1] / both[0] < 0.3 * plain[1] / plain[0]
 
 
+@pytest.mark.slow
 def test_npg_preconditions_with_the_divergence_that_it_is_given(building):
     """Twice the divergence is twice the Fisher matrix: half the step."""
     group = episode_task(building)

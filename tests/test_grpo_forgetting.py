@@ -75,6 +75,7 @@ def test_the_expected_gradient_is_that_of_finite_differences(penalty, moved, x64
         assert np.isclose(gradient[place], slope, rtol=1e-6, atol=1e-10), place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_the_library_has_that_gradient_in_the_mean_of_many_attempts(beta, moved):
     world = the_worlds()

@@ -92,7 +92,9 @@ def test_fisher_products_and_a_trpo_step_are_those_of_the_logits():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("leading", [(), (3,), (B, T), (2, 3, 5), (17,)])
+@pytest.mark.parametrize(
+    "leading", [(), (B, T), *(pytest.param(x, marks=pytest.mark.slow) for x in ((3,), (2, 3, 5), (17,)))]
+)
 def test_methods_are_those_of_the_logits(leading, monkeypatch):
     rng = np.random.default_rng(1)
     policy, other = (po.Categorical(logits=2 * rng.normal(size=(*leading, A))) for _ in range(2))

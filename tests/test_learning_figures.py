@@ -29,6 +29,7 @@ class Aim:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_std", [-1.0, 0.0])
 def test_a_wider_first_policy_is_further_from_its_aim(monkeypatch, log_std):
     """Two decisions, each with the variance of a policy that starts near 0 and hardly moves."""

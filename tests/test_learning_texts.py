@@ -282,6 +282,7 @@ def test_of_a_sum_the_preference_is_reported_under_plain_names(params, of_pairs)
     assert abs(loss - before["held/loss"]) > 0.1, "the loss is that of the sum, and not of its part"
 
 
+@pytest.mark.slow
 def test_imitation_learns_what_it_reads():
     rows = packed_rows([Text("say: ", "hello", n) for n in range(12)], TOKENIZER, max_length=LENGTH)
     train = texts.examples(rows.batch, rows.kept)
@@ -500,6 +501,7 @@ def test_a_score_that_is_not_one_number_for_each_answer_is_refused(group_run):
         hosted.gather(run.state, 0)
 
 
+@pytest.mark.slow
 def test_a_reward_that_is_one_letter_is_learnt(params):
     """The answer is to begin with an x, which the start says once in 258 times."""
     hosted = answering(
@@ -629,6 +631,7 @@ def test_seeds_side_by_side_are_the_seeds_alone(params):
         np.testing.assert_allclose(both.metrics["loss"][place], chunk.metrics["loss"][0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_chunks_do_not_change_what_is_learnt(params):
     train = pairs(params)
     hosted = texts.from_pairs(learning(params, rows=3), train, None, po.dpo())

@@ -117,6 +117,7 @@ def test_objectives_have_the_same_loss_and_gradient(term, batches):
     np.testing.assert_allclose(found[1], wanted[1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fisher_vector_products_are_the_same(batches):
     params, several, one = batches
     vector = jax.random.normal(jax.random.key(4), params.shape)
@@ -181,7 +182,7 @@ class Lock:
         )
 
 
-@pytest.mark.parametrize("recipe", [algorithms.ppo, algorithms.trpo])
+@pytest.mark.parametrize("recipe", [algorithms.ppo, pytest.param(algorithms.trpo, marks=pytest.mark.slow)])
 def test_a_recipe_learns_every_choice(recipe):
     network = mlp_actor_critic((1,), MultiDiscrete(NUMS), hidden=(8,))
     params = network.init(jax.random.key(0))

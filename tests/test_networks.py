@@ -312,7 +312,7 @@ def derivative_cases():
     return {"transformer": (token_network, tokens), "discrete": (discrete, obs), "box": (box, obs)}
 
 
-@pytest.mark.parametrize("name", ["transformer", "discrete", "box"])
+@pytest.mark.parametrize("name", ["transformer", pytest.param("discrete", marks=pytest.mark.slow), "box"])
 def test_linearize_and_transpose_agree_with_jvp_and_vjp(name):
     network, obs = derivative_cases()[name]
     params = perturbed(network.init(jax.random.key(0)))
@@ -331,7 +331,10 @@ def test_linearize_and_transpose_agree_with_jvp_and_vjp(name):
     np.testing.assert_allclose(dot(pushed, cotangent), dot(tangent, pulled), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [pytest.param("transformer", marks=pytest.mark.slow), "discrete", "box"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("transformer", marks=pytest.mark.slow), pytest.param("discrete", marks=pytest.mark.slow), "box"],
+)
 def test_forward_over_reverse_equals_a_difference_of_gradients(x64, name):
     network, obs = derivative_cases()[name]
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), perturbed(network.init(jax.random.key(0))))

@@ -198,6 +198,7 @@ def test_many_prompts_widen_the_interval_by_how_they_differ():
     np.testing.assert_allclose(widths[1], between_prompts, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_the_interval_of_several_prompts_is_of_those_that_they_are_a_sample_of():
     """Half of all prompts move; with many attempts each, what is uncertain is which prompts these 20 are."""
     moved, number, rows = kl(np.array([0.7, 0.3]), np.array([0.9, 0.1])), 20, 400

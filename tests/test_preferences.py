@@ -433,7 +433,13 @@ SEPARABLE["cpo, by rows"] = po.cpo(reduce=po.sequence_mean)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", [*SEPARABLE, "kto", "bco"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        x if x in ("dpo", "simpo", "cpo", "kto") else pytest.param(x, marks=pytest.mark.slow)
+        for x in [*SEPARABLE, "kto", "bco"]
+    ],
+)
 def test_shares_of_a_batch_add_up_to_the_whole(name):
     rows = {"kto": po.kto(), "bco": po.bco()}
     term, leading = (rows[name], (6, T)) if name in rows else (SEPARABLE[name], (2, 6, T))

@@ -108,6 +108,7 @@ def alone(tmp_path_factory):
     return directory, saved(directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_processes_do_the_run_of_one_and_the_first_keeps_it(tmp_path, alone, each):
     """Also where each brings two devices, as machines with several accelerators do."""

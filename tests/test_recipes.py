@@ -415,7 +415,10 @@ def test_grpo(bad):
 # --- what is reported ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", ["reinforce", "actor_critic", "npg", "trpo", "ppo", "grpo"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["ppo", "npg", *(pytest.param(x, marks=pytest.mark.slow) for x in ("reinforce", "actor_critic", "trpo", "grpo"))],
+)
 def test_the_reported_kl_and_entropy_are_those_of_the_update(recipe):
     """KL(before ‖ after), not the other direction, and the entropy of the policy *after*, computed apart."""
     rows = GROUP_ROWS if recipe == "grpo" else ROWS
@@ -467,7 +470,9 @@ def distance(old, new, name=None):
     return np.sqrt(sum((x**2).sum() for x in jax.tree.leaves(moved)))
 
 
-@pytest.mark.parametrize("recipe", FEW_PARTS)
+@pytest.mark.parametrize(
+    "recipe", [x if x in ("ppo", "npg") else pytest.param(x, marks=pytest.mark.slow) for x in FEW_PARTS]
+)
 def test_an_optimizer_and_an_estimate_that_are_passed_are_used(recipe):
     """Plain descent at rate 2 moves by twice the gradient, whatever learning rate and clip say."""
     asked = []
@@ -506,7 +511,7 @@ def test_an_estimate_that_makes_no_batch_is_named(recipe):
         ("ppo", "learning_rate", None),
         pytest.param("grpo", "learning_rate", None, marks=pytest.mark.slow),
         pytest.param("npg", "learning_rate", "policy", marks=pytest.mark.slow),
-        ("trpo", "value_learning_rate", "critic"),
+        pytest.param("trpo", "value_learning_rate", "critic", marks=pytest.mark.slow),
     ],
 )
 def test_a_schedule_counts_updates(recipe, rate, moving):

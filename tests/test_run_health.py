@@ -196,6 +196,7 @@ slow = pytest.mark.slow
 SLOW = [pytest.param(name, marks=slow) for name in ("reinforce", "actor_critic", "npg", "trpo")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [*SLOW, "ppo"])
 def test_no_run_that_learns_and_converges_is_complained_of(algorithm):
     plan = plan_of(algorithm, seeds=2, steps=256 * 16 * 300)
@@ -250,6 +251,7 @@ def test_a_run_whose_network_answers_nothing_finite_ends_with_3(monkeypatch, cap
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_comparison_in_which_one_run_breaks_down_does_the_others_and_ends_with_3(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(PRESETS, "ppo", Presets(Preset(8, 4, {"value_weight": 1e38})))
     monkeypatch.setattr(_running, "build", build)

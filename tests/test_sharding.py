@@ -103,6 +103,7 @@ def expected(parameters, actor):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "devices"), [(name, n) for name, meshes in FAST.items() for n in meshes])
 def test_devices_share_the_work_and_communicate_sums(measured, name, devices):
     check(name, measured[name], devices)

@@ -335,6 +335,7 @@ def test_what_is_best_is_learnt():
     assert reward[0, -1] > -0.5
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_are_those_alone():
     sim = simulators.simulator(known.Aiming)
 

@@ -42,6 +42,7 @@ def reference_law(**options):
     return np.asarray(jax.jit(lambda x: frontiers.cell_law(exact, frontiers.log_policy(exact, x)))(logits))
 
 
+@pytest.mark.slow
 def test_imitations_have_the_outcome_law_of_their_projection(narrow):
     _, kl, standing = narrow
     assert (kl[0] == 0).all()
@@ -205,6 +206,7 @@ def test_every_objective_has_its_sweep():
         assert ground.updates % ground.every == 0
 
 
+@pytest.mark.slow
 def test_grpo_with_a_penalty_is_grpo_with_that_of_its_paper():
     learner = study.GROUNDS[DOOR].build("table")
     params, _ = learner.begin("random", jax.random.key(0))
@@ -259,6 +261,7 @@ def test_every_setting_begins_with_the_policies_of_all_seeds(monkeypatch):
     np.testing.assert_allclose(setting, np.repeat([0.03, 0.1, 0.3], 4), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_how_many_runs_go_side_by_side_changes_nothing(measured):
     ground = study.GROUNDS[DOOR]._replace(lanes=4)
     found = study.measure(ground, "reinforce", "table", "careful", seeds=2, updates=6)

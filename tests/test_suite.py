@@ -314,6 +314,7 @@ def test_imitation_is_of_the_reference():
 FAST = ("price-one-sided",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in suite.METHODS]
 )

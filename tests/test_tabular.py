@@ -166,6 +166,7 @@ def test_gradient_of_prob_is_finite_at_a_deterministic_policy(world):
     assert np.abs(np.diff(exact(table))[:2]).min() > 0.1
 
 
+@pytest.mark.slow
 def test_functions_vmap_over_policies_and_work_in_strict_mode(strict):
     world = random_mdp(jax.random.key(0), num_states=4, num_actions=3, horizon=5)
     policies = jax.nn.softmax(jax.random.normal(jax.random.key(1), (6, 4, 3)))

@@ -103,9 +103,7 @@ def test_a_token_task_takes_any_world_and_judges_each_answer_by_its_own_prompt(e
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    "recipe", ["grpo", pytest.param("ppo", marks=SLOW), pytest.param("reinforce", marks=SLOW), "dpo"]
-)
+@pytest.mark.parametrize("recipe", ["grpo", *(pytest.param(x, marks=SLOW) for x in ("ppo", "reinforce", "dpo"))])
 def test_unscorable_answers_are_masked_and_training_goes_on(echo, recipe):
     sizes = {"num_minibatches": 1} if recipe in ("grpo", "ppo") else {"num_pairs": 20} if recipe == "dpo" else {}
     task = echo if recipe in ("grpo", "dpo") else echo.task
@@ -123,6 +121,7 @@ def test_unscorable_answers_are_masked_and_training_goes_on(echo, recipe):
         assert metrics["episode/unscored"].max() > 0
 
 
+@pytest.mark.slow
 def test_imitation_learns_any_worlds_language():
     world = Echo()
     network = network_for(world)

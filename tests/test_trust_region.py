@@ -255,7 +255,10 @@ REFUSALS = {
 @pytest.mark.parametrize(
     ("name", "wrap"),
     [
-        *(pytest.param(name, jax.jit, id=f"jit-{name}") for name in REFUSALS),
+        *(
+            pytest.param(name, jax.jit, id=f"jit-{name}", marks=pytest.mark.slow if number % 2 else ())
+            for number, name in enumerate(REFUSALS)
+        ),
         *(
             pytest.param(
                 name, lambda f: f, id=f"eager-{name}", marks=() if name == "NaN in the gradient" else pytest.mark.slow
@@ -496,7 +499,7 @@ def held_trpo(model):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("make", [po.trpo, held_trpo])
+@pytest.mark.parametrize("make", [po.trpo, pytest.param(held_trpo, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_the_state_keeps_its_types_from_the_first(dtype, make):
     """A scan goes on with it, whatever the width of the parameters and of everything else."""
