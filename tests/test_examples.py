@@ -117,6 +117,21 @@ def test_language_model():
     assert np.mean(history[-5:]) > 0.9
 
 
+def test_token_ppo():
+    module = example("token_ppo")
+    assert [module.reward([3, 5], said) for said in ([3, 5, 0], [3, 5, 4, 4, 0], [5, 5, 0], [0])] == [1, 0, 2 / 3, 0]
+    history = module.main(updates=50)
+    assert history[0] < 0
+    assert np.mean(history[-5:]) > 0.8
+
+
+def test_answers_of_the_token_ppo_are_masked_behind_their_end():
+    """What is learnt from stands before STOP, STOP among it; the probabilities of the rest are nobody's."""
+    module = example("token_ppo")
+    row, mask = np.array([3, 5, 4, 0, 0, 0, 0, 0]), np.array([0, 1, 1, 0, 0, 0, 0], bool)
+    assert module.said(row, mask) == ([3, 5], [4, 0])
+
+
 @pytest.mark.slow
 def test_preferences(capsys):
     """Each of the three models comes to know which of an unseen pair is in order, and its reference does not."""
