@@ -30,7 +30,7 @@ def build(plan, reference=None):
     env = chain(num_states=4, horizon=6)
     network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(8,))
     task = control_task(env, network, num_envs=plan.num_envs, num_steps=plan.rollout_steps)
-    return _build.evaluated(plan, _recipes.make(plan.algorithm, task, plan.arguments), env, network)
+    return _build.evaluated(plan, _recipes.make(plan.algorithm, task, plan.arguments), env)
 
 
 @contextlib.contextmanager

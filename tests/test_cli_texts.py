@@ -832,7 +832,7 @@ def test_help_of_groups_has_no_length_of_its_own(objective, capsys):
     assert "--reward NAME" in help_text
     assert "--num-epochs" in help_text
     assert ("--clip-eps" in help_text) == (
-        objective in ("grpo", "dr_grpo", "dapo", "gspo", "gspo_token", "luspo", "dual_clip")
+        objective in ("grpo", "dr_grpo", "dapo", "gspo", "gspo_token", "luspo", "dual_clip", "rloo")
     )
     assert " --length" not in help_text
 
