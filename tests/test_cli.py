@@ -532,9 +532,9 @@ def test_the_help_of_ppo(capsys, monkeypatch):
         "--value-weight": "Weight of the value loss. (at least 0; default: 0.5)",
         "--entropy-weight": "Weight of the entropy bonus. (at least 0; default: 0)",
         "--max-grad-norm": "Norm to which the gradient is clipped. (above 0; default: 0.5)",
-        "--target-kl": "An update ends at the first minibatch on which the policy is found further than this from the one "
-        "that acted, in nats per decision (approx_kl); stopped is the share left out. An alarm and no bound: what was "
-        "found is kept. None: it never ends early. (above 0; default: none)",
+        "--target-kl": "An update ends at the first minibatch on which the policy is found further than this from the "
+        "one that acted, in nats per decision (approx_kl); stopped is the share left out. An alarm and no bound: what "
+        "was found is kept. None: it never ends early. (above 0; default: none)",
     }
 
 
