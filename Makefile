@@ -31,7 +31,8 @@ check: lint
 	@changed=$$(git diff --name-only --diff-filter=d $(SINCE) -- $(CODE)) && \
 	new=$$(git ls-files --others --exclude-standard -- $(CODE)) && \
 	echo "beside the batteries:" $${changed:-nothing changed} $$new && \
-	.venv/bin/python -m pytest $(BATTERIES) $$changed $$new
+	.venv/bin/python -m pytest $(BATTERIES) $$changed $$new && \
+	.venv/bin/python -m pytest -m slow tests/test_contracts.py
 
 demo: .venv/ok
 	.venv/bin/polopt compare

@@ -239,7 +239,5 @@ def _check_parts(batch: Batch, parts: int, axis: int) -> None:
         raise ValueError(f"axis must be one of the axes before T of a batch [...]={shape}; it is {axis}")
     if shape[axis] % parts:
         pairs = "; the rows of a preference batch [2, N, T] are axis=1" if axis == 0 and shape[0] == 2 else ""
-        raise ValueError(
-            f"{parts} parts (num_minibatches of epochs, num_microbatches of accumulate_gradients) do not divide axis "
-            f"{axis} of the batch, of size {shape[axis]}{pairs}"
-        )
+        what = f"{parts} parts do not divide axis {axis} of the batch, of size {shape[axis]}{pairs}"
+        raise ValueError(f"{what}; parts are the num_minibatches of epochs, the num_microbatches of what adds them up")

@@ -381,7 +381,7 @@ def test_there_is_at_least_one_share():
 
 def test_shares_must_divide_an_axis_before_time():
     objective = po.objective(model, po.ppo())
-    with pytest.raises(ValueError, match="4 parts .* do not divide axis 0"):
+    with pytest.raises(ValueError, match="4 parts do not divide axis 0"):
         po.accumulate_gradients(objective, 4)(PARAMS, example())
     for axis in (1, -1, 2):
         with pytest.raises(ValueError, match="axis"):
