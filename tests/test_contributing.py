@@ -291,7 +291,9 @@ def test_make_check_runs_the_batteries_and_what_has_changed(tmp_path):
     changed = ["polopt_jax/deep/_other.py", "tests/test_other.py"]
 
     def asked(*words):
-        return make(*words).stdout.splitlines()[-1].split()
+        *_, first, last = make(*words).stdout.splitlines()
+        assert last == "python -m pytest -m slow tests/test_contracts.py", "every row, also where it is like another"
+        return first.split()
 
     assert asked() == ["python", "-m", "pytest", *batteries, *changed, "tests/test_new.py"]
     assert {line.split()[0] for line in make().stdout.splitlines()} >= {"ruff", "pyright"}
