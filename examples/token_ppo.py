@@ -107,7 +107,7 @@ def main(rows=128, updates=100, beta=0.01, seed=0):
         params, opt_state, metrics = learn(params, opt_state, reference, tokens, mask, jnp.asarray(scores), step_key)
         history.append(float(scores.mean()))
         if number % 25 == 24:
-            moved = f"{metrics['policy/approx_kl']:.3f} nats a letter an update"
+            moved = f"{metrics['policy/approx_kl']:.3f} nats a letter away while it learnt"
             print(f"update {number + 1:3}: reward {history[-1]:.2f}, {texts[0][0]} -> {texts[0][1]}, {moved}")
     return history
 

@@ -48,9 +48,9 @@ def check_batch(caller: str, batch: Any) -> None:
     if isinstance(batch, Rollout) or not hasattr(batch, "obs"):
         hint = "; po.to_batch makes one of it" if isinstance(batch, Rollout) else ""
         raise TypeError(f"{caller}: batch must be a po.Batch; it is {described(batch)}{hint}")
-    for name in ("action", "mask", "log_prob", "advantage", "value", "target", "ref_log_prob"):
-        if isinstance(getattr(batch, name, None), list | tuple):
-            raise TypeError(f"{caller}: batch.{name} must be an array; it is {described(getattr(batch, name))}")
+    for name, field in vars(batch).items():
+        if isinstance(field, list) and name not in ("obs", "outcome"):
+            raise TypeError(f"{caller}: batch.{name} must be an array; it is {described(field)}")
 
 
 def check_takes(caller: str, what: str, function: Any, *names: str, by_name: Sequence[str] = ()) -> None:
@@ -124,8 +124,9 @@ def check_bounded(caller: str, name: str, pairs: Any, needs: str) -> list[tuple[
     for number, pair in enumerate(pairs):
         function, bound = check_pair(caller, f"{name}[{number}]", pair, f"a pair {needs}")
         if callable(bound) or not callable(function):
+            place, wrong = ("first", function) if not callable(function) else ("second", bound)
             order = ": they are swapped" if callable(bound) and not callable(function) else ""
-            raise TypeError(f"{caller}: {name}[{number}] must be {needs}; its first is {described(function)}{order}")
+            raise TypeError(f"{caller}: {name}[{number}] must be {needs}; its {place} is {described(wrong)}{order}")
     return list(pairs)
 
 

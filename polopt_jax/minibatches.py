@@ -41,8 +41,8 @@ def epochs(
     the batch as it is; then nothing is shuffled and the key may be None.
 
     With `stop`, an update ends early: at the first minibatch whose metrics it says True of, on which no step is taken
-    any more, nor anything further computed (under a `vmap` over agents it is computed and thrown away). An update that
-    ends once the policy is seen to have moved by more than 0.02 nats per decision:
+    any more, and no gradient after it (under a `vmap` over agents they are taken and thrown away). An update that ends
+    once the policy is seen to have moved by more than 0.02 nats per decision:
 
         epochs(step, 10, 4, stop=lambda metrics: metrics["approx_kl"] > 0.02)
 

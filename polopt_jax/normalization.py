@@ -62,13 +62,11 @@ def update_stats(stats: RunningStats, obs: Obs, mask: Array) -> RunningStats:
     number = mask.sum().astype(jnp.float32)
     total = stats.count + number
 
-    first = jnp.argmax(mask)  # of those that count
-
     def merge(mean: Array, m2: Array, x: Array) -> tuple[Array, Array]:
         keep = mask.reshape(mask.shape + (1,) * (x.ndim - lead))
         axes = tuple(range(lead))
         x = x.astype(jnp.float32)
-        start = jnp.where(keep, x, 0).reshape(-1, *x.shape[lead:])[first]
+        start = jnp.where(number > 0, jnp.where(keep, x, -jnp.inf).max(axes), 0)
         centre = jnp.where(stats.count > 0, mean, start)  # what never changes is at no distance from it, exactly
         apart = jnp.where(keep, x - centre, 0)
         shift = apart.sum(axes) / jnp.maximum(number, 1)
@@ -77,7 +75,7 @@ def update_stats(stats: RunningStats, obs: Obs, mask: Array) -> RunningStats:
         return centre + shift * jnp.where(stats.count > 0, number / jnp.maximum(total, 1), 1), m2 + spread + known
 
     means, structure = jax.tree.flatten(stats.mean)
-    pairs = [merge(*leaves) for leaves in zip(means, jax.tree.leaves(stats.m2), jax.tree.leaves(obs), strict=True)]
+    pairs = [merge(*leaves) for leaves in zip(means, *map(structure.flatten_up_to, (stats.m2, obs)), strict=True)]
     mean, m2 = (structure.unflatten([pair[i] for pair in pairs]) for i in range(2))
     return RunningStats(count=total, mean=mean, m2=m2)
 

@@ -156,7 +156,7 @@ def unroll(
     """Runs B environments for `num_steps` steps under a policy.
 
     `act(obs)` is a model bound to its parameters (and to a normaliser, if there is one); it is sent observations
-    `[B, ...]`. Episodes that end restart from *fresh* initial states, out of a pool of about max(B, 64) that is
+    `[B, ...]`. Episodes that end restart from *fresh* initial states, out of a pool of max(B, 64) or fewer that is
     drawn anew every 32 steps or sooner (`polopt_jax.restarts`): where episodes are shorter than that, several begin
     alike (of one step, up to 32 of them). Environments on different devices share nothing while they step: restarts
     stay within gcd(8, B) contiguous groups of environments, and statistics are summed once, at the end.

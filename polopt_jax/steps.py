@@ -100,7 +100,7 @@ def _one_phase(objective: Objective, optimizer: optax.GradientTransformation) ->
         del key
         if isinstance(params, Batch) or isinstance(opt_state, Batch):
             raise TypeError("make_step: update takes (params, opt_state, batch, key), in this order")
-        check_learnable("make_step", params if jax.tree.leaves(params) else unraveled(params))
+        check_learnable("make_step", unraveled(params))
         (loss, metrics), grads = jax.value_and_grad(checked, has_aux=True)(params, batch)
         if taken := metrics.keys() & _OWN:
             raise ValueError(f"make_step has metrics {', '.join(_OWN)}; an objective has {min(taken)!r} as well")

@@ -363,6 +363,7 @@ def test_a_solver_needs_all_parameters(solver):
         (lambda: po.trpo(model, constraints=[(0.01, po.action_kl)]), r"trpo: constraints\[0\] .* swapped"),
         (lambda: po.trpo(model, constraints=po.action_kl), "trpo: constraints must be a list of pairs"),
         (lambda: po.backtrack(model, [(0.1, 0.2)]), r"its first is a float$"),
+        (lambda: po.backtrack(model, [(po.action_kl, lambda u: u)]), "its second is the function <lambda>$"),
         (
             lambda: po.backtrack(model, [po.action_kl]),
             r"constraints\[0\] must be a pair .* the function action_kl",

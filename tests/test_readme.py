@@ -89,16 +89,17 @@ def test_the_readme_runs(tmp_path, monkeypatch):
         ),
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 14
+    assert len(blocks) == 15
     for i, block in enumerate(blocks):
         code = (
             block.replace("updates=100", "updates=2")
             .replace("num_envs=256", "num_envs=32")
             .replace("range(100)", "range(2)")
+            .replace("episodes=100", "episodes=2")
         )
         if i == 0:
             code = code.replace("= step.update(", "= jax.jit(step.update)(")
-        if i == 12:
+        if i == 13:
             names |= episodes_of(names["network"], names["params"])
         exec(compile(code, f"README block {i}", "exec"), names)
         if i == 1:
@@ -128,25 +129,28 @@ def test_the_readme_runs(tmp_path, monkeypatch):
             assert names["rollout"].reward.shape == (100, 8)
         if i == 5:
             assert names["metrics"]["kl_old_new"].shape == (4, 2)
-        if i == 8:
+        if i == 6:
+            assert names["worth"].episode_return.shape == (2,)
+            assert names["act"](jnp.zeros(4)).value.shape == ()
+        if i == 9:
             own = {"plain_model": {"w": jnp.ones((4, 2)), "b": jnp.zeros(2)}}
             own |= {"nnx_model": names["weights"], "eqx_model": names["arrays"]}
             for name, weights in own.items():
                 learns(names[name], weights)
-        if i == 9:
+        if i == 10:
             surrogate, batch = names["surrogate"], names["batch"]
             step = po.make_step((surrogate, names["optimizer"]))
             new, _, metrics = jax.jit(step.update)(params, step.init(params), batch, None)
             assert metrics["line_search_accepted"] == 1
             moved = names["hellinger"](network.apply(params, batch.obs), network.apply(new, batch.obs), batch)
             assert 0.001 < float(moved) <= 0.0025
-        if i == 10:
+        if i == 11:
             collected = jax.eval_shape(lambda key, made=names["algorithm"]: made.init(key), names["key"])
             assert collected.update.shape == ()
-        if i == 11:
+        if i == 12:
             state, metrics = names["run"](names["state"])
             assert metrics["kl_old_new"].shape == (2,)
-        if i == 12:
+        if i == 13:
             report = names["measure"](names["old"], names["new"])
             assert (int(names["dropped"]), int(names["batch"].mask.any(-1).sum())) == (0, 40)
             assert round(float(report.success_rate_old), 5) == 0.5

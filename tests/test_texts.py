@@ -211,7 +211,7 @@ def test_a_compressed_file_that_was_cut_off_is_told(tmp_path):
     file = tmp_path / "data.jsonl.gz"
     whole = gzip.compress((json.dumps(GOOD) + "\n").encode() * 1000)
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"data\.jsonl\.gz ends before it should: Compressed file ended before"):
+    with pytest.raises(ValueError, match=r"data\.jsonl\.gz cannot be read to its end: Compressed file ended before"):
         language.read_pairs(file)
 
 

@@ -37,12 +37,12 @@ def explained_variance(batch: Batch) -> Array:
     0.95
     """
     value, target = (accumulate(read("explained_variance", batch, name)) for name in ("value", "target"))
-
-    def variance(x: Array) -> Array:
-        first = x.ravel()[jnp.argmax(batch.mask)]  # the mean of equal numbers need not be that number, to the last bit
-        x = zero_where_masked(x - first, batch.mask)
-        return masked_mean(zero_where_masked(x - masked_mean(x, batch.mask), batch.mask) ** 2, batch.mask)
-
-    all_of_it = variance(target)
-    some = all_of_it > 0
-    return jnp.where(some, 1 - variance(target - value) / jnp.where(some, all_of_it, 1), 0)
+    both = jnp.stack([target, target - value])  # what there is to explain, and what is left of it: reduced together
+    mask, axes = jnp.broadcast_to(batch.mask, both.shape), tuple(range(1, both.ndim))
+    largest = jnp.max(both, axes, keepdims=True, where=mask, initial=-jnp.inf)
+    both = both - jnp.where(
+        jnp.isfinite(largest), largest, 0
+    )  # or the mean of equal numbers is not that number
+    both = zero_where_masked(both - masked_mean(both, mask, axis=axes).reshape(largest.shape), mask)
+    whole, left = masked_mean(both**2, mask, axis=axes)
+    return jnp.where(whole > 0, 1 - left / jnp.where(whole > 0, whole, 1), 0)

@@ -44,8 +44,8 @@ class Algorithm(NamedTuple):
     """`state -> metrics` of whole episodes that nothing is learnt from; None where nobody asks. The host asks between
     chunks, as often as it was told to."""
     act: Callable[[TrainState], Callable[[Obs], Outputs]] | None = None
-    """`state -> act`: the policy that a state holds, a function of observations as the environment gives them, for
-    `po.unroll`, `po.greedy` and `po.evaluate_policy`."""
+    """`state -> act`: the policy that the state of one agent holds, a function of observations as the environment gives
+    them (or of a world's tokens): for `po.greedy`, and where there is an environment `po.unroll`, `evaluate_policy`."""
 
 
 Terms: TypeAlias = Mapping[str, tuple[ArrayLike, Term]]
@@ -105,6 +105,8 @@ def assemble(task: Task, step: Step, estimate: Estimate | RememberingEstimate, *
         if task.outcome is not None and batch.outcome is None:
             batch = replace(batch, outcome=task.outcome(rollout))
         if batch.value is not None and batch.target is not None:
+            if "explained_variance" in metrics:
+                raise ValueError("the task has a metric 'explained_variance', which is that of the recipe's critic")
             metrics = {**metrics, "explained_variance": explained_variance(batch)}
         return (task_state, estimate_state), batch, metrics
 
@@ -212,7 +214,7 @@ def by_schedule(make: Callable[[Any], Step], rate: Rate) -> Step:
         return make(rate)
 
     def init(params: Params) -> tuple[Array, Any]:
-        return jax.numpy.zeros((), int), make(rate(0)).init(params)
+        return jax.numpy.zeros((), jax.numpy.int32), make(rate(0)).init(params)
 
     def by(way: Callable[[Step], Step]) -> Update:
         def update(params: Params, state: Any, batch: Batch, key: Array) -> tuple[Params, Any, Metrics]:

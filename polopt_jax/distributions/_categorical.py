@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 
@@ -105,10 +107,11 @@ class Categorical:
         Summed as Σ p d + q - p with d = log(p/q): the added terms sum to 0 and make every summand >= 0. For small d
         a summand is p (e^{-d} - 1 + d), which keeps its digits where p and q are nearly equal.
         """
-        if not hasattr(other, "logits"):  # a lazy one has them too
+        if inspect.getattr_static(other, "logits", None) is None:  # they may be computed, and then only once
             check_kind(other, Categorical)
-        _check_same_shape("other.logits", other.logits, "self.logits", self.logits)
-        log_p, log_q = self._normalised(), Categorical(logits=other.logits)._normalised()
+        others = other.logits
+        _check_same_shape("other.logits", others, "self.logits", self.logits)
+        log_p, log_q = self._normalised(), Categorical(logits=others)._normalised()
         p, q = jnp.exp(log_p), jnp.exp(log_q)
         d = jnp.where(p > 0, log_p, 0) - jnp.where(p > 0, log_q, 0)
         near = (p > 0) & (jnp.abs(d) < 1)

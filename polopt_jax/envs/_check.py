@@ -135,7 +135,8 @@ def _check_obs(env: Environment, obs: Any) -> None:
     for x in jax.tree.leaves(obs):
         whole = isinstance(x, jax.Array) and (x.dtype == jnp.bool_ or jnp.issubdtype(x.dtype, jnp.integer))
         if not (isinstance(x, jax.Array) and (x.dtype == jnp.float32 or (whole and x is not obs))):
-            raise TypeError(f"{name}.reset: obs must be float32 (leaves of a tree also flags); it is {described(x)}")
+            needs = "obs must be float32 (leaves of a tree also flags or whole numbers)"
+            raise TypeError(f"{name}.reset: {needs}; it is {described(x)}")
     if isinstance(obs, jax.Array) and obs.shape != tuple(env.obs_shape):
         raise ValueError(f"{name}.reset: obs must have obs_shape {list(env.obs_shape)}; it is {described(obs)}")
 

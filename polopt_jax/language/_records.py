@@ -291,11 +291,11 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _numbered(path: Path, file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file with their numbers from 1. Raises ValueError where a compressed one was cut off."""
+    """The lines of a file with their numbers from 1. Raises ValueError where a compressed one is cut off or damaged."""
     try:
         yield from enumerate(file, start=1)
     except (EOFError, zlib.error) as error:
-        raise ValueError(f"{path} ends before it should: {error}") from None
+        raise ValueError(f"{path} cannot be read to its end: {error}") from None
 
 
 def _dataset(path: Path) -> Iterator[Mapping[str, Any]]:

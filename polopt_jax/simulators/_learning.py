@@ -207,8 +207,7 @@ def _task(
         normalizer, scale, seen = normalized(observations, rewards, (frozen, scale), raw, gamma)
         return SimulatedState(normalizer=normalizer, return_scale=scale), seen, {}
 
-    read = lambda state, obs: observations.apply(state.normalizer, obs)  # noqa: E731
-    return Task(network.apply, network.init, init, rollout, (fleet.num_envs,), num_steps, read=read)
+    return Task(network.apply, network.init, init, rollout, (fleet.num_envs,), num_steps)
 
 
 def _acting_keys(state: TrainState) -> Array:

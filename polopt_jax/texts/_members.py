@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 from polopt_jax import advantages, objectives
 from polopt_jax.fields import with_fields
+from polopt_jax.ranges import check_clip_range
 from polopt_jax.reading import read, read_label
 from polopt_jax.reductions import sequence_mean
 from polopt_jax.surrogates import ClipRange, clipped_surrogate
@@ -77,8 +78,11 @@ def rloo(*, clip_eps: ClipRange = 0.2) -> Term:
     Args:
       clip_eps: the ratio is clipped to 1 ± this; in Python also a pair (ε_low, ε_high).
 
+    Raises ValueError if clip_eps is negative or NaN (where it is concrete), and as any term of a ratio.
+
     Source: Ahmadian et al. 2024, "Back to basics: revisiting REINFORCE style optimization".
     """
+    check_clip_range("rloo", clip_eps=clip_eps)
     gain = partial(clipped_surrogate, clip_eps=clip_eps)
     return objectives.ratio_term(gain, ratio=objectives.trajectory_ratio, reduce=sequence_mean, caller="rloo")
 
