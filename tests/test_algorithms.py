@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import polopt_jax as po
-from polopt_jax import advantages, algorithms, driver, tasks
+from polopt_jax import advantages, algorithms, driver, normalization, tasks
 from polopt_jax.envs import ActionReward, DelayedReward, ObsActionReward, Quadratic, TimeLimit
 from polopt_jax.language import imitate, transformer
 from polopt_jax.networks import mlp_actor_critic
@@ -222,3 +222,21 @@ def test_preferences_differ_in_reward_and_the_better_is_chosen(tokens):
         assert (chosen == rejected)[~kept].all()
         np.testing.assert_array_equal(pairs.obs[..., 1:], pairs.action[..., :-1])
         np.testing.assert_allclose(said(pairs), pairs.ref_log_prob, atol=1e-5)
+
+
+@pytest.mark.parametrize("transform", [normalization.standardized_observations, normalization.raw_observations])
+def test_the_policy_of_a_state_reads_observations_as_the_environment_gives_them(transform):
+    env = Quadratic()
+    network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(16,))
+    task = tasks.control_task(env, network, num_envs=32, num_steps=4, observations=transform())
+    algorithm = algorithms.ppo(task, num_minibatches=4)
+    run = jax.jit(lambda key: po.train(algorithm.collect, algorithm.step, algorithm.init(key), updates=3)[0])
+    state, obs = run(jax.random.key(0)), 5 + jax.random.normal(jax.random.key(1), (7, *env.obs_shape))
+    normalizer = state.collect_state[0].normalizer
+    read = normalize(normalizer, obs) if transform is normalization.standardized_observations else obs
+    said, expected = algorithm.act(state)(obs), network.apply(state.params, read)
+    jax.tree.map(np.testing.assert_array_equal, said, expected)
+    if read is not obs:
+        assert jnp.abs(said.value - network.apply(state.params, obs).value).max() > 0.01
+    found = po.evaluate_policy(env, po.greedy(algorithm.act(state)), jax.random.key(2), episodes=3)
+    assert jnp.isfinite(found.episode_return).all()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from unittest import mock
 
 import jax
@@ -225,3 +226,21 @@ def test_every_compilation_of_a_training_loop_is_given_the_options(compile_all, 
     compile_all()
     assert given
     assert given == [wanted] * len(given)
+
+
+def test_what_gathers_and_what_learns_have_metrics_of_their_own():
+    state = TrainState(params=jnp.zeros(()), opt_state=(), collect_state=(), key=jax.random.key(0), update=jnp.int32(0))
+
+    def learn(state, given):
+        return replace(state, params=state.params + given, update=state.update + 1), {"loss": given}
+
+    def run(name):
+        gather = lambda state, update: (np.ones(1, np.float32), {name: np.full(1, 7.0)})  # noqa: E731
+        hosted = driver.Hosted(lambda key: state, gather, learn, lambda state: np.ones(1, np.float32))
+        (chunk,) = driver.chunks(driver.prepare(hosted, driver.seed_keys(0, 1), chunk_updates=2), 1)
+        return chunk.metrics
+
+    found = run("scored")
+    assert {name: x.tolist() for name, x in found.items()} == {"scored": [[7.0, 7.0]], "loss": [[1.0, 1.0]]}
+    with pytest.raises(ValueError, match="what gathers and what learns both have a metric 'loss'"):
+        run("loss")
