@@ -138,7 +138,7 @@ def test_control_deals_decisions_and_can_be_told_to_keep_rows(monkeypatch):
 
     given = []
     for module in (_algorithm, _ppo):
-        monkeypatch.setattr(module, "epochs", lambda step, *numbers, shuffle: given.append(shuffle) or step)
+        monkeypatch.setattr(module, "epochs", lambda step, *numbers, shuffle, **rest: given.append(shuffle) or step)
     env = Quadratic()
     network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(4,))
     for more, expected in (({}, shuffled_decisions), ({"shuffle": shuffled_parts}, shuffled_parts)):
@@ -182,7 +182,7 @@ def test_an_estimate_of_ones_own_is_learnt_from_as_it_is(monkeypatch):
     from polopt_jax.algorithms import _ppo
 
     given = []
-    monkeypatch.setattr(_ppo, "epochs", lambda step, *numbers, shuffle: given.append(shuffle) or step)
+    monkeypatch.setattr(_ppo, "epochs", lambda step, *numbers, shuffle, **rest: given.append(shuffle) or step)
     env = Quadratic()
     network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(4,))
     task = tasks.control_task(env, network, num_envs=4, num_steps=2)
@@ -196,7 +196,7 @@ def test_ppo_standardises_minibatch_by_minibatch(monkeypatch):
     from polopt_jax.algorithms import _ppo
 
     given = []
-    monkeypatch.setattr(_ppo, "epochs", lambda step, *numbers, shuffle: given.append(shuffle) or step)
+    monkeypatch.setattr(_ppo, "epochs", lambda step, *numbers, shuffle, **rest: given.append(shuffle) or step)
     env = Quadratic()
     network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(4,))
     algorithms.ppo(tasks.control_task(env, network, num_envs=4, num_steps=2))
