@@ -10,6 +10,7 @@ import pytest
 
 import polopt_jax as po
 from polopt_jax import algorithms, envs, networks, tasks
+from polopt_jax.algorithms import _ppo
 from polopt_jax.guards import mean_of_taken
 from polopt_jax.rows import shuffled_parts
 
@@ -224,3 +225,13 @@ def test_phases_within_phases_have_their_own_means():
     found = step.update(PARAMS, step.init(PARAMS), batch, KEY)[2]
     assert found["outer/inner/skipped"] == 0.25
     assert jnp.isfinite(found["outer/inner/loss"])
+
+
+def test_ppo_ends_at_the_kl_that_was_said(monkeypatch):
+    """Not at one and a half times of it, as other code does."""
+    given = {}
+    monkeypatch.setattr(_ppo, "epochs", lambda step, *numbers, **rest: given.update(rest) or step)
+    learnt(target_kl=0.005)
+    assert [bool(given["stop"]({"policy/approx_kl": x})) for x in (0.0049, 0.0051)] == [False, True]
+    learnt()
+    assert given["stop"] is None
