@@ -40,9 +40,7 @@ def explained_variance(batch: Batch) -> Array:
     both = jnp.stack([target, target - value])  # what there is to explain, and what is left of it: reduced together
     mask, axes = jnp.broadcast_to(batch.mask, both.shape), tuple(range(1, both.ndim))
     largest = jnp.max(both, axes, keepdims=True, where=mask, initial=-jnp.inf)
-    both = both - jnp.where(
-        jnp.isfinite(largest), largest, 0
-    )  # or the mean of equal numbers is not that number
+    both = both - jnp.where(jnp.isfinite(largest), largest, 0)  # a mean of equal numbers need not be that number
     both = zero_where_masked(both - masked_mean(both, mask, axis=axes).reshape(largest.shape), mask)
     whole, left = masked_mean(both**2, mask, axis=axes)
     return jnp.where(whole > 0, 1 - left / jnp.where(whole > 0, whole, 1), 0)
