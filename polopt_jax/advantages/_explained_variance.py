@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from polopt_jax.masking import accumulate, masked_mean, zero_where_masked
+from polopt_jax.masking import masked_mean, zero_where_masked
 from polopt_jax.reading import read
 from polopt_jax.types import Array, Batch
 
@@ -36,7 +36,7 @@ def explained_variance(batch: Batch) -> Array:
     >>> round(float(explained_variance(batch)), 4)
     0.95
     """
-    value, target = (accumulate(read("explained_variance", batch, name)) for name in ("value", "target"))
+    value, target = (read("explained_variance", batch, name) for name in ("value", "target"))
     both = jnp.stack([target, target - value])  # what there is to explain, and what is left of it: reduced together
     mask, axes = jnp.broadcast_to(batch.mask, both.shape), tuple(range(1, both.ndim))
     largest = jnp.max(both, axes, keepdims=True, where=mask, initial=-jnp.inf)

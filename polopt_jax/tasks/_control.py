@@ -69,20 +69,20 @@ def control_task(
             return_scale=rewards.init(num_envs),
         )
 
+    def read(state: ControlState, obs: Obs) -> Obs:
+        return observations.apply(state.normalizer, obs)
+
     def rollout(
         params: Params, state: ControlState, key: Array, gamma: ArrayLike
     ) -> tuple[ControlState, Rollout, Metrics]:
-        frozen = state.normalizer
-
         def act(obs: Obs) -> Outputs:
-            return network.apply(params, observations.apply(frozen, obs))
+            return network.apply(params, read(state, obs))
 
         loop, raw = unroll(env, act, state.loop, key, num_steps=num_steps)
-        normalizer, scale, seen = normalized(observations, rewards, (frozen, state.return_scale), raw, gamma)
-        state = ControlState(loop=loop, normalizer=normalizer, return_scale=scale)
-        return state, seen, episode_metrics(loop.stats)
+        before = (state.normalizer, state.return_scale)
+        normalizer, scale, seen = normalized(observations, rewards, before, raw, gamma)
+        return ControlState(loop=loop, normalizer=normalizer, return_scale=scale), seen, episode_metrics(loop.stats)
 
-    read = lambda state, obs: observations.apply(state.normalizer, obs)  # noqa: E731
     return Task(network.apply, network.init, init, rollout, (num_envs,), num_steps, shuffle=shuffle, read=read)
 
 
