@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.envs import Environment, brax_env, playground_env
+from polopt_jax.envs import Environment, brax_env
+from polopt_jax.envs._families import family_of
 from polopt_jax.envs._import import MAKES_ONE, checked_env, import_factory
 from polopt_jax.language import ByteTokenizer, TokenNetwork, rotary_positions, tempered_network, transformer
 from polopt_jax.networks import INITIAL_LOG_STD, Network, mlp_actor_critic
@@ -27,8 +28,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": jax.nn.elu,
 }
 """By name; the first where nothing is said."""
-SIMULATED, PLAYGROUND = "gymnasium:", "playground:"
-"""What the names of simulators begin with, and those of MuJoCo Playground's environments."""
+SIMULATED = "gymnasium:"
+"""What the names of simulators begin with."""
 
 
 class Control(NamedTuple):
@@ -56,7 +57,7 @@ def setting(config: Mapping[str, Any]) -> Control | Tokens | Texts:
     """That of a config.json: the token world if it says what that is made of (`world`), texts if it has their sum, else
     an environment.
 
-    Raises KeyError for what the config lacks, and what `brax_env`, `playground_env`, `own_env` and `simulator` do.
+    Raises KeyError for what the config lacks, and what `brax_env`, `own_env`, `simulator` and a family's `make` do.
     """
     if "data_sha256" in config:
         return Texts(None, byte_transformer(**{name: config[name] for name in TEXT_SIZES}))
@@ -69,7 +70,7 @@ def setting(config: Mapping[str, Any]) -> Control | Tokens | Texts:
 
 def is_own(env: str) -> bool:
     """Whether an environment is one's own, `package.module:factory`, rather than one of a family's."""
-    return ":" in env and not env.startswith((SIMULATED, PLAYGROUND))
+    return ":" in env and not is_simulated(env) and family_of(env) is None
 
 
 def is_simulated(env: str) -> bool:
@@ -104,8 +105,8 @@ def control(
     made: Environment | Simulator
     if is_simulated(env):
         made = simulated(env)
-    elif env.startswith(PLAYGROUND):
-        made = playground_env(env.removeprefix(PLAYGROUND), episode_length=episode_length or 1000)
+    elif (family := family_of(env)) is not None:
+        made = family.make(env.removeprefix(family.prefix), episode_length)
     elif is_own(env):
         made = own_env(env)
     else:

@@ -10,6 +10,7 @@ import pytest
 import polopt_jax as po
 from polopt_jax.cli import main
 from polopt_jax.envs import Box, _playground, check_env, has_playground, place_bodies, playground_env, playground_names
+from polopt_jax.envs._families import Family
 
 installed = pytest.mark.skipif(not has_playground(), reason="playground is not installed: pip install playground")
 
@@ -29,7 +30,7 @@ def test_playground_may_be_missing(monkeypatch, capsys):
     monkeypatch.setattr(_playground, "has_playground", lambda: False)
     with pytest.raises(_playground.MissingPlayground, match=r"pip install 'polopt-jax\[playground\]'"):
         playground_env("CheetahRun")
-    monkeypatch.setattr("polopt_jax.cli._envs.has_playground", lambda: False)
+    monkeypatch.setattr(Family, "is_installed", lambda family: False)
     assert main(["train", "ppo", "--env", "playground:cheetahrun"]) == 2
     assert "needs the package playground: pip install 'polopt-jax[playground]'" in capsys.readouterr().err
     assert main(["envs"]) == 0
@@ -49,7 +50,7 @@ def test_playground_may_be_missing(monkeypatch, capsys):
     ],
 )
 def test_wrong_options(line, said, monkeypatch, capsys):
-    monkeypatch.setattr("polopt_jax.cli._envs.has_playground", lambda: True)
+    monkeypatch.setattr(Family, "is_installed", lambda family: True)
     assert main(["train", *line.split()]) == 2
     assert said in capsys.readouterr().err
 

@@ -18,11 +18,9 @@ from polopt_jax.envs import (
     Environment,
     brax_backends,
     brax_names,
-    has_playground,
-    playground_env,
-    playground_names,
 )
-from polopt_jax.settings import PLAYGROUND, SIMULATED, is_own, is_simulated, own_env, simulated
+from polopt_jax.envs._families import FAMILIES, Family, family_of
+from polopt_jax.settings import SIMULATED, is_own, is_simulated, own_env, simulated
 from polopt_jax.simulators import Simulator
 
 TOKEN_ENV = "skip_the_test"
@@ -85,14 +83,14 @@ def algorithms(env: str) -> tuple[str, ...]:
 def check_environment(name: str) -> str:
     """The environment called `name`; raises UsageError with the nearest name if there is none.
 
-    One's own, `package.module:factory`, and a simulator, `gymnasium:NAME`, are imported, made and looked at; of
-    Playground's, `playground:NAME`, the name is.
+    One's own, `package.module:factory`, and a simulator, `gymnasium:NAME`, are imported, made and looked at; of a
+    family's, `playground:NAME`, the name is.
     """
-    if name.startswith(PLAYGROUND):
-        known = choose("environment of Playground's", name.removeprefix(PLAYGROUND), playground_names())
-        if not has_playground():
-            raise UsageError(f"--env {name} needs the package playground: pip install 'polopt-jax[playground]'")
-        return PLAYGROUND + known
+    if (family := family_of(name)) is not None:
+        known = choose(f"environment of {family.called}", name.removeprefix(family.prefix), family.names())
+        if not family.is_installed():
+            raise UsageError(f"--env {name} needs the package {family.package}: {family.how_to_install()}")
+        return family.prefix + known
     if ":" in name:
         _made(name)
         return name
@@ -109,8 +107,8 @@ def check_environment(name: str) -> str:
 def _made(name: str) -> Environment | Simulator:
     """An environment that is no name of a list's; raises UsageError with what is wrong with it."""
     try:
-        if name.startswith(PLAYGROUND):
-            return playground_env(name.removeprefix(PLAYGROUND))
+        if (family := family_of(name)) is not None:
+            return family.make(name.removeprefix(family.prefix), None)
         return simulated(name) if is_simulated(name) else _readable(own_env(name))
     except (TypeError, ValueError) as error:
         raise UsageError(f"--env {name}: {error}") from error
@@ -129,9 +127,7 @@ def has_real_actions(env: str) -> bool:
     """Whether the actions of an environment, one that was checked, are real numbers rather than choices."""
     if env == TOKEN_ENV:
         return False
-    if is_own(env) or is_simulated(env):
-        return isinstance(_made(env).action_space, Box)
-    return True
+    return isinstance(_made(env).action_space, Box) if ":" in env else True
 
 
 def check_algorithm(name: str) -> str:
@@ -164,6 +160,7 @@ def show(name: str | None, html: Path | None) -> None:
     """
     worlds = _worlds.world_names()
     if name is not None and ":" in name and html is None:
+        name = check_environment(name) if family_of(name) else name
         env = _made(name)
         if is_own(name) and (world := _worlds.own_rules(name)) is not None:
             _worlds.print_entry(world, _console())
@@ -217,10 +214,14 @@ def _print_environments(names: Sequence[str]) -> None:
 def _print_notes() -> None:
     token_only = [name for name in PRESETS if takes_groups(name)]
     slow = f"{SIMULATED}NAME is any environment of Gymnasium's, if that is installed; slow, as it steps on the host."
-    more = f"{PLAYGROUND}NAME is one of Playground's: {', '.join(playground_names())}.\n" if has_playground() else ""
+    more = "".join(_list(family) for family in FAMILIES if family.is_installed())
     _console().print(
         f"\nThe four backends are {', '.join(backends('ant'))}; spring is the default. A box n is n numbers in "
         f"[-1, 1].\n{' and '.join(token_only)} learn {TOKEN_ENV} only; the other algorithms learn everything.\n"
         f"{slow}\n{more}",
         style="dim",
     )
+
+
+def _list(family: Family) -> str:
+    return f"{family.prefix}NAME is one of {family.called}: {', '.join(family.names())}.\n"

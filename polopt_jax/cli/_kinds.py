@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from polopt_jax import settings, simulators
 from polopt_jax.cli._envs import TOKEN_ENV
+from polopt_jax.envs._families import FAMILIES, family_of
 
 
 class Kind(NamedTuple):
@@ -14,15 +15,23 @@ class Kind(NamedTuple):
     """Those that mean something here and not everywhere."""
     package: str | None = None
     """Whose version decides the numbers, too."""
+    episode_length: int | None = None
+    """Where nothing is said; None: that of the environment."""
 
 
 _MLPS = ("rollout_steps", "hidden", "activation", "initial_log_std")
 TOKEN = Kind("the token world", ("group_size",))
 OWN = Kind("an environment of one's own", _MLPS)
-BRAX = Kind("a Brax environment", (*_MLPS, "episode_length", "backend"), "brax")
+BRAX = Kind("a Brax environment", (*_MLPS, "episode_length", "backend"), "brax", 1000)
 SIMULATOR = Kind("a simulator of Gymnasium's", (*_MLPS, "vectorization"), "gymnasium")
-PLAYGROUND = Kind("an environment of Playground's", (*_MLPS, "episode_length"), "playground")
-KINDS = (TOKEN, OWN, BRAX, SIMULATOR, PLAYGROUND)
+OF_FAMILIES = {
+    family.prefix: Kind(
+        f"an environment of {family.called}", (*_MLPS, "episode_length"), family.package, family.episode_length
+    )
+    for family in FAMILIES
+}
+"""By what their names begin with."""
+KINDS = (TOKEN, OWN, BRAX, SIMULATOR, *OF_FAMILIES.values())
 APPLIED = tuple(dict.fromkeys(name for kind in KINDS for name in kind.options))
 """Every option that means nothing for some kind."""
 
@@ -40,6 +49,6 @@ def kind_of(env: str) -> Kind:
         return TOKEN
     if settings.is_simulated(env):
         return SIMULATOR
-    if env.startswith(settings.PLAYGROUND):
-        return PLAYGROUND
+    if (family := family_of(env)) is not None:
+        return OF_FAMILIES[family.prefix]
     return OWN if settings.is_own(env) else BRAX

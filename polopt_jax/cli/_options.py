@@ -39,7 +39,8 @@ class Train:
     """
 
     env: Annotated[str, tyro.conf.arg(metavar="NAME")]
-    """Brax's, skip_the_test (a token world), package.module:factory (yours), playground:NAME, gymnasium:NAME (slow)."""
+    """Brax's, skip_the_test (a token world), package.module:factory (yours), gymnax:NAME, playground:NAME,
+    gymnasium:NAME (slow)."""
     backend: Annotated[str | None, NAME, shown("NAME", "spring, where there is a choice")] = None
     """Physics of a Brax environment: generalized, spring, positional or mjx."""
     steps: Annotated[int | None, WHOLE, shown("N", "by environment")] = None
@@ -48,8 +49,8 @@ class Train:
     """Environments side by side; for the token world, sequences per update."""
     rollout_steps: Annotated[int | None, WHOLE, shown("N", "the preset's")] = None
     """Steps of each environment between updates."""
-    episode_length: Annotated[int | None, WHOLE, shown("N", "1000")] = None
-    """Time limit of an episode of Brax's or Playground's."""
+    episode_length: Annotated[int | None, WHOLE, shown("N", "1000; of gymnax's their own")] = None
+    """Time limit of an episode of Brax's, Playground's or gymnax's."""
     vectorization: Annotated[str | None, NAME, shown("NAME", "sync")] = None
     """Simulators of Gymnasium's: sync, in turn in this process, or async, each in a process of its own (slow ones)."""
     group_size: Annotated[int | None, WHOLE, shown("N", "8")] = None

@@ -36,7 +36,6 @@ SIZES = {
 }
 """From what to what each may be."""
 GROUP_SIZE = 8
-EPISODE_LENGTH = 1000
 EVAL_EPISODES = 16
 RATES: dict[str, Callable[[float, int], Any]] = {
     "constant": lambda rate, updates: rate,
@@ -180,7 +179,7 @@ def _plan(algorithm: str, env: str, options: Train | Compare, overrides: Mapping
         algorithm=algorithm,
         env=env,
         backend=_backend(options.backend, env) if "backend" in kind.options else None,
-        episode_length=(options.episode_length or EPISODE_LENGTH) if "episode_length" in kind.options else None,
+        episode_length=(options.episode_length or kind.episode_length) if "episode_length" in kind.options else None,
         vectorization=_named(options, "vectorization", VECTORS) if "vectorization" in kind.options else None,
         num_envs=num_envs,
         rollout_steps=rollout_steps,

@@ -1,11 +1,13 @@
-"""Environments: the protocol, exact tabular worlds, probes with known answers, Brax, MuJoCo Playground.
+"""Environments: the protocol, exact tabular worlds, probes with known answers, Brax, MuJoCo Playground, gymnax.
 
-Nothing here imports Brax, Playground or MuJoCo until `brax_env` or `playground_env` is called.
+Nothing here imports Brax, Playground or MuJoCo until `brax_env` or `playground_env` is called; `gymnax_env` takes an
+environment that is there.
 """
 
 from polopt_jax.envs._bodies import Bodies, place_bodies
 from polopt_jax.envs._brax import brax_backends, brax_env, brax_names
 from polopt_jax.envs._check import check_env
+from polopt_jax.envs._gymnax import GymnaxEnv, gymnax_env
 from polopt_jax.envs._import import import_env
 from polopt_jax.envs._playground import MissingPlayground, has_playground, playground_env, playground_names
 from polopt_jax.envs._probe import (
@@ -45,6 +47,7 @@ __all__ = [
     "Discrete",
     "EnvStep",
     "Environment",
+    "GymnaxEnv",
     "MissingPlayground",
     "MultiDiscrete",
     "ObsActionReward",
@@ -62,6 +65,7 @@ __all__ = [
     "check_env",
     "enumerate_trajectories",
     "expected_return",
+    "gymnax_env",
     "has_playground",
     "import_env",
     "place_bodies",
