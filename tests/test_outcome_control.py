@@ -146,6 +146,22 @@ def learn_with_a_price(integral, proportional):
     return jax.lax.scan(one, start, jax.random.split(jax.random.key(0), 800))[1].reshape(-1, 2, 2)
 
 
+def test_a_price_on_one_side_does_not_remember_what_it_had_nothing_to_charge_for():
+    """A hundred looks without the side effect, then half of all rows have it: it is charged at the first."""
+    none, half = (rows([0] * (4 - hits) + [1] * hits) for hits in (0, 2))
+    reference, one_sided = jnp.array([0.95, 0.05]), lambda charge: jnp.maximum(charge, 0) * jnp.array([0, 1])
+    price = outcomes.init_price(2)
+    for _ in range(100):
+        price = outcomes.update_price(price, none, reference, allowed=one_sided)
+        assert price.charge.tolist() == price.integral.tolist() == [0, 0]
+    price = outcomes.update_price(price, half, reference, integral=0.3, proportional=3.0, allowed=one_sided)
+    np.testing.assert_allclose(price.integral, [0, 0.3 * 0.45], rtol=1e-5)
+    np.testing.assert_allclose(price.charge, [0, 3.3 * 0.45], rtol=1e-5)
+    capped = outcomes.update_price(price, half, reference, allowed=lambda charge: jnp.minimum(charge, 0.1))
+    np.testing.assert_allclose(capped.integral[1], 0.1)
+    np.testing.assert_allclose(capped.charge[1], 0.1)
+
+
 def test_a_price_holds_the_side_effect_and_the_integral_alone_swings():
     run = jax.jit(jax.vmap(learn_with_a_price))
     free, swinging, held = np.asarray(run(jnp.array([0.0, 0.3, 0.3]), jnp.array([0.0, 0.0, 3.0])))

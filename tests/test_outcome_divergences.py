@@ -234,6 +234,8 @@ def test_other_errors():
         outcomes.log_law(jnp.zeros(3, int), 0)
     with pytest.raises(ValueError, match="joint needs features"):
         outcomes.joint()
+    with pytest.raises(ValueError, match="joint has more cells than int32 can number: 100000 · 100000"):
+        outcomes.joint(a=100_000, b=100_000)
     one = po.Outputs(policy=po.Categorical(logits=jnp.zeros((3, 2))))
     row = po.Batch(
         obs=None, action=jnp.zeros(3, int), mask=jnp.ones(3, bool), log_prob=jnp.zeros(3), outcome=jnp.int32(0)

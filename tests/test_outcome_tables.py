@@ -190,3 +190,32 @@ def test_without_success_a_forecast_says_that_it_knows_nothing():
         outcomes.forecast(jnp.zeros(5), jnp.zeros(5, bool))
     with pytest.raises(ValueError, match="side_effect must have shape"):
         outcomes.forecast(jnp.zeros(5, bool), jnp.zeros(4, bool))
+
+
+def test_gradients_of_projections_are_those_of_finite_differences(x64):
+    """Bisection has none of its own: that of `ipf(...).kl` by the success came out as 0."""
+    table = jnp.array([[0.968, 0.002], [0.02, 0.01]], jnp.float64)
+    for measure in (
+        lambda table, success: outcomes.ipf(table, success).kl,
+        lambda table, success: outcomes.ipf(table, success).law[1, 1],
+        lambda table, success: outcomes.pump(table, success).kl,
+        outcomes.tax,
+    ):
+        success, step = jnp.float64(0.9), 1e-5
+        by_table, by_success = jax.jit(jax.grad(measure, argnums=(0, 1)))(table, success)
+        wanted = (measure(table, success + step) - measure(table, success - step)) / (2 * step)
+        np.testing.assert_allclose(by_success, wanted, rtol=1e-5)
+        for place in np.ndindex(2, 2):
+            up, down = (measure(table.at[place].add(sign * step / 100), success) for sign in (1, -1))
+            np.testing.assert_allclose(by_table[place], (up - down) / (step / 50), rtol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [1e-6, 3e-8, 0.0, 1.0])
+def test_best_of_n_of_rare_successes(rate):
+    law = outcomes.best_of_n(jnp.array([[1 - rate, 0.0], [rate, 0.0]]), 10)
+    np.testing.assert_allclose(law[1].sum(), 1 - (1 - np.float64(rate)) ** 10, rtol=1e-5)
+
+
+def test_blind_of_many_rollouts():
+    found = outcomes.forecast(jnp.ones((1_000_000,), bool), jnp.zeros((1_000_000,), bool))
+    np.testing.assert_allclose(found.blind_below, -np.expm1(np.log(0.05) / 1e6), rtol=1e-5)

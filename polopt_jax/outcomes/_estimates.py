@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.outcomes._intervals import Estimate, Estimator, Moments, OfPrompt, estimate_rows, two_samples
-from polopt_jax.outcomes._laws import Between, kl, log_law, log_sum
+from polopt_jax.outcomes._laws import Between, kl, log_law, log_sum, total_variation
 from polopt_jax.outcomes._rows import (
     CellsOf,
     Rows,
@@ -25,6 +25,9 @@ from polopt_jax.types import Array, Batch, Outputs
 
 _NEXT_TO_NONE = -40.0
 """log of a share that a sum of float64 numbers does not feel."""
+UNSEEN = 0.5
+"""Rows that a cell without any is taken to have, for the noise alone: none among n is no certainty that there are none,
+and half a row's is what a cell with a few rows would add."""
 
 
 def outcome_estimate(num_outcomes: int, *, of: CellsOf = identity, between: Between = kl) -> Estimator:
@@ -42,7 +45,7 @@ def outcome_estimate(num_outcomes: int, *, of: CellsOf = identity, between: Betw
       between: `kl`, `jensen_shannon` or `chi_square`, or any other smooth function of two log-laws. (The variation
         distance is none: its absolute values have a kink where the laws are equal.)
 
-    Reads and raises what `outcome_divergence` does.
+    Reads and raises what `outcome_divergence` does, and ValueError for `between=total_variation`.
 
     >>> import polopt_jax as po
     >>> from polopt_jax import outcomes
@@ -56,6 +59,7 @@ def outcome_estimate(num_outcomes: int, *, of: CellsOf = identity, between: Betw
     """
 
     check_number("outcome_estimate", num_outcomes)
+    _check_smooth("outcome_estimate", between)
 
     def estimate(old: Outputs, new: Outputs, batch: Batch) -> Estimate:
         rows = read_rows("outcome_estimate", old, new, batch, read_cells("outcome_estimate", batch, of))
@@ -75,13 +79,14 @@ def sample_estimate(first: Array, second: Array, num_outcomes: int, *, between: 
       first: cells `[..., M]` of M rows of P. second: `[..., G]` of G rows of Q.
       num_outcomes, between: as `outcome_estimate`.
 
-    Raises ValueError if the leading axes differ, TypeError if cells are no integers.
+    Raises ValueError if the leading axes differ or `between` is `total_variation`, TypeError if cells are no integers.
 
     >>> from polopt_jax import outcomes
     >>> str(outcomes.sample_estimate(jnp.array([0, 1] * 200), jnp.array([0, 1, 1, 1] * 100), 2))
     '0.1405 [0.08109, 0.2423], ESS 400 and 400, novel 0'
     """
     check_number("sample_estimate", num_outcomes)
+    _check_smooth("sample_estimate", between)
     first, second = (as_cells("sample_estimate", n, x) for n, x in (("first", first), ("second", second)))
     if not first.ndim or first.shape[:-1] != second.shape[:-1] or second.ndim != first.ndim:
         raise ValueError(
@@ -89,6 +94,11 @@ def sample_estimate(first: Array, second: Array, num_outcomes: int, *, between: 
             f"both must have rows; first has shape {first.shape}, second {second.shape}"
         )
     return _estimate(two_samples(first, second, first.ndim - 1), num_outcomes, between)
+
+
+def _check_smooth(caller: str, between: Between) -> None:
+    if between is total_variation:
+        raise ValueError(f"{caller}: between must be smooth, and total_variation has a kink at equal laws: outcome_tv")
 
 
 @partial(jax.jit, static_argnums=(1, 2))  # or in eager mode hundreds of small programs are compiled
@@ -110,46 +120,52 @@ def _moments(cells: Array, real: Array, old: Array, new: Array, num_outcomes: in
 
     Row g has the share u_g of the first mass of its cell and v_g of the second, so that independent noise in the rows
     is a relative covariance of one 2x2 block per cell. With f of the masses m, m_i m_j f_ij is f's second derivative by
-    log m_i and log m_j, less its first where i = j: nothing is divided by a mass, however small.
+    log m_i and log m_j, less its first where i = j: nothing is divided by a mass, however small. A cell that a law was
+    not seen in has the noise of half a row of it, though neither value nor bias.
     """
     hit = in_cell(cells, num_outcomes, real)
     inside = hit.any(-1)
     laws = jnp.stack([log_law(cells, num_outcomes, log_weights=x, real=inside) for x in (old, new)])
     there = laws > -jnp.inf
+    ess = jnp.stack([effective_sample_size(x, real) for x in (old, new)])
     unbounded = ~jnp.isfinite(between(*laws))
-
+    filled = jnp.where(there, laws, jnp.log(UNSEEN / jnp.maximum(ess, 1))[:, None])
     # where parts are infinite and others are not: a mass that the latter do not see, for derivatives that are numbers
     next_to_none = jnp.min(laws, where=there, initial=0) + _NEXT_TO_NONE
-    absent = jnp.where(unbounded.any() & there.any(0), next_to_none, -jnp.inf)
+    seen = jnp.where(there, laws, jnp.where(unbounded.any() & there.any(0), next_to_none, -jnp.inf))
 
-    def plug_in(shift: Array) -> Array:
-        """At masses times exp(shift); a part that is infinite, over the cells that both laws have."""
-        common = jnp.where(there.all(0), laws + shift, -jnp.inf)
-        whole = jnp.where(unbounded.all(), common, jnp.where(there, laws + shift, absent))
-        return jnp.where(unbounded, *between(*jnp.stack([common, whole], axis=1)))
+    def plug_in(log_mass: Array) -> Array:
+        """A part that is infinite, over the cells that both laws have."""
+        both = jnp.where(there.all(0), log_mass, -jnp.inf)
+        parts = jnp.stack([both, jnp.where(unbounded.all(), both, log_mass)])
+        parts = parts - log_sum(parts, -1)[..., None]
+        return jnp.where(unbounded, *between(*jnp.moveaxis(parts, 0, 1)))
 
-    still = jnp.zeros_like(laws)
-    value = plug_in(still)
-    gradient = jax.jacrev(plug_in)(still).reshape(*value.shape, -1)
-    hessian = jax.jacfwd(jax.jacrev(plug_in))(still).reshape(*gradient.shape, -1)
-    hessian = hessian - gradient[..., None] * jnp.eye(2 * num_outcomes)
+    def derivatives(log_mass: Array) -> tuple[Array, Array]:
+        gradient = jax.jacrev(plug_in)(log_mass).reshape(*unbounded.shape, -1)
+        hessian = jax.jacfwd(jax.jacrev(plug_in))(log_mass).reshape(*gradient.shape, -1)
+        return gradient, hessian - gradient[..., None] * jnp.eye(2 * num_outcomes)
+
+    value = plug_in(seen)
+    (_, gradient), (hessian_seen, hessian) = jax.vmap(derivatives)(jnp.stack([seen, filled]))
     rows = [jnp.where(inside, x, -jnp.inf) for x in (old, new)]
     share = [_share((x - log_sum(x, 0))[:, None], law) for x, law in zip(rows, laws, strict=True)]
     total = lambda x: jnp.sum(jnp.where(hit, x, 0), axis=0)  # noqa: E731
     blocks = jnp.stack([jnp.stack([total(x * y) for y in share]) for x in share])
     covariance = jnp.einsum("ijk,kl->ikjl", blocks, jnp.eye(num_outcomes)).reshape(2 * num_outcomes, -1)
+    bias = 0.5 * jnp.einsum("...ij,ji->...", hessian_seen, covariance)
+    covariance = covariance + jnp.diag(jnp.where(there, 0, 1 / UNSEEN).reshape(-1))
     noise = jnp.einsum("...ij,jk->...ik", hessian, covariance)
-    ess_p, ess_q = effective_sample_size(old, real), effective_sample_size(new, real)
     masses = jnp.exp(laws)
-    rare = masses[1] * ess_q < 1 - 1e-4
+    rare = masses[1] * ess[1] < 1 - 1e-4
     lost = in_none(cells, num_outcomes, real)
     return Moments(
         plug_in=jnp.where(lost, jnp.nan, value),
-        bias=0.5 * jnp.trace(noise, axis1=-2, axis2=-1),
+        bias=bias,
         slope_variance=jnp.einsum("...i,ij,...j->...", gradient, covariance, gradient),
         floor_variance=jnp.maximum(0.5 * jnp.einsum("...ij,...ji->...", noise, noise), 0),
-        ess_p=ess_p,
-        ess_q=ess_q,
+        ess_p=ess[0],
+        ess_q=ess[1],
         unbounded=unbounded,
         novel_mass=jnp.sum(jnp.where(rare, masses[0], 0)),
     )

@@ -18,7 +18,7 @@ class Forecast:
     share: Array
     """P(side effect | success) of the reference; NaN if none of its rollouts succeeded."""
     low: Array
-    """Lower end of the 95% (Wilson) interval; 0 if none succeeded."""
+    """Lower end of the 95% interval, `wilson`'s; 0 if none succeeded."""
     high: Array
     """Upper end; 1 if none succeeded."""
     successes: Array
@@ -64,12 +64,15 @@ def forecast(success: ArrayLike, side_effect: ArrayLike) -> Forecast:
         high=high,
         successes=n,
         rollouts=jnp.broadcast_to(rollouts, n.shape),
-        blind_below=jnp.broadcast_to(1 - jnp.power(0.05, 1 / rollouts), n.shape),
+        blind_below=jnp.broadcast_to(-jnp.expm1(jnp.log(0.05) / rollouts), n.shape),
     )
 
 
 def wilson(hits: Array, number: Array) -> tuple[Array, Array]:
     """95% interval of a rate from `hits` in `number` trials, `[...]` each; (0, 1) without a trial. Source: Wilson 1927.
+
+    In the mean over rates it holds the truth in 95% of cases or more; at a rate near .18/n, where one hit puts its
+    lower end above the truth, in 84%, whatever n.
 
     >>> [round(float(end), 3) for end in wilson(jnp.array(0.0), jnp.array(20.0))]
     [0.0, 0.161]

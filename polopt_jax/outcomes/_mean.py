@@ -36,8 +36,11 @@ def outcome_mean(*, of: CellsOf = identity) -> Term:
     `ess`, the effective sample size of the rows as a sample of the policy. Raises ValueError or TypeError (at trace
     time) as `outcome_divergence`, but that features need not be integers.
 
-    A ratio of two sums, so biased by about 1/ess once the policy has moved from the behaviour policy b. Source:
-    weighted importance sampling of whole episodes: Precup et al. 2000.
+    Biased, as a ratio of two sums is. At the behaviour policy b the value is not, and its gradient is (G-1)/G of the
+    true one in the mean, as that of `group_centred`: half of it with two rows. Once the policy has moved, the value
+    too is drawn to what b does, by about 1/ess: of a rate that went from .03 to .2 it has .12 with 8 rows, .15 with 16,
+    .19 with 64. So a limit is passed by as much where groups are small. Source: weighted importance sampling of whole
+    episodes: Precup et al. 2000.
 
     >>> import polopt_jax as po
     >>> from polopt_jax import outcomes

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from polopt_jax.combinators import couples_rows
 from polopt_jax.masking import accumulate
 from polopt_jax.outcomes._intervals import Estimate, Estimator, Moments, OfPrompt, estimate_rows, two_samples
-from polopt_jax.outcomes._rows import Rows, effective_sample_size, prompt_mean, read_outcome, read_rows, weights
+from polopt_jax.outcomes._rows import Rows, effective_sample_size, law_mean, read_outcome, read_rows, weights
 from polopt_jax.ranges import Positive, check_range
 from polopt_jax.types import Array, ArrayLike, Batch, Divergence, Outputs
 
@@ -43,7 +43,7 @@ def outcome_mmd(of: Callable[..., Array], *, bandwidth: ArrayLike | None = None)
         rows = read_rows("outcome_mmd", old, new, batch, read_outcome("outcome_mmd", batch, of))
         kernel = gaussian_kernel(_features(rows), rows.real, bandwidth)
         difference = weights(rows.new, rows.real) - weights(rows.old, rows.real)
-        return prompt_mean(jnp.einsum("...g,...gh,...h->...", difference, kernel, difference), rows.real)
+        return law_mean(jnp.einsum("...g,...gh,...h->...", difference, kernel, difference), rows.real)
 
     return couples_rows(outcome_mmd)
 

@@ -2,7 +2,8 @@
 
 Without labels there are statistics of tokens (`token_statistics`). They say how far and how unevenly the policy moved,
 and not where to: a bad fork and a legitimate one can look the same. With the outcome of a few rows per update there are
-a G statistic (`g_statistic`, one look) and a CUSUM (`cusum`, which adds up looks).
+a G statistic (`g_statistic`, one look) and a CUSUM (`cusum`, which adds up looks). Both take labels to be independent:
+of one prompt's attempts they are only given the prompt. Where prompts differ in their rates, label one attempt of each.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class GStatistic:
     p_value: Array
     """P(χ²_{K-1} > G): the chance of as much under the reference; 0 where there is a novel row, which has none.
     Unreliable, on either side, where expected counts are below 5: at a rate of .03 it is below .05 in 15% of looks at
-    64 labels, in 8% at 100 and in 1.5% at 32."""
+    64 labels, in 8% at 100 and in 1.5% at 32. And where labels are not independent: with 8 of each of 4 prompts, whose
+    rates are Beta(.5, 4.5) about .1, it is below .05 in 23%."""
     novel: Array
     """Rows in cells that the reference does not have, which G leaves out."""
 
@@ -125,7 +127,9 @@ def cusum(total: Array, hits: Array, labels: Array, *, rate: Unit, alarm_rate: U
         S ← max(0, S + hits · log(r₁/r₀) + (labels - hits) · log((1 - r₁)/(1 - r₀)))
 
     Alarm when S exceeds a threshold h. Start at 0, and again after an alarm. Of false alarms there is one in e^h looks
-    at most, in the mean, and fewer in fact: with rates of .03 and .12, 32 labels a look and h = 6 one in 3,600.
+    at most, in the mean, and fewer in fact: with rates of .03 and .12, 32 labels a look and h = 6 one in 3,600. That is
+    of independent labels: with 8 of each of 4 prompts, whose rates are Beta(.5, 4.5) about .1, and an alarm rate of .3,
+    one in about 70.
 
     Args:
       total: S `[...]`. hits, labels: side effects among the rows labelled since the last look, `[...]`.

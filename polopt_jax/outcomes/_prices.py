@@ -8,6 +8,7 @@ alone, plain dual ascent, swings about the rate it should hold for as long as on
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -94,14 +95,20 @@ def update_price(
     proportional: Nonnegative = 3.0,
     of: CellsOf = identity,
     labelled: Array | None = None,
+    allowed: Callable[[Array], Array] = lambda charge: charge,
 ) -> Price:
     """The price after a look at the outcomes of a batch: it rises where they are too frequent.
 
-        m ← m + integral · e,    c = m + proportional · e,    e_k = P_batch(z=k) - P_ref(z=k)
+        m ← Π(m + integral · e),    c = Π(m + proportional · e),    e_k = P_batch(z=k) - P_ref(z=k)
 
     The integral is ascent on the dual of the constraint P(z) = P_ref(z), and the proportional part damps it. It holds
-    the rates of *all* cells, also the bad ones that the reference has; for a one-sided bound charge
-    `jnp.maximum(price.charge, 0)` on the cells to be kept rare. Without a labelled row the price stays.
+    the rates of *all* cells, also the bad ones that the reference has. A bound on one side of one cell,
+    P(z=1) <= P_ref(z=1), is a projection Π of what may be charged on that cell alone:
+
+        allowed=lambda charge: jnp.maximum(charge, 0) * jnp.array([0, 1])
+
+    Projected is the integral too: of the charge alone it would first have to take back what it gathered while there was
+    nothing to charge. Without a labelled row the price stays.
 
     Args:
       price: from `init_price`, or the last update.
@@ -109,6 +116,7 @@ def update_price(
       reference: P_ref `[K]`, or of the price's shape.
       integral, proportional: gains, in units of the advantage per unit of probability. The defaults suit standardised
         advantages; the integral alone (proportional = 0) does not settle.
+      allowed: Π, of charges `[K]` or `[..., K]`; all are allowed if not given.
 
     Reads `mask, outcome`. Raises as `outcome_price`, and ValueError if the reference is no law (where it is concrete):
     counts, say. Source: PI control of Lagrange multipliers, Stooke et al. 2020.
@@ -136,8 +144,8 @@ def update_price(
     number = known.sum(rows)[..., None]
     lost = in_none(cells, price.integral.shape[-1], known).any()
     excess = jnp.where(lost, jnp.nan, hit.sum(rows) / jnp.maximum(number, 1) - reference)
-    memory = price.integral + integral * excess
-    moved = Price(charge=memory + proportional * excess, integral=memory)
+    memory = allowed(price.integral + integral * excess)
+    moved = Price(charge=allowed(memory + proportional * excess), integral=memory)
     return jax.tree.map(lambda new, old: jnp.where(number > 0, new, old), moved, price)
 
 

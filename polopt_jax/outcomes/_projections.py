@@ -99,7 +99,8 @@ def ipf(table: Array, success: Unit) -> Projection:
         argmin KL(q ‖ p) s.t. q(s=1) = J, q(z) = p(z)    =>    q(1|z) = σ(log p(1,z)/p(0,z) + λ)
 
     with the λ that makes Σ p(z) q(1|z) = J, found by bisection: for a binary success the iteration has this closed
-    form. Infeasible, or very costly, means that success entails the side effect. Raises as `pump`.
+    form. Infeasible, or very costly, means that success entails the side effect. Its gradient with respect to table and
+    success is that of the root. Raises as `pump`.
 
     Source: Deming & Stephan 1940; exponential families under moment constraints, in language models: Khalifa et al.
     2021 (GDC).
@@ -125,7 +126,13 @@ def _ipf(table: Array, success: Unit) -> Projection:
 
     limit = jnp.asarray(200.0, table.dtype)
     (low, high), _ = jax.lax.scan(halve, (-limit, limit), None, length=HALVINGS)
-    conditional = jax.nn.sigmoid(log_odds + 0.5 * (low + high))
+    found = jax.lax.stop_gradient(0.5 * (low + high))
+    there = jax.nn.sigmoid(log_odds + found)
+    # the root as a function of table and success: a step of Newton's from it, of which only the derivative is left
+    slope = jax.lax.stop_gradient(jnp.sum(marginal * there * (1 - there)))
+    missing = jnp.asarray(success, table.dtype) - jnp.sum(marginal * there)
+    turn = jnp.where(slope > 0, (missing - jax.lax.stop_gradient(missing)) / jnp.where(slope > 0, slope, 1), 0)
+    conditional = jax.nn.sigmoid(log_odds + found + turn)
     law = jnp.stack([marginal * (1 - conditional), marginal * conditional])
     can = table > NEGLIGIBLE
     least, most = jnp.sum(jnp.where(can[0], 0, marginal)), jnp.sum(jnp.where(can[1], marginal, 0))
@@ -158,4 +165,6 @@ def best_of_n(table: Array, n: Positive) -> Array:
     """
     check_entries("best_of_n", Positive, n=n)
     table = _as_table("best_of_n", table)
-    return pump(table, 1 - jnp.power(table[0].sum(), n)).law
+    succeeds = table[1].sum()
+    fails = n * jnp.log1p(-jnp.where(succeeds < 1, succeeds, 0))  # log of all n: small rates keep their digits
+    return pump(table, jnp.where(succeeds < 1, -jnp.expm1(fails), 1)).law

@@ -14,7 +14,17 @@ from polopt_jax.masking import masked_sum
 from polopt_jax.outcomes._estimates import of_cells
 from polopt_jax.outcomes._intervals import Estimate, estimate_rows
 from polopt_jax.outcomes._laws import Between, kl, kl_of_logits, log_law, log_sum
-from polopt_jax.outcomes._rows import CellsOf, Rows, as_cells, joint_cells, prompt_mean, read_cells, read_rows, weights
+from polopt_jax.outcomes._rows import (
+    CellsOf,
+    Rows,
+    as_cells,
+    joint_cells,
+    law_mean,
+    prompt_mean,
+    read_cells,
+    read_rows,
+    weights,
+)
 from polopt_jax.reading import read_policy
 from polopt_jax.types import Array, Batch, Metrics, Model, Params, record
 
@@ -122,7 +132,8 @@ def outcome_report(
 
     D_action, D_traj, D_out, D_s, D_z, D_{z|s}, each in both directions, the last four with their bias taken off, a 95%
     interval, effective sample sizes and novel mass of the joint cells (`Estimate`). Between the plug-in values
-    D_traj >= D_out = D_s + D_{z|s} holds exactly. Costs two evaluations of the policy; jit it.
+    D_traj >= D_out = D_s + D_{z|s} holds exactly; not where a cell is novel, which is left out of each. Costs two
+    evaluations of the policy; jit it.
 
     Args:
       model, old, new: the policy, before and after.
@@ -191,7 +202,7 @@ def _shift(rows: Rows, per_decision: Array, mask: Array, *, num_side_effects: in
     return Shift(
         action_kl=trajectory / jnp.where(length > 0, length, 1),
         trajectory_kl=trajectory,
-        rows_kl=prompt_mean(kl_of_logits(each(rows.old), each(rows.new)), rows.real),
+        rows_kl=law_mean(kl_of_logits(each(rows.old), each(rows.new)), rows.real),
         outcome=part(0),
         success=part(1),
         side_effect=part(2),

@@ -6,6 +6,7 @@ and cells are `[..., G]`. A batch `[B, T]` is one prompt.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -39,6 +40,8 @@ def joint(**sizes: int) -> CellsOf:
     """
     if not sizes or min(sizes.values()) < 1:
         raise ValueError(f"joint needs features with their sizes, joint(success=2, vase=2); it has {sizes}")
+    if math.prod(sizes.values()) > np.iinfo(np.int32).max:
+        raise ValueError(f"joint has more cells than int32 can number: {' · '.join(map(str, sizes.values()))}")
 
     def of(outcome: Any) -> Array:
         has = sorted(outcome) if isinstance(outcome, dict) else type(outcome).__name__
@@ -180,6 +183,17 @@ def effective_sample_size(log_weights: Array, real: Array) -> Array:
     """1 / Σ_g w_g² of the self-normalised weights, `[...]`: the number of equal rows that would say as much."""
     squares = jnp.sum(jnp.square(weights(log_weights, real)), axis=-1)
     return jnp.where(squares > 0, 1 / jnp.where(squares > 0, squares, 1), 0)
+
+
+def has_law(real: Array) -> Array:
+    """Whether a prompt has the two real rows `[..., G]` without which no law moves, `[...]` bool: one row weighs 1
+    under any policy."""
+    return real.sum(-1) > 1
+
+
+def law_mean(values: Array, real: Array) -> Array:
+    """Mean of values per prompt `[...]` over the prompts that have a law which could move, `[]`; 0 if none has."""
+    return masked_mean(values, has_law(real))
 
 
 def prompt_mean(values: Array, real: Array) -> Array:
