@@ -250,7 +250,7 @@ def test_a_price_follows_the_outcomes_and_is_taken_off_the_advantages(building):
     assert 0.3 < labelled.mean() < 0.5
     rate = broken[labelled].mean()
     assert rate > 0.3
-    np.testing.assert_allclose(price.integral, 0.5 * np.array([0.1 - rate, rate - 0.1]), rtol=1e-4)
+    np.testing.assert_allclose(price.integral, np.maximum(0.5 * np.array([0.1 - rate, rate - 0.1]), 0), rtol=1e-4)
     charge = np.maximum(2.5 * np.array([0.1 - rate, rate - 0.1]), 0)
     np.testing.assert_allclose(metrics["price"], charge[1], rtol=1e-4)
     for n in range(3):

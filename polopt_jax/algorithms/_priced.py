@@ -37,15 +37,16 @@ def priced(
       of: `batch.outcome -> cells [..., G]`, 0 .. K-1.
       integral, proportional: gains of the price.
       labelled: the share of the attempts, drawn at random, whose outcome is looked at.
-      allowed: which charges there may be, all if not given: `lambda c: jnp.maximum(c, 0)` is a one-sided price, which
-        minds only what becomes more frequent.
+      allowed: which charges there may be, all if not given. `lambda c: jnp.maximum(c, 0) * jnp.array([0, 1])` minds
+        only that cell 1 becomes more frequent. (`jnp.maximum(c, 0)` of all cells minds each of them that does: also
+        that without the side effect, where the side effect becomes rarer.)
 
     The price is in the collect state, so that checkpoints have it. Metric: `price`, the largest charge in absolute
     value. Raises ValueError if `reference` is no vector or a number is out of its range; at trace time as
     `outcomes.outcome_price`.
 
     >>> from polopt_jax import algorithms
-    >>> one_sided = lambda charge: jnp.maximum(charge, 0)
+    >>> one_sided = lambda charge: jnp.maximum(charge, 0) * jnp.array([0, 1])
     >>> build = lambda group, law: algorithms.priced(algorithms.grpo(group), law, of=lambda outcome: outcome["vase"],
     ...                                              labelled=0.25, allowed=one_sided)
     """
@@ -66,12 +67,10 @@ def priced(
         label_key, key = jax.random.split(key)
         inner, batch, metrics = algorithm.collect(params, inner, key)
         known = jax.random.bernoulli(label_key, labelled, batch.mask.shape[:-1])
-        price = update_price(
-            price, batch, reference, of=of, labelled=known, integral=integral, proportional=proportional
-        )
-        charge = allowed(price.charge)
-        batch = outcome_price(batch, charge, of=of, labelled=known)
-        return (inner, price), batch, {**metrics, "price": jnp.abs(charge).max()}
+        gains = {"integral": integral, "proportional": proportional, "allowed": allowed}
+        price = update_price(price, batch, reference, of=of, labelled=known, **gains)
+        batch = outcome_price(batch, price.charge, of=of, labelled=known)
+        return (inner, price), batch, {**metrics, "price": jnp.abs(price.charge).max()}
 
     def inside(read: Callable[[TrainState], Any] | None) -> Callable[[TrainState], Any] | None:
         """What is asked of the algorithm's own state, of one that holds the price as well."""

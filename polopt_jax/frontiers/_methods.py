@@ -286,8 +286,8 @@ def priced(
       rule: makes a method of an objective: `lambda priced: gradient_ascent(priced, step_size=2.0)`.
       reference: the reference's outcome table, `[2, Z]`.
       dual_step: in units of reward per unit of probability.
-      allowed: which prices there may be, all if not given. `lambda c: jnp.maximum(c, 0)` is the one-sided price, which
-        minds only what becomes more frequent.
+      allowed: which prices there may be, all if not given. `lambda c: jnp.maximum(c, 0).at[0].set(0)` is a one-sided
+        price, which minds only that a side effect becomes more frequent.
 
     >>> from polopt_jax import frontiers
     >>> from polopt_jax.worlds import outcome_table, tabulate

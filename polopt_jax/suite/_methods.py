@@ -86,6 +86,11 @@ def _bounded(problem: SampledProblem, radius: ArrayLike) -> Algorithm:
     return _trpo(problem, radius, costs=list(zip(terms, rates(problem.reference), strict=True)))
 
 
+def _too_frequent(charge: Array) -> Array:
+    """Of the charges `[Z]` those on side effects that come up too often; without any, cell 0, costs nothing."""
+    return jnp.maximum(charge, 0).at[0].set(0)
+
+
 def _price(allowed: Callable[[Array], Array]) -> Callable[[SampledProblem, ArrayLike], Algorithm]:
     """The price over PPO by its gain: integral `gain`, proportional ten times as much."""
 
@@ -157,7 +162,7 @@ METHODS: Mapping[str, Row] = {
         Row("bounded", "radius", (0.003, 0.01, 0.03), _bounded, True),
         Row("penalty", "weight", (0.3, 1.0, 3.0), _penalty, True),
         Row("price", "gain", (0.03, 0.1, 0.3), _price(lambda charge: charge), True),
-        Row("price-one-sided", "gain", (0.03, 0.1, 0.3), _price(lambda charge: jnp.maximum(charge, 0)), True),
+        Row("price-one-sided", "gain", (0.03, 0.1, 0.3), _price(_too_frequent), True),
     )
 }
 """Every method, in the order of the history, then what holds outcomes."""
