@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.boundaries import check_act, check_outputs
-from polopt_jax.envs._check import check_action, check_reset, check_step
+from polopt_jax.envs._check import check_action, check_made, check_reset, check_step
 from polopt_jax.envs._protocol import Environment, EnvStep
 from polopt_jax.fields import with_fields
 from polopt_jax.guards import finite_at
@@ -214,6 +214,7 @@ def _taken(sent: Array, step: EnvStep) -> dict[str, Any]:
 
 def _begin(env: Environment, act: Callable[[Obs], Outputs], key: Array, episodes: int) -> tuple[_Course, Any]:
     """N fresh first states, and no outcome yet; and what `_step` returns, as shapes and dtypes."""
+    check_made("evaluate_policy", env)
     state, obs = check_reset(env, jax.vmap(env.reset)(jax.random.split(key, episodes)))
     course = _Course(
         state=state,

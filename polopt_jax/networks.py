@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from polopt_jax.boundaries import described
 from polopt_jax.distributions import Categorical, DiagGaussian, MultiCategorical
 from polopt_jax.envs import ActionSpace, Discrete, MultiDiscrete
 from polopt_jax.fields import with_fields
@@ -35,6 +36,17 @@ class Network(NamedTuple):
     """`init(key) -> params`."""
     apply: Model
     """`apply(params, obs) -> Outputs`, for observations of any leading shape `[...]`."""
+
+
+def check_network(caller: str, network: Any) -> None:
+    """Raises TypeError unless it has an `init` of a key and an `apply` of parameters and observations."""
+    if isinstance(network, nn.Module) or not all(callable(getattr(network, name, None)) for name in ("init", "apply")):
+        module = isinstance(network, nn.Module)
+        made = "init=lambda key: module.init(key, obs), apply=module.apply" if module else "init=..., apply=..."
+        raise TypeError(
+            f"{caller}: network must be a Network, functions init(key) and apply(params, obs); it is "
+            f"{described(network)}; networks.Network({made}) makes one"
+        )
 
 
 def dense(size: int, scale: float, name: str) -> nn.Dense:

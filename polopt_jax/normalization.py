@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.boundaries import described
 from polopt_jax.fields import with_fields
 from polopt_jax.types import Array, ArrayLike, Obs, record
 
@@ -87,12 +88,18 @@ def normalize(stats: RunningStats, obs: Obs) -> Obs:
     that are no floats, as flags and counts, stay as they are: say with a bool which actions are legal, since a float
     that is always 1 comes out as 0.
 
+    Raises ValueError where an observation has not the structure or the shape of those that were seen.
+
     >>> normalize(init_stats(jnp.zeros(2)), jnp.array([[0.5, -20.0]])).tolist()
     [[0.5, -10.0]]
     """
     known = stats.count > 1
+    if jax.tree.structure(obs) != jax.tree.structure(stats.mean):
+        raise ValueError(f"obs must be as those that were seen, {_shapes(stats.mean)}; it is {described(obs)}")
 
     def one(mean: Array, m2: Array, x: Array) -> Array:
+        if x.shape[max(x.ndim - mean.ndim, 0) :] != mean.shape:
+            raise ValueError(f"obs must have shape {_shapes(mean)}; it is {described(x)}")
         if not jnp.issubdtype(x.dtype, jnp.floating):
             return x
         std = jnp.where(known, jnp.maximum(jnp.sqrt(m2 / jnp.maximum(stats.count, 1)), 1e-4), 1)
@@ -101,6 +108,11 @@ def normalize(stats: RunningStats, obs: Obs) -> Obs:
         return jnp.clip((x - shift) * scale, -CLIP, CLIP)
 
     return jax.tree.map(one, stats.mean, stats.m2, obs)
+
+
+def _shapes(seen: Any) -> Any:
+    """Shapes of observations with any leading axes."""
+    return jax.tree.map(lambda x: f"[{', '.join(('...', *map(str, x.shape)))}]", seen)
 
 
 @record

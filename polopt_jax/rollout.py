@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from polopt_jax.boundaries import check_act, check_outputs, described
-from polopt_jax.envs._check import check_action, check_reset, check_step
+from polopt_jax.envs._check import check_action, check_made, check_reset, check_step
 from polopt_jax.envs._protocol import Environment
 from polopt_jax.guards import finite_at
 from polopt_jax.masking import check_shape
@@ -56,7 +56,8 @@ def _no_stats(shape: tuple[int, ...] = ()) -> EpisodeStats:
 def start(env: Environment, key: Array, *, num_envs: int) -> LoopState:
     """`num_envs` environments, each at a fresh initial state: what the first `unroll` goes on from.
 
-    Raises ValueError if `num_envs` is not positive, TypeError if `env.reset` does not return `(state, obs)`.
+    Raises ValueError if `num_envs` is not positive, TypeError if `env` is no environment or its `reset` does not return
+    `(state, obs)`.
 
     >>> from polopt_jax.envs import TimeLimit
     >>> start(TimeLimit(limit=5), jax.random.key(0), num_envs=3).episode_length.tolist()
@@ -64,6 +65,7 @@ def start(env: Environment, key: Array, *, num_envs: int) -> LoopState:
     """
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1; it is {num_envs}")
+    check_made("start", env)
     return start_from(*check_reset(env, jax.vmap(env.reset)(jax.random.split(key, num_envs))))
 
 

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import polopt_jax as po
-from polopt_jax import envs, networks, tasks, worlds
+from polopt_jax import algorithms, envs, networks, tasks, worlds
 from polopt_jax.envs import Box, Discrete, EnvStep, MultiDiscrete, check_env
 
 
@@ -250,3 +251,114 @@ def test_an_observation_may_have_flags_beside_its_numbers():
     assert rollout.obs["legal"][..., :2].all()
     assert set(np.unique(rollout.action)) == {0, 1}
     assert jnp.isfinite(rollout.log_prob).all()
+
+
+class SelfResetting(Walk):
+    """As gymnax's `step` does it: a first observation stands where the last of the episode was."""
+
+    def step(self, state, action, key):
+        step = super().step(state, action, key)
+        fresh, obs = self.reset(key)
+        pick = lambda new, old: jnp.where(step.truncated, new, old)  # noqa: E731
+        return replace(step, state=jax.tree.map(pick, fresh, step.state), obs=pick(obs, step.obs))
+
+
+def test_an_environment_that_resets_itself_is_suspected():
+    with pytest.warns(
+        UserWarning, match="SelfResetting: the last observation of an episode depends on the key, and no"
+    ):
+        check_env(SelfResetting())
+
+
+class Noisy(Walk):
+    """Every step draws, the last among them."""
+
+    def step(self, state, action, key):
+        return super().step(state, jnp.asarray(action, jnp.float32) + jax.random.normal(key), key)
+
+
+@pytest.mark.parametrize("env", [Walk(), Noisy(), envs.ObsReward(), envs.ActionReward()])
+def test_what_draws_at_every_step_or_ends_with_each_is_not(env, recwarn):
+    check_env(env)
+    assert not [warned for warned in recwarn if warned.category is UserWarning]
+
+
+def test_a_limit_that_is_an_end_as_well_is_seen_in_episodes_of_some_length():
+    def both(step, state):
+        ended = state["n"] >= 400
+        return replace(step, terminated=ended, truncated=ended)
+
+    with pytest.raises(ValueError, match="random step 399 is terminated and truncated"):
+        check_env(Walk(change=both))
+
+
+class Foreign:
+    """Another library's environment, with gymnax's names."""
+
+    def reset(self, key):
+        pass
+
+    def step(self, key, state, action):
+        pass
+
+    step_env = step
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        (Walk, r"it is the class Walk; make one: Walk\(\)"),
+        (Foreign(), "it is a Foreign; envs.gymnax_env makes one of it"),
+        ("ant", "it is a str; envs.brax_env makes one of a name"),
+        ((Walk(), None), "it is a tuple of 2"),
+        (None, "it is None"),
+    ],
+)
+def test_what_is_no_environment_is_told_by_whoever_is_given_it(env, said):
+    network = networks.mlp_actor_critic((2,), Discrete(2))
+    calls = {
+        "check_env": lambda: check_env(env),
+        "start": lambda: po.start(env, jax.random.key(0), num_envs=2),
+        "evaluate_policy": lambda: po.evaluate_policy(env, discrete, jax.random.key(0), episodes=2),
+        "control_task": lambda: tasks.control_task(env, network, num_envs=2, num_steps=2),
+        "episode_task": lambda: tasks.episode_task(env, network, None, num_prompts=1, group_size=2, num_steps=2),
+    }
+    for caller, call in calls.items():
+        with pytest.raises(TypeError, match=f"{caller}: env must be an environment, with reset and step; {said}"):
+            call()
+
+
+def test_what_is_no_network_is_told():
+    class Module(nn.Module):
+        @nn.compact
+        def __call__(self, obs):
+            return obs
+
+    makers = (
+        lambda network: tasks.control_task(Walk(), network, num_envs=2, num_steps=2),
+        lambda network: tasks.episode_task(Walk(), network, None, num_prompts=1, group_size=2, num_steps=2),
+    )
+    for make in makers:
+        with pytest.raises(
+            TypeError, match=r"network must be a Network.*it is a Module; networks.Network\(init=lambda"
+        ):
+            make(Module())
+        with pytest.raises(TypeError, match=r"it is the function discrete; networks.Network\(init=..., apply=...\)"):
+            make(discrete)
+
+
+@pytest.mark.parametrize("recipe", ["reinforce", "actor_critic", "npg", "trpo", "ppo"])
+def test_what_is_no_task_is_told(recipe):
+    learn = getattr(algorithms, recipe)
+    with pytest.raises(TypeError, match=rf"{recipe}: task must be a Task, as tasks.control_task\(.*; it is a Walk"):
+        learn(Walk())
+    network = networks.mlp_actor_critic((2,), Discrete(2))
+    group = tasks.episode_task(Walk(), network, None, num_prompts=1, group_size=2, num_steps=6)
+    with pytest.raises(TypeError, match="must be a Task, as task.task is; it is a GroupTask"):
+        learn(group)
+
+
+@pytest.mark.parametrize("recipe", ["dpo", "grpo"])
+def test_what_is_no_group_is_told(recipe):
+    with pytest.raises(TypeError, match=f"{recipe}: group must be a GroupTask, as tasks.token_task.*; it is a Walk"):
+        getattr(algorithms, recipe)(Walk())

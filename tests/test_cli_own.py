@@ -241,7 +241,7 @@ def test_the_config_of_a_run_of_before_the_width_was_an_option_means_the_width_o
         ("{own}:failing", "failing() failed: KeyError: 'nothing' ({own}.py, line 28)"),
         ("{own}:KeyLost", "KeyLost() made what fails: KeyError: 'lost' ({own}.py, line 35)"),
         ("{own}:Unset", "made what fails: 'Unset' object has no attribute 'missing' ({own}.py, line 39)"),
-        ("{own}:Unresettable", "Unresettable.reset must be a function; it is None"),
+        ("{own}:Unresettable", "with reset and step; it is a Unresettable, whose reset is None"),
         ("{own}:Named", "observations must be an array of one number or more; they are a dict"),
         ("{own}:Blind", "observations must be an array of one number or more; they are of shape [0]"),
         ("{own}:number", "must be what makes an environment when it is called; it is 3"),

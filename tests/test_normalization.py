@@ -104,3 +104,15 @@ def test_flags_and_whole_numbers_stay_as_they_are():
     for name in ("legal", "turn"):
         assert seen[name].dtype == obs[name].dtype
         np.testing.assert_array_equal(seen[name], obs[name])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (4, 1)])
+def test_an_observation_of_another_shape_is_not_broadcast(shape):
+    """A number, or an axis of one, was taken for a whole observation."""
+    with pytest.raises(ValueError, match=r"obs must have shape \[..., 4\]; it is float32\["):
+        normalize(init_stats(jnp.zeros(4)), jnp.zeros(shape))
+
+
+def test_an_observation_of_another_structure_is_told():
+    with pytest.raises(ValueError, match=r"obs must be as those that were seen, .*\[..., 2\].*; it is float32\[2\]"):
+        normalize(init_stats({"x": jnp.zeros(2)}), jnp.zeros(2))

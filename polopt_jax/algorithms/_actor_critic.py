@@ -10,6 +10,7 @@ from polopt_jax.combinators import objective
 from polopt_jax.ranges import Nonnegative, Positive, Rate, Unit, check_annotated
 from polopt_jax.steps import make_step
 from polopt_jax.tasks import Task
+from polopt_jax.tasks._task import check_task
 
 
 def actor_critic(
@@ -42,6 +43,7 @@ def actor_critic(
     Source: Mnih et al. 2016.
     """
     check_annotated(actor_critic, locals())
+    check_task("actor_critic", task)
     term = objectives.actor_critic(value_weight=value_weight, entropy_weight=entropy_weight)
     optimizer = optimizer or adam(learning_rate, max_grad_norm)
     step = make_step((objective(task.model, with_terms(term, terms)), optimizer))

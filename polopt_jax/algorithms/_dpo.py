@@ -15,6 +15,7 @@ from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, check_annotate
 from polopt_jax.rows import take_rows
 from polopt_jax.steps import make_step, monitored
 from polopt_jax.tasks import GroupTask, Preferences, draw_preferences
+from polopt_jax.tasks._groups import check_group
 from polopt_jax.training import TrainState, init_state
 from polopt_jax.types import Array, Batch, Metrics, Params
 
@@ -51,6 +52,7 @@ def dpo(
     and training stops where the updates do. Source: Rafailov et al. 2023.
     """
     check_annotated(dpo, locals())
+    check_group("dpo", group)
     task = group.task
     pairs_per_update, odd = divmod(task.num_rows, 2)
     if odd or pairs_per_update > num_pairs:

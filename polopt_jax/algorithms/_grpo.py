@@ -16,6 +16,7 @@ from polopt_jax.minibatches import epochs
 from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, check_annotated
 from polopt_jax.steps import make_step
 from polopt_jax.tasks import GroupTask
+from polopt_jax.tasks._groups import check_group
 from polopt_jax.types import Batch, Rollout
 
 
@@ -58,6 +59,7 @@ def grpo(
     Differs from the paper: nothing but the sizes. Source: Shao et al. 2024.
     """
     check_annotated(grpo, locals())
+    check_group("grpo", group)
     task = group.task
     if task.row_shape[-1] < 2:
         raise ValueError(

@@ -10,6 +10,7 @@ from polopt_jax.divergences import action_kl
 from polopt_jax.ranges import Count, Nonnegative, Rate, Unit, check_annotated
 from polopt_jax.solvers import DAMPING
 from polopt_jax.tasks import Task
+from polopt_jax.tasks._task import check_task
 from polopt_jax.types import Divergence
 
 
@@ -56,6 +57,7 @@ def npg(
     Source: Kakade 2001.
     """
     check_annotated(npg, locals())
+    check_task("npg", task)
     optimizer = solvers.npg(
         task.model,
         learning_rate=learning_rate,

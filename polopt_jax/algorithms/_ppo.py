@@ -21,6 +21,7 @@ from polopt_jax.ranges import Count, Nonnegative, OptionalPositive, Positive, Ra
 from polopt_jax.rows import standardized_shares
 from polopt_jax.steps import Step, make_step, raveled
 from polopt_jax.tasks import Task
+from polopt_jax.tasks._task import check_task
 
 
 def ppo(
@@ -72,6 +73,7 @@ def ppo(
     Stable-Baselines3, at 1.5 times of it. Source: Schulman et al. 2017.
     """
     check_annotated(ppo, locals())
+    check_task("ppo", task)
     term = weighted_sum(
         policy=(1.0, objectives.ppo(clip_eps=clip_eps)),
         value=(value_weight, objectives.value_loss()),

@@ -24,6 +24,7 @@ from polopt_jax.combinators import objective, weighted_sum
 from polopt_jax.ranges import Nonnegative, Positive, Rate, Unit, check_annotated
 from polopt_jax.steps import make_step
 from polopt_jax.tasks import Task
+from polopt_jax.tasks._task import check_task
 from polopt_jax.types import Batch, Rollout
 
 
@@ -61,6 +62,7 @@ def reinforce(
     Raises ValueError if a number is out of its range, or the task has fewer rows than the baseline needs.
     """
     check_annotated(reinforce, locals())
+    check_task("reinforce", task)
     chosen = batch_mean_baseline() if baseline is None else baseline
     if task.num_rows < chosen.least_rows:
         rows = f"{chosen.least_rows} rows (environments, answers); the task has {task.num_rows}"

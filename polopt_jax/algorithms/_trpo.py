@@ -13,6 +13,7 @@ from polopt_jax.divergences import action_kl
 from polopt_jax.ranges import Count, Nonnegative, Positive, Rate, Unit, check_annotated
 from polopt_jax.solvers import DAMPING, Constraint, Cost
 from polopt_jax.tasks import Task
+from polopt_jax.tasks._task import check_task
 from polopt_jax.types import Divergence
 
 
@@ -62,6 +63,7 @@ def trpo(
     Source: Schulman et al. 2015; with costs Achiam et al. 2017.
     """
     check_annotated(trpo, locals())
+    check_task("trpo", task)
     bounded = functools.partial(solvers.constrained_trpo, costs=costs) if costs else solvers.trpo
     optimizer = bounded(
         task.model,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +16,17 @@ from polopt_jax.ranges import Count, check_range
 from polopt_jax.types import Array
 
 
-def check_env(env: Environment, key: Array | None = None, *, num_steps: Count = 100) -> None:
+def check_env(env: Environment, key: Array | None = None, *, num_steps: Count = 1000) -> None:
     """Raises unless `env` is an environment as `start` and `unroll` need it. Worth calling once for one of your own.
 
     Looked at: `obs_shape` and `action_space`; that there are `reset` and `step`; what they return, their shapes and
     dtypes, and that the state keeps its own; that equal keys give equal results; and over `num_steps` random steps,
     begun anew where an episode ends, that observations, rewards and states are finite, and that no step is both
-    terminated and truncated.
+    terminated and truncated (a `done` that holds the time limit too, given as `terminated`, would be learnt from as an
+    end that no reward follows). Episodes that are longer than that many steps are not seen to end.
+
+    Warns where an environment seems to reset itself, so that the last observation of an episode is lost: where that
+    depends on the key, and no other one does.
 
     Args:
       env: unbatched.
@@ -36,6 +41,7 @@ def check_env(env: Environment, key: Array | None = None, *, num_steps: Count = 
     >>> check_env(TimeLimit(limit=5))
     """
     check_range("check_env", Count, num_steps=num_steps)
+    check_made("check_env", env)
     name = type(env).__name__
     shape = getattr(env, "obs_shape", None)
     if not (isinstance(shape, tuple) and all(isinstance(size, int | np.integer) for size in shape)):
@@ -43,9 +49,6 @@ def check_env(env: Environment, key: Array | None = None, *, num_steps: Count = 
     space = getattr(env, "action_space", None)
     if not isinstance(space, ActionSpace):
         raise TypeError(f"{name}.action_space must be a Discrete, a MultiDiscrete or a Box; it is {space!r}")
-    for method in ("reset", "step"):
-        if not callable(getattr(env, method, None)):
-            raise TypeError(f"{name}.{method} must be a function; it is {described(getattr(env, method, None))}")
     reset_key, act_key, key = jax.random.split(jax.random.key(0) if key is None else key, 3)
     state, obs = check_reset(env, env.reset(reset_key))
     _check_obs(env, obs)
@@ -55,6 +58,23 @@ def check_env(env: Environment, key: Array | None = None, *, num_steps: Count = 
     check_step(env, step, state, obs)
     _check_equal(f"{name}.step", step, env.step(state, action, key))
     _check_walk(name, _walk(env, key, num_steps))
+
+
+def check_made(caller: str, env: Any) -> None:
+    """Raises TypeError for what is no environment: its class, its name, what makes it with its parameters."""
+    missing = [name for name in ("reset", "step") if not callable(getattr(env, name, None))]
+    hint = ""
+    if isinstance(env, type):
+        hint = f"; make one: {env.__name__}()"
+    elif hasattr(env, "step_env"):
+        hint = "; envs.gymnax_env makes one of it"
+    elif isinstance(env, str):
+        hint = "; envs.brax_env makes one of a name"
+    elif len(missing) == 1:
+        hint = f", whose {missing[0]} is {described(getattr(env, missing[0], None))}"
+    if hint or missing:
+        called = f"the class {env.__name__}" if isinstance(env, type) else described(env)
+        raise TypeError(f"{caller}: env must be an environment, with reset and step; it is {called}{hint}")
 
 
 def check_reset(env: Environment, returned: Any) -> tuple[Any, Any]:
@@ -163,26 +183,44 @@ def _random_action(space: ActionSpace, key: Array) -> Array:
     return jax.random.randint(key, _action_shape(space), 0, num)
 
 
-def _walk(env: Environment, key: Array, num_steps: int) -> tuple[Array, Array, Array]:
-    """Whether each of so many random steps was terminated, truncated, finite."""
+class _Walk(NamedTuple):
+    """What each of some random steps was, bool `[T]`."""
 
-    def step(carry: Any, key: Array) -> tuple[Any, tuple[Array, Array, Array]]:
-        act_key, step_key, reset_key = jax.random.split(key, 3)
-        after = env.step(carry, _random_action(env.action_space, act_key), step_key)
+    terminated: Array
+    truncated: Array
+    finite: Array
+    drawn: Array
+    """Whether with another key the observation after it is another."""
+
+
+def _walk(env: Environment, key: Array, num_steps: int) -> _Walk:
+    def step(carry: Any, key: Array) -> tuple[Any, _Walk]:
+        act_key, step_key, other_key, reset_key = jax.random.split(key, 4)
+        action = _random_action(env.action_space, act_key)
+        after, other = (env.step(carry, action, key) for key in (step_key, other_key))
+        differs = jax.tree.map(lambda x, y: jnp.any(x != y), after.obs, other.obs)
+        drawn = jnp.stack(jax.tree.leaves(differs)).any()
         finite = finite_at((after.state, after.obs, after.reward), ())
         done = after.terminated | after.truncated | ~finite
         fresh, _ = env.reset(reset_key)
         state = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, after.state)
-        return state, (after.terminated, after.truncated, finite)
+        return state, _Walk(after.terminated, after.truncated, finite, drawn)
 
     first_key, key = jax.random.split(key)
     return jax.lax.scan(step, env.reset(first_key)[0], jax.random.split(key, num_steps))[1]
 
 
-def _check_walk(name: str, walked: tuple[Array, Array, Array]) -> None:
-    terminated, truncated, finite = (np.asarray(x) for x in walked)
+def _check_walk(name: str, walked: _Walk) -> None:
+    terminated, truncated, finite, drawn = (np.asarray(x) for x in walked)
     if not finite.all():
         raise ValueError(f"{name}: state, obs or reward is not finite after random step {int((~finite).argmax())}")
     if (terminated & truncated).any():
         number = int((terminated & truncated).argmax())
         raise ValueError(f"{name}: random step {number} is terminated and truncated; it can be one of them")
+    ended = terminated | truncated
+    if ended.any() and drawn[ended].all() and not ended.all() and not drawn[~ended].any():
+        warnings.warn(
+            f"{name}: the last observation of an episode depends on the key, and no other one does: does step reset "
+            "the environment? It must return the true last observation, and leave the reset to the loop",
+            stacklevel=3,
+        )

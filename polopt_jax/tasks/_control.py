@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from polopt_jax.envs import Environment
-from polopt_jax.networks import Network
+from polopt_jax.envs._check import check_made
+from polopt_jax.networks import Network, check_network
 from polopt_jax.normalization import ObsTransform, RewardTransform, scaled_rewards, standardized_observations
 from polopt_jax.ranges import Count, check_range
 from polopt_jax.rollout import LoopState, start, unroll
@@ -54,9 +55,11 @@ def control_task(
       shuffle: what minibatches are made of: single decisions from everywhere, or with `rows.shuffled_parts` whole rows,
         which a network with a memory needs, and a term that sums over them.
 
-    Raises ValueError if there is no environment or no step.
+    Raises ValueError if there is no environment or no step, TypeError if `env` or `network` is something else.
     """
     check_range("control_task", Count, num_envs=num_envs, num_steps=num_steps)
+    check_made("control_task", env)
+    check_network("control_task", network)
     observations = standardized_observations() if observations is None else observations
     rewards = scaled_rewards() if rewards is None else rewards
 

@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.boundaries import described
 from polopt_jax.envs import Environment
+from polopt_jax.envs._check import check_made
 from polopt_jax.episodes import final_step, first_episodes, per_episode
 from polopt_jax.fields import with_fields
 from polopt_jax.language import TokenNetwork, sample_tokens
 from polopt_jax.language._imitation import check_reads
 from polopt_jax.masking import masked_mean
-from polopt_jax.networks import Network
+from polopt_jax.networks import Network, check_network
 from polopt_jax.rollout import EpisodeStats, start_from, unroll
 from polopt_jax.tasks._task import Task, episode_metrics
 from polopt_jax.types import Array, ArrayLike, Metrics, Model, Params, Rollout
@@ -38,6 +40,13 @@ class GroupTask(NamedTuple):
     attempt: Callable[[Params, Any, Array], Rollout]
     """`(params, prompts [...], key) -> rollout [T, ...]`: one whole attempt at each. An attempt that nobody can score
     has a return that is not finite. `rollout.outcome` is what an attempt brought about, at step T-1 (zeros before)."""
+
+
+def check_group(caller: str, group: Any) -> None:
+    """Raises TypeError for what is no group of attempts: an environment, a task by itself."""
+    if not isinstance(group, GroupTask):
+        makers = "tasks.token_task, episode_task or group_task"
+        raise TypeError(f"{caller}: group must be a GroupTask, as {makers} makes it; it is {described(group)}")
 
 
 def token_task(
@@ -86,7 +95,11 @@ def episode_task(
     Args:
       env: unbatched. network: as of `polopt_jax.networks`, for its observations and actions.
       num_steps: T, at least the longest episode.
+
+    Raises TypeError if `env` or `network` is something else.
     """
+    check_made("episode_task", env)
+    check_network("episode_task", network)
 
     def prompts(key: Array, number: int) -> Any:
         return jax.vmap(env.reset)(jax.random.split(key, number))

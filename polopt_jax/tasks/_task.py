@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from polopt_jax.boundaries import described
 from polopt_jax.fields import with_fields
 from polopt_jax.rollout import EpisodeStats
 from polopt_jax.rows import Shuffle, shuffled_parts
@@ -52,6 +53,13 @@ class Task(NamedTuple):
     def decisions(self) -> int:
         """Decisions in one rollout, rows x T: the steps that an update costs, whatever the algorithm."""
         return self.num_rows * self.num_steps
+
+
+def check_task(caller: str, task: Any) -> None:
+    """Raises TypeError for what is no task: an environment, a group of attempts, whose `.task` is one."""
+    if not isinstance(task, Task):
+        hint = "task.task" if isinstance(getattr(task, "task", None), Task) else "tasks.control_task(env, network, ...)"
+        raise TypeError(f"{caller}: task must be a Task, as {hint} is; it is {described(task)}")
 
 
 def episode_metrics(stats: EpisodeStats) -> Metrics:
