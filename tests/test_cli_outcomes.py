@@ -242,7 +242,8 @@ def test_a_signal_interrupts_what_has_something_left_and_no_other(done, monkeypa
         assert "table-means, at success 0.9" in out
     else:
         assert code == 128 + number
-        assert "interrupted, with 1 of 2 missing parts finished; go on with --resume" in err
+        again = f"polopt {' '.join(words)} --out {done} --resume"
+        assert f"interrupted, with 1 of 2 missing parts finished; go on: {again}" in err
         assert out == ""
 
 

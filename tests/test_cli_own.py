@@ -241,7 +241,7 @@ def test_the_config_of_a_run_of_before_the_width_was_an_option_means_the_width_o
         ("{own}:failing", "failing() failed: KeyError: 'nothing' ({own}.py, line 28)"),
         ("{own}:KeyLost", "KeyLost() made what fails: KeyError: 'lost' ({own}.py, line 35)"),
         ("{own}:Unset", "made what fails: 'Unset' object has no attribute 'missing' ({own}.py, line 39)"),
-        ("{own}:Unresettable", "with reset and step; it is a Unresettable, whose reset is None"),
+        ("{own}:Unresettable", "with reset and step; it is a Unresettable"),
         ("{own}:Named", "observations must be an array of one number or more; they are a dict"),
         ("{own}:Blind", "observations must be an array of one number or more; they are of shape [0]"),
         ("{own}:number", "must be what makes an environment when it is called; it is 3"),
@@ -502,6 +502,28 @@ def test_what_is_logged_is_what_the_rows_say_also_when_it_goes_on(tmp_path, monk
         assert float(line["entropy"]) == pytest.approx(sum(row["entropy"]) / 2)
     times = [{name: x for name, x in line.items() if "seconds" not in name} for line in found["whole"]]
     assert [{name: x for name, x in line.items() if "seconds" not in name} for line in found["parts"]] == times
+
+
+@pytest.mark.parametrize("harm", ["cut", "gone", "never"])
+def test_a_spreadsheet_is_made_of_the_whole_log_when_it_goes_on(harm, tmp_path, monkeypatch, capsys):
+    """It had a hole, or began where the run went on."""
+    monkeypatch.chdir(tmp_path)
+    told = () if harm == "never" else ("--log-to", "csv")
+    assert run_small("--out", "run", *told, "--steps", "160") == 0
+    sheet = tmp_path / "run" / "metrics.csv"
+    if harm == "cut":
+        sheet.write_text("".join(sheet.read_text().splitlines(keepends=True)[:2]))
+    elif harm == "gone":
+        sheet.unlink()
+    if harm == "never":
+        assert run_small("--out", "run", "--log-to", "csv", "--resume") == 0
+    else:
+        assert run_small(line="train --out run --resume --steps 384") == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    with sheet.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [int(line["step"]) for line in lines] == [row["steps"] for row in rows]
+    assert [float(line["entropy"]) for line in lines] == pytest.approx([row["entropy"][0] for row in rows])
 
 
 def test_a_missing_package_is_told_before_anything_is_computed(tmp_path, monkeypatch, capsys):

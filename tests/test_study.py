@@ -653,3 +653,22 @@ def test_nothing_tells_where_nothing_is_held_out():
         for each in found.values():
             del each["held_out"]
     assert study.predictors(made) == []
+
+
+@pytest.mark.parametrize("little", [{"seeds": 1}, {"objectives": ("ppo",)}])
+def test_what_was_not_varied_is_not_judged(little):
+    """One seed had intervals without a width, and one objective a share of exactly nothing."""
+    told = {
+        "told-worlds": world(
+            lambda scale, objective, start, seed: 0.1 + 0.2 * STARTS.index(start) + 0.01 * seed, **little
+        )
+    }
+    found = {verdict.name: verdict for verdict in study.verdicts(told)}
+    for name in ("H1", "H2"):
+        assert found[name].holds is None
+        assert found[name].evidence == "no world was run with several objectives, starts and seeds"
+    if little == {"seeds": 1}:
+        assert found["H5"].holds is None
+        shares = study.share_intervals(study.logit(study.response(told["told-worlds"], "P(z)").values))
+        assert np.isfinite(shares["start"].mean)
+        assert np.isnan([shares["start"].low, shares["start"].high]).all()

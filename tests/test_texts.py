@@ -207,6 +207,23 @@ def test_a_gzipped_file_is_read_as_it_is(tmp_path):
     assert language.read_pairs(file).rows == [Pair("2+2=", "4", "5", 1)]
 
 
+def test_what_a_file_is_called_says_nothing_of_how_it_is_packed(tmp_path):
+    (tmp_path / "packed.jsonl").write_bytes(gzip.compress((json.dumps(GOOD) + "\n").encode()))
+    (tmp_path / "plain.jsonl.gz").write_text(json.dumps(GOOD) + "\n")
+    for name in ("packed.jsonl", "plain.jsonl.gz"):
+        assert language.read_pairs(tmp_path / name).rows == [Pair("2+2=", "4", "5", 1)]
+
+
+def test_a_file_of_another_encoding_is_told(tmp_path):
+    """Its first line was read, and the second was the last byte of the first."""
+    file = tmp_path / "data.jsonl"
+    file.write_text("\n".join([json.dumps(GOOD)] * 2) + "\n", encoding="utf-16")
+    with pytest.raises(ValueError, match="line 1: is not UTF-8"):
+        language.read_pairs(file)
+    file.write_text(json.dumps(GOOD) + "\n", encoding="utf-8-sig")
+    assert language.read_pairs(file).rows == [Pair("2+2=", "4", "5", 1)]
+
+
 def test_a_compressed_file_that_was_cut_off_is_told(tmp_path):
     file = tmp_path / "data.jsonl.gz"
     whole = gzip.compress((json.dumps(GOOD) + "\n").encode() * 1000)

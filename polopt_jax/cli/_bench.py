@@ -89,7 +89,7 @@ def bench(options: Bench, arguments: Sequence[str]) -> int:
         for line in absent(found, wanted, told):
             say(line)
         pieces = {name: _pieces(name, several, directory) for name, several in cases.items()}
-        run_missing([piece for several in pieces.values() for piece in several.values()], directory)
+        run_missing([piece for several in pieces.values() for piece in several.values()], directory, arguments)
         result = {
             name: [{"case": case, **runs.read_json(piece.file)} for case, piece in several.items()]
             for name, several in pieces.items()

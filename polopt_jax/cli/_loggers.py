@@ -21,8 +21,20 @@ def telling(plan: Plan | TextPlan, start: runs.Start) -> Iterator[Callable[[runs
     """
     directory = start.directory
     after = start.rows[-1]["steps"] if start.rows else 0
+
+    def values(row: runs.Row) -> dict[str, float | None]:
+        return runs.scalars({name: x for name, x in row.items() if name != "steps"}, plan.schedule)
+
+    @contextlib.contextmanager
+    def spreadsheet() -> Iterator[loggers.Logger]:
+        """With every row of the run's log before: whatever became of the file, or if there was none."""
+        with loggers.csv_logger(directory / CSV, after=-1) as log:
+            for row in start.rows:
+                log(row["steps"], values(row))
+            yield log
+
     makers: dict[str, Callable[[], Any]] = {
-        "csv": lambda: loggers.csv_logger(directory / CSV, after=after),
+        "csv": spreadsheet,
         "tensorboard": lambda: loggers.tensorboard_logger(directory / EVENTS, after=after),
         "wandb": lambda: loggers.wandb_logger(
             project=PROJECT, name=directory.name, dir=str(directory), config=plan.config()
@@ -35,8 +47,7 @@ def telling(plan: Plan | TextPlan, start: runs.Start) -> Iterator[Callable[[runs
             raise UsageError(f"--log-to: {error}") from error
 
         def tell(row: runs.Row) -> None:
-            values = runs.scalars({name: x for name, x in row.items() if name != "steps"}, plan.schedule)
             for log in logs:
-                log(row["steps"], values)
+                log(row["steps"], values(row))
 
         yield tell

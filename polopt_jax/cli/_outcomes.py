@@ -81,7 +81,7 @@ def outcomes(options: Outcomes, arguments: Sequence[str]) -> int:
     earlier = None if options.against is None else _read_earlier(options.against)
     may_change = ("worlds", "methods")
     with kept(options.out, "outcomes", wanted.config(), resume=options.resume, may_change=may_change) as directory:
-        run_missing(_pieces(wanted, directory), directory)
+        run_missing(_pieces(wanted, directory), directory, arguments)
         _finish(directory, wanted, _gather(wanted, directory), earlier, arguments, json=options.json)
     return 0
 

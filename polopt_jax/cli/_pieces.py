@@ -1,6 +1,7 @@
 """Long work in pieces, each kept as soon as it is done, so that an interrupted run goes on with what is missing."""
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,18 +45,25 @@ def kept(
         yield directory
 
 
-def run_missing(pieces: Sequence[Piece], directory: Path) -> None:
+def run_missing(pieces: Sequence[Piece], directory: Path, arguments: Sequence[str]) -> None:
     """Makes the pieces whose files are not there. Raises CommandError where it is interrupted and some are left."""
     missing = [piece for piece in pieces if not piece.file.exists()]
     with runs.stop_on_signals(acknowledge) as stop, counted(len(missing)) as begin:
         for number, piece in enumerate(missing):
             if stop.signal_number is not None:
                 done = f"interrupted, with {number} of {len(missing)} missing parts finished"
-                raise CommandError(f"{done}; go on with --resume --out {directory}", 128 + stop.signal_number)
+                raise CommandError(f"{done}; go on: {_again(arguments, directory)}", 128 + stop.signal_number)
             begin(piece.title)
             made = piece.make()
             piece.file.parent.mkdir(parents=True, exist_ok=True)
             runs.write(piece.file, runs.to_json(plain(made)) + "\n")
+
+
+def _again(arguments: Sequence[str], directory: Path) -> str:
+    """The same command line, which goes on: what was chosen must be chosen again."""
+    given = "--out" in [word.split("=")[0] for word in arguments]
+    more = [*(() if given else ("--out", str(directory))), *(() if "--resume" in arguments else ("--resume",))]
+    return shlex.join(["polopt", *arguments, *more])
 
 
 def plain(value: Any) -> Any:

@@ -62,7 +62,7 @@ def study(options: Study, arguments: Sequence[str]) -> int:
     wanted = plan(options)
     may_change = ("worlds", "objectives", "scales")
     with kept(options.out, "study", wanted.config(), resume=options.resume, may_change=may_change) as directory:
-        run_missing(_pieces(wanted, directory), directory)
+        run_missing(_pieces(wanted, directory), directory, arguments)
         _finish(directory, _gather(wanted, directory), arguments, json=options.json)
     return 0
 

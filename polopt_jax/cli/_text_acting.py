@@ -44,7 +44,7 @@ def sample(options: Sample) -> int:
             network, params, reference, prompts, TOKENIZER, key, length=length, samples=options.num
         )
     except ValueError as error:
-        raise UsageError(f"--length {length}: {error}") from error
+        raise UsageError(f"--prompt, --length {length}: {error}") from error
     _print(said, as_json=options.json)
     return 0
 

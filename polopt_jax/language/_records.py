@@ -276,12 +276,14 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
     if path.is_dir():
         yield from enumerate(_dataset(path), start=1)
         return
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+    with path.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path, "rb") if compressed else path.open("rb") as file:
         for number, line in _numbered(path, file):
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line.rstrip())
+                yield number, json.loads(line.decode("utf-8-sig").rstrip())
             except UnicodeDecodeError:
                 yield number, _Wrong("is not UTF-8")
             except json.JSONDecodeError as error:

@@ -12,10 +12,15 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 LARGEST = (2 - 2**-23) * 2.0**127
 """The largest number of float32."""
 _LONGEST = 300
+
+Caught: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
+FAILURES = (Exception, SystemExit)
+"""What a reward may raise without ending the run: also a call of `sys.exit`, but no Ctrl-C."""
 
 
 def attempt(
@@ -23,7 +28,7 @@ def attempt(
     prompt: str,
     completion: str,
     columns: Mapping[str, object],
-    caught: type[BaseException] = Exception,
+    caught: Caught = FAILURES,
 ) -> float | str:
     """What the reward gives a completion, or in words why that is no finite float32.
 
@@ -45,7 +50,7 @@ def attempt_all(
     prompts: Sequence[str],
     completions: Sequence[str],
     columns: Mapping[str, Sequence[object]],
-    caught: type[BaseException] = Exception,
+    caught: Caught = FAILURES,
 ) -> list[float | str]:
     """What one call of a reward that takes lists gives each completion, or in words why that is no finite float32.
 
@@ -66,7 +71,7 @@ def attempt_all(
     return [_number(number, caught) for number in numbers]
 
 
-def _number(given: object, caught: type[BaseException], hint: str = "") -> float | str:
+def _number(given: object, caught: Caught, hint: str = "") -> float | str:
     """The number that was given, or in words why it is no finite float32."""
     if not _is_number(given):
         return f"gave a {type(given).__name__}, which is no number{hint}"

@@ -154,7 +154,8 @@ def prompt_rows(prompts: Sequence[Prompt], tokenizer: Tokenizer, *, max_length: 
         what = f"has {len(row)} tokens, more than {max_length}" if row else "has no token"
         problems.append(Problem(prompt.line, what, left_out=True))
     if not kept:
-        raise ValueError(f"prompt_rows: no prompt is left: {problems[0] if problems else 'there are no prompts'}")
+        first = f"{prompts[0].prompt[:40]!r} {problems[0].what}" if problems else "there are none"
+        raise ValueError(f"no prompt is left: {first}")
     size = max(map(len, tokens))
     token, real = np.zeros((len(tokens), size), np.int32), np.zeros((len(tokens), size), bool)
     for n, row in enumerate(tokens):

@@ -129,9 +129,13 @@ def _mean(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 
 def share_intervals(values: np.ndarray) -> dict[str, Interval]:
-    """`shares` of one response, with 95% intervals, by resampling seeds within combinations."""
+    """`shares` of one response, with 95% intervals, by resampling seeds within combinations; one has no ends."""
     drawn = shares(_resampled(values))
-    return {name: _interval(float(share), drawn[name]) for name, share in shares(values).items()}
+    several = values.shape[-1] > 1
+    return {
+        name: _interval(float(share), drawn[name]) if several else Interval(float(share), np.nan, np.nan)
+        for name, share in shares(values).items()
+    }
 
 
 def mean_interval(values: np.ndarray) -> Interval:

@@ -30,7 +30,9 @@ class Verdict(NamedTuple):
 
 def verdicts(worlds: Mapping[str, Any]) -> list[Verdict]:
     """Every hypothesis of `docs/study.md` on what was run; `worlds` are those of a result file."""
-    divided = {name: share_intervals(logit(response(world, "P(z)").values)) for name, world in worlds.items()}
+    found = {name: response(world, "P(z)") for name, world in worlds.items()}
+    varied = {name: x for name, x in found.items() if min(len(x.objectives), len(x.starts), x.values.shape[-1]) > 1}
+    divided = {name: share_intervals(logit(x.values)) for name, x in varied.items()}
     return [
         _initialisation(divided),
         _scale(divided, worlds),
@@ -40,6 +42,9 @@ def verdicts(worlds: Mapping[str, Any]) -> list[Verdict]:
         _held_out(worlds),
         _forecast(worlds),
     ]
+
+
+_NOTHING_VARIED = "no world was run with several objectives, starts and seeds"
 
 
 def _above(first: Interval, second: Interval) -> bool:
@@ -58,7 +63,8 @@ def _initialisation(divided: Mapping[str, Mapping[str, Interval]]) -> Verdict:
         "H1",
         "The initialisation has a larger share of the variance than the objective, in every world.",
         everywhere if all(larger.values()) else False,
-        "; ".join(f"{n}: {_said(x['start'])} against {_said(x['objective'])}" for n, x in divided.items()),
+        "; ".join(f"{n}: {_said(x['start'])} against {_said(x['objective'])}" for n, x in divided.items())
+        or _NOTHING_VARIED,
     )
 
 
@@ -71,7 +77,7 @@ def _scale(divided: Mapping[str, Mapping[str, Interval]], worlds: Mapping[str, A
         "The scale does not have a larger share than the objective, in any world.",
         not any(larger.values()) if larger else None,
         "; ".join(f"{n}: {_said(x['scale'])} against {_said(x['objective'])}" for n, x in varied.items())
-        or "no world was run at several scales",
+        or ("no world was run at several scales" if divided else _NOTHING_VARIED),
     )
 
 
@@ -136,7 +142,8 @@ def _careful(worlds: Mapping[str, Any]) -> Verdict:
         for i, scale in enumerate(found.scales):
             for j, objective in enumerate(found.objectives):
                 careful, competent = (mean_interval(logit(found.values[i, j, k])[None]) for k in starts)
-                if not np.isfinite([careful.mean, competent.mean]).all():
+                several = all(np.isfinite(found.values[i, j, k]).sum() > 1 for k in starts)
+                if not several or not np.isfinite([careful.mean, competent.mean]).all():
                     continue
                 number, lower = number + 1, lower + (careful.mean < competent.mean)
                 if _above(careful, competent):
