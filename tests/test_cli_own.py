@@ -473,6 +473,7 @@ def test_a_file_of_ones_own(own, tmp_path, capsys):
         ('{"algorithm": "ppo", "env": "ant", "seed": false}', "", "--seed"),
         ('{"algorithm": "ppo", "hyperparameters": 3}', "", "its hyperparameters an object"),
         ('{"algorithm": "ppp", "env": "ant"}', "", "unknown algorithm 'ppp'"),
+        ('{"algorithm": "ppo", "num_envs": 8, "num-envs": 16}', "", "says --num-envs twice, with a hyphen and with an"),
     ],
 )
 def test_a_wrong_file_of_options(content, words, said, tmp_path, monkeypatch, capsys):

@@ -38,6 +38,9 @@ def options_of(config: Mapping[str, Any], path: Path) -> tuple[str | None, list[
         raise runs.RunError(f"{path} is damaged: its algorithm must be a name, and its hyperparameters an object")
     derived = DERIVED if config.get("world") is None else DERIVED | {"rollout_steps"}  # which a token world decides
     said = {**{name: value for name, value in config.items() if name not in derived}, **own}
+    flags = [flag(name) for name in said]
+    if twice := sorted({name for name in flags if flags.count(name) > 1}):
+        raise UsageError(f"{path} says {twice[0]} twice, with a hyphen and with an underscore")
     if (
         "versions" in config and config.get("hidden") and "initial_log_std" not in config
     ):  # of before that was an option

@@ -101,7 +101,13 @@ def check_environment(name: str) -> str:
         hint += f"; --env {SIMULATED}{name} is Gymnasium's, which is slower"
         known = ", ".join(environments())
         raise UsageError(f"{name!r} is a name of Gymnasium's, and this is Brax's list: {known}{hint}")
-    return choose("environment", name, environments(), f"{OWN}, a simulator {SIMULATED}NAME")
+    if name not in environments() and name.replace("_", "-") in _worlds.world_names():
+        raise UsageError(
+            f"--env {name} is a world of `polopt outcomes --worlds {name}`, which learns in it by every objective; "
+            f"environments to train in are {', '.join(environments())}"
+        )
+    prefixes = " or ".join(f"{family.prefix}NAME" for family in FAMILIES)
+    return choose("environment", name, environments(), f"{OWN}, {prefixes}, a simulator {SIMULATED}NAME")
 
 
 def _made(name: str) -> Environment | Simulator:

@@ -279,9 +279,10 @@ def _check_division(plan: Plan) -> None:
     divisors |= {name: value for name, value in plan.hyperparameters.items() if name.endswith("minibatches")}
     for name, divisor in divisors.items():
         dealt = 1 if plan.is_token else math.gcd(divisor, plan.rollout_steps)
-        if plan.num_envs % (divisor // dealt):
-            part = f" / {dealt}, their common divisor with --rollout-steps {plan.rollout_steps}" if dealt > 1 else ""
-            raise UsageError(f"--num-envs {plan.num_envs} is not a multiple of {flag(name)} {divisor}{part}")
+        if plan.num_envs % (divisor // dealt):  # where steps are dealt too: it does not divide the decisions
+            steps, decisions = plan.rollout_steps, plan.num_envs * plan.rollout_steps
+            whole = "" if plan.is_token else f" x --rollout-steps {steps} = {decisions}"
+            raise UsageError(f"{flag(name)} {divisor} must divide --num-envs {plan.num_envs}{whole}")
         if plan.group_size is not None and name != "group_size" and plan.num_envs // plan.group_size % divisor:
             raise UsageError(
                 f"--num-envs {plan.num_envs} in groups of {plan.group_size} is not a multiple of {flag(name)} "
