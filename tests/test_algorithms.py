@@ -1,5 +1,7 @@
 """Learning, few and seeded: each recipe on probe environments whose answer is known, DPO and GRPO on a token world."""
 
+import warnings
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -11,7 +13,7 @@ import polopt_jax as po
 from polopt_jax import advantages, algorithms, driver, normalization, tasks
 from polopt_jax.envs import ActionReward, DelayedReward, ObsActionReward, Quadratic, TimeLimit
 from polopt_jax.language import imitate, transformer
-from polopt_jax.networks import mlp_actor_critic
+from polopt_jax.networks import Network, mlp_actor_critic, shared_actor_critic
 from polopt_jax.normalization import normalize
 from polopt_jax.worlds import skip_the_test
 
@@ -240,3 +242,28 @@ def test_the_policy_of_a_state_reads_observations_as_the_environment_gives_them(
         assert jnp.abs(said.value - network.apply(state.params, obs).value).max() > 0.01
     found = po.evaluate_policy(env, po.greedy(algorithm.act(state)), jax.random.key(2), episodes=3)
     assert jnp.isfinite(found.episode_return).all()
+
+
+@pytest.mark.parametrize("recipe", ["npg", "trpo"])
+def test_a_critic_that_moves_the_policy_is_told(recipe):
+    """With a shared trunk the KL of an update came to four times the radius."""
+    env = ObsActionReward()
+
+    def traced(network):
+        task = tasks.control_task(env, network, num_envs=8, num_steps=4)
+        algorithm = getattr(algorithms, recipe)(task, value_epochs=1, value_minibatches=1)
+        run = lambda key: po.train(algorithm.collect, algorithm.step, algorithm.init(key), updates=1)  # noqa: E731
+        jax.eval_shape(run, jax.random.key(0))
+
+    shared = shared_actor_critic(env.obs_shape, env.action_space, hidden=(8,))
+
+    def stopped(params, obs):
+        trunk = {name: leaf if "trunk" not in name else jax.lax.stop_gradient(leaf) for name, leaf in params.items()}
+        return replace(shared.apply(params, obs), value=shared.apply(trunk, obs).value)
+
+    with pytest.warns(UserWarning, match=r"policy and critic share params\['trunk_0'\]\['bias'\] and 1 more"):
+        traced(shared)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        traced(mlp_actor_critic(env.obs_shape, env.action_space, hidden=(8,)))
+        traced(Network(shared.init, stopped))

@@ -264,6 +264,15 @@ def test_a_run_by_name(monkeypatch, tmp_path, capsys):
         assert not any(bool(step.truncated) for step in steps[:-1])
 
 
+def test_where_the_time_is_seen_its_end_is_an_end(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gymnax", SimpleNamespace(make=lambda name: (Walk(), Settings())))
+    ends = {
+        name: walk(family_of("gymnax:").make(name, None), [0] * 5)[-1] for name in ("MetaMaze-misc", "Catch-bsuite")
+    }
+    assert bool(ends["MetaMaze-misc"].terminated)
+    assert bool(ends["Catch-bsuite"].truncated)
+
+
 # --- with gymnax -----------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
@@ -12,6 +13,7 @@ import optax
 from polopt_jax.advantages import explained_variance, gae
 from polopt_jax.boundaries import described
 from polopt_jax.combinators import objective, weighted_sum
+from polopt_jax.dataflow import dependence
 from polopt_jax.divergences import action_kl
 from polopt_jax.episodes import to_batch
 from polopt_jax.fields import with_fields
@@ -23,7 +25,7 @@ from polopt_jax.ranges import Rate
 from polopt_jax.steps import Step, make_step, monitored, raveled, sequential, side_by_side
 from polopt_jax.tasks import Task
 from polopt_jax.training import Collect, TrainState, init_state
-from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Obs, Outputs, Params, Rollout, Term, Update
+from polopt_jax.types import Array, ArrayLike, Batch, Metrics, Model, Obs, Outputs, Params, Rollout, Term, Update
 
 MONITORED_ROWS = 256
 """Rows of each batch, about, on which KL(old ‖ new) and entropy are reported."""
@@ -237,9 +239,38 @@ def policy_then_critic(
     value_epochs: int,
     value_minibatches: int,
 ) -> Step:
-    """A natural-gradient phase on the surrogate, then passes of Adam, or another, on the critic alone."""
+    """A natural-gradient phase on the surrogate, then passes of Adam, or another, on the critic alone.
+
+    Warns, when it is traced, where the critic's steps would move the policy too, after its KL was bounded.
+    """
     policy = make_step((objective(task.model, with_terms(surrogate(), terms)), optimizer))
     usual_optimizer = optax.adam(by_update(value_learning_rate, value_epochs * value_minibatches))
-    critic = make_step((objective(task.model, value_loss()), value_optimizer or usual_optimizer))
+    loss = objective(task.model, value_loss())
+
+    def alone(params: Params, batch: Batch) -> tuple[Array, Metrics]:
+        _warn_of_shared(task.model, params, batch.obs)
+        return loss(params, batch)
+
+    critic = make_step((alone, value_optimizer or usual_optimizer))
     critic = epochs(critic, value_epochs, value_minibatches, shuffle=task.shuffle)
     return sequential(policy=policy, critic=raveled(critic) if value_optimizer is None else critic)
+
+
+def _warn_of_shared(model: Model, params: Params, obs: Obs) -> None:
+    """Warns of parameters that the policy is a function of and that the value has a gradient for."""
+    params, obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, obs))
+    outputs = jax.eval_shape(model, params, obs)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+    def pulled(params: Params, obs: Obs, cotangent: Array) -> Params:
+        return jax.vjp(lambda params: model(params, obs).value, params)[1](cotangent)[0]
+
+    moved_by = dependence(pulled, params, obs, outputs.value)  # a gradient that is none has nothing of the cotangent
+    read = dependence(lambda *of: model(*of).policy, params, obs)([True] * len(jax.tree.leaves(outputs.policy)))
+    moved = [moved_by([other == path for other in paths])[-1] for path in paths]
+    if shared := [path for path, *both in zip(paths, read, moved, strict=False) if all(both)]:
+        warnings.warn(
+            f"policy and critic share params{shared[0]} and {len(shared) - 1} more: the critic's steps move the policy "
+            "after its KL was bounded. networks.mlp_actor_critic shares none",
+            stacklevel=2,
+        )
