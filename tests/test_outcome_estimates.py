@@ -236,6 +236,20 @@ def test_novel_mass_is_apart_and_the_rest_is_finite():
     np.testing.assert_allclose(back.plug_in, kl(np.array([0.6, 0.4, 0]), np.array([0.5, 0.4, 0.1])), rtol=1e-4)
 
 
+def test_laws_without_a_cell_in_common():
+    """Nothing is left of a KL but what is novel; what is bounded is at its bound."""
+    first, second = jnp.zeros(20, int), jnp.ones(20, int)
+    found = sample_estimate(first, second, 2)
+    assert (float(found.value), float(found.low), float(found.novel_mass)) == (0, 0, 1)
+    assert np.isinf(found.high)
+    bounded = sample_estimate(first, second, 2, between=outcomes.jensen_shannon)
+    np.testing.assert_allclose(bounded.plug_in, np.log(2), rtol=1e-6)
+    assert bounded.low < np.log(2) < bounded.high
+    among = sample_estimate(jnp.stack([first, jnp.arange(20) % 2]), jnp.stack([second, jnp.arange(20) % 2]), 2)
+    assert np.isfinite(among.value)
+    assert float(among.novel_mass) == 0.5
+
+
 def test_no_rows_are_no_certainty():
     """It was 0 [0, 0], and an interval without a width from one row of each."""
     one, none, some = np.array([1]), np.zeros((0,), int), np.array([0, 1, 1])

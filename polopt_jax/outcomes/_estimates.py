@@ -138,7 +138,8 @@ def _moments(cells: Array, real: Array, old: Array, new: Array, num_outcomes: in
         """A part that is infinite, over the cells that both laws have."""
         both = jnp.where(there.all(0), log_mass, -jnp.inf)
         parts = jnp.stack([both, jnp.where(unbounded.all(), both, log_mass)])
-        parts = parts - log_sum(parts, -1)[..., None]
+        total = log_sum(parts, -1)[..., None]
+        parts = parts - jnp.where(total == -jnp.inf, 0, total)  # of no cell in common there is nothing to be normalised
         return jnp.where(unbounded, *between(*jnp.moveaxis(parts, 0, 1)))
 
     def derivatives(log_mass: Array) -> tuple[Array, Array]:
