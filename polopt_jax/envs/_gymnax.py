@@ -88,7 +88,7 @@ def gymnax_env(env: Any, params: Any, *, limit: str | None = LIMIT) -> GymnaxEnv
 
     >>> gymnax_env("CartPole-v1", None)
     Traceback (most recent call last):
-    TypeError: gymnax_env: env must have gymnax's reset_env, step_env and action_space; it is the str 'CartPole-v1'
+    TypeError: gymnax_env: env must have gymnax's reset_env, step_env and action_space; it is a str
     """
     _check_interface(env)
     obs_like, state = jax.eval_shape(lambda key: env.reset_env(key, params), jax.random.key(0))
