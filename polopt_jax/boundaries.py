@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from polopt_jax.types import Array, Metrics, Rollout
 
@@ -92,7 +93,7 @@ def check_loss(caller: str, returned: Any) -> tuple[Array, Metrics]:
 
 def check_scalar(what: str, x: Any) -> Array:
     """The same number. Raises ValueError if it is an array of some shape: one that was not reduced."""
-    if jnp.ndim(x):
+    if np.ndim(x):
         raise ValueError(
             f"{what} must be a scalar; it is {described(jnp.asarray(x))}: reduce it, with po.token_mean(x, batch) say"
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from polopt_jax.boundaries import described
 from polopt_jax.guards import finite_at
@@ -82,7 +83,7 @@ def to_batch(
             raise ValueError(f"to_batch: {name} must have the rollout's shape [T, ...]={shape}; it has {x.shape}")
     outcome = per_episode(outcome, rollout) if callable(outcome) else outcome
     for x in jax.tree.leaves(outcome):
-        if (own := jnp.shape(x))[: len(shape) - 1] != shape[1:]:
+        if (own := np.shape(x))[: len(shape) - 1] != shape[1:]:
             raise ValueError(f"to_batch: outcome must have the rollout's row axes {shape[1:]}; it has shape {own}")
 
     obs_finite = finite_at(rollout.obs, shape)

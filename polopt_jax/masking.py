@@ -8,6 +8,7 @@ and outputs again after it (a single `where`, or a multiplication by the mask, g
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 
 from polopt_jax.types import Array, ArrayLike
 
@@ -81,5 +82,5 @@ def check_shape(caller: str, name: str, x: Array, shape: tuple[int, ...], *, of:
 
     Nothing is ever broadcast silently.
     """
-    if jnp.shape(x) != shape:
-        raise ValueError(f"{caller}: {name} must have shape {shape}, that of {of}; it has {jnp.shape(x)}")
+    if np.shape(x) != shape:
+        raise ValueError(f"{caller}: {name} must have shape {shape}, that of {of}; it has {np.shape(x)}")

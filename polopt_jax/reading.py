@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from polopt_jax.boundaries import described
 from polopt_jax.masking import accumulate, check_shape, zero_where_masked
@@ -113,11 +114,11 @@ def read_value_logits(caller: str, outputs: Outputs, batch: Batch) -> Array:
     check_mask(caller, batch)
     if outputs.value_logits is None:
         raise ValueError(f"{caller} needs outputs.value_logits, which is None: the critic is no law over values")
-    leading = jnp.shape(outputs.value_logits)[:-1]
+    leading = np.shape(outputs.value_logits)[:-1]
     if leading != batch.mask.shape:
         raise ValueError(
             f"{caller}: outputs.value_logits must have shape {batch.mask.shape}, that of batch.mask, and one more; "
-            f"it has {jnp.shape(outputs.value_logits)}"
+            f"it has {np.shape(outputs.value_logits)}"
         )
     return zero_where_masked(accumulate(outputs.value_logits), batch.mask)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from polopt_jax.masking import accumulate, check_shape, masked_last, zero_where_masked
 from polopt_jax.ranges import Count, Nonnegative, check_range
@@ -46,7 +47,7 @@ def reward_minus_kl(*, reward: Array, log_prob: Array, ref_log_prob: Array, mask
     if mask.dtype != jnp.bool_:
         raise TypeError(f"reward_minus_kl: mask must be boolean; its dtype is {mask.dtype}")
     for name, x in {"log_prob": log_prob, "ref_log_prob": ref_log_prob, "mask": mask}.items():
-        check_shape("reward_minus_kl", name, x, jnp.shape(reward), of="reward")
+        check_shape("reward_minus_kl", name, x, np.shape(reward), of="reward")
     spent = k1(accumulate(log_prob) - accumulate(ref_log_prob))
     return jax.lax.stop_gradient(accumulate(reward) - beta * zero_where_masked(spent, mask))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from polopt_jax.guards import clamped
 from polopt_jax.masking import accumulate, check_shape
@@ -64,7 +65,7 @@ def weighted_k2(log_ratio: Array, log_weight: Array) -> Array:
     >>> weighted_k2(jnp.array([2.0]), jnp.log(jnp.array([0.5]))).tolist()
     [1.0]
     """
-    check_shape("weighted_k2", "log_weight", log_weight, jnp.shape(log_ratio), of="log_ratio")
+    check_shape("weighted_k2", "log_weight", log_weight, np.shape(log_ratio), of="log_ratio")
     return jax.lax.stop_gradient(jnp.exp(accumulate(log_weight))) * k2(log_ratio)
 
 
@@ -78,5 +79,5 @@ def weighted_k3(log_ratio: Array, log_weight: Array) -> Array:
     >>> weighted_k3(jnp.array([0.0, 30.0]), jnp.log(jnp.array([3.0, 0.5]))).tolist()
     [0.0, 14.5]
     """
-    check_shape("weighted_k3", "log_weight", log_weight, jnp.shape(log_ratio), of="log_ratio")
+    check_shape("weighted_k3", "log_weight", log_weight, np.shape(log_ratio), of="log_ratio")
     return jnp.exp(accumulate(log_weight)) * k3(log_ratio)

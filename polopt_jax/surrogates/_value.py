@@ -45,8 +45,8 @@ def huber(value: Array, target: Array, *, delta: ArrayLike) -> Array:
 
 def _on_axis(support: Array, x: Array) -> Array:
     """A support `[K]` beside `x` `[..., K]`: of its dtype, and of its rank, so that nothing is promoted."""
-    if jnp.ndim(support) != 1 or jnp.shape(support)[0] < 2:
-        raise ValueError(f"support must have shape [K] with K >= 2; it has {jnp.shape(support)}")
+    if np.ndim(support) != 1 or np.shape(support)[0] < 2:
+        raise ValueError(f"support must have shape [K] with K >= 2; it has {np.shape(support)}")
     if not isinstance(support, jax.core.Tracer) and not (np.diff(np.asarray(support)) > 0).all():
         raise ValueError(f"support must be strictly increasing; it is {np.asarray(support).tolist()}")
     return jnp.asarray(support, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
