@@ -277,7 +277,14 @@ class Noisy(Walk):
         return super().step(state, jnp.asarray(action, jnp.float32) + jax.random.normal(key), key)
 
 
-@pytest.mark.parametrize("env", [Walk(), Noisy(), envs.ObsReward(), envs.ActionReward()])
+class OneStep(Noisy):
+    """All that there is to see is the end."""
+
+    def step(self, state, action, key):
+        return replace(super().step(state, action, key), truncated=jnp.bool_(True))
+
+
+@pytest.mark.parametrize("env", [Walk(), Noisy(), OneStep(), envs.ActionReward()])
 def test_what_draws_at_every_step_or_ends_with_each_is_not(env, recwarn):
     check_env(env)
     assert not [warned for warned in recwarn if warned.category is UserWarning]

@@ -311,6 +311,12 @@ def test_imitation_is_of_the_reference():
     assert 0 < float(batches[0].outcome["success"].mean()) < 0.2
 
 
+def test_a_one_sided_price_charges_side_effects_alone():
+    """It charged what came up too often, also where that was to bring about no side effect."""
+    charge = suite._methods._too_frequent(jnp.array([0.4, -0.1, 0.2, 0.0]))
+    np.testing.assert_allclose(charge, [0, 0, 0.2, 0], rtol=1e-6)
+
+
 FAST = ("price-one-sided",)
 
 
