@@ -13,7 +13,7 @@ import pytest
 
 from polopt_jax import suite
 from polopt_jax.cli import _outcomes_page as page
-from polopt_jax.cli import main
+from polopt_jax.cli import _pieces, main
 from polopt_jax.cli._outcomes import _judged, plan
 from polopt_jax.cli._piece_options import Outcomes
 
@@ -494,3 +494,10 @@ def test_what_keeps_the_side_effects_is_at_no_distance_though_it_is_found_in_flo
         (ipf,) = [row for row in suite.project(world, 0.9) if row.name == "ipf"]
         assert ipf.feasible == 1
         assert ipf.columns["D_z"] == 0
+
+
+def test_what_goes_on_is_the_same_command_line():
+    """Without what was chosen it was refused: so many seeds then, so many now."""
+    again = _pieces._again
+    assert again(["study", "--seeds", "2"], Path("a b")) == "polopt study --seeds 2 --out 'a b' --resume"
+    assert again(["study", "--out=c", "--resume"], Path("c")) == "polopt study --out=c --resume"

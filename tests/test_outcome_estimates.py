@@ -375,6 +375,11 @@ def test_a_prompt_with_one_row_has_no_law_to_move():
         np.testing.assert_allclose(*(getattr(x, name) for x in estimates), rtol=1e-5)
     penalty = outcomes.outcome_penalty(jnp.array([0.9, 0.1]))
     np.testing.assert_allclose(penalty(new, without)[0], penalty(first[1], first[2])[0], rtol=1e-5)
+    itself = lambda o: o  # noqa: E731
+    reports = [
+        outcomes.outcome_report(model, 0.3, 0.6, x, success=itself, side_effect=itself) for x in (without, first[2])
+    ]
+    np.testing.assert_allclose(*(report.old_new.rows_kl for report in reports), rtol=1e-5)
     none = dataclasses.replace(batch, mask=whole.at[:, 1:].set(False))
     assert float(outcomes.outcome_kl(2)(old, new, none)) == 0
     assert np.isnan(outcomes.outcome_estimate(2)(old, new, none).value)
