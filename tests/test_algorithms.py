@@ -265,5 +265,7 @@ def test_a_critic_that_moves_the_policy_is_told(recipe):
         traced(shared)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="value"):
+            traced(Network(shared.init, lambda params, obs: replace(shared.apply(params, obs), value=None)))
         traced(mlp_actor_critic(env.obs_shape, env.action_space, hidden=(8,)))
         traced(Network(shared.init, stopped))

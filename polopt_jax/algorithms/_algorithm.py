@@ -260,6 +260,8 @@ def _warn_of_shared(model: Model, params: Params, obs: Obs) -> None:
     """Warns of parameters that the policy is a function of and that the value has a gradient for."""
     params, obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, obs))
     outputs = jax.eval_shape(model, params, obs)
+    if outputs.value is None:  # which the loss will say
+        return
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
     def pulled(params: Params, obs: Obs, cotangent: Array) -> Params:
