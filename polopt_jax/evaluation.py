@@ -117,6 +117,7 @@ def evaluate_policy(
     ([5.0, 5.0, 5.0], [5, 5, 5])
     """
     check_range("evaluate_policy", Count, episodes=episodes, max_steps=max_steps)
+    check_made("evaluate_policy", env)
     check_act("evaluate_policy", act)
     reset_key, key = jax.random.split(key)
     first, _ = _begin(env, act, reset_key, episodes)
@@ -173,6 +174,7 @@ def play_episode(
     (2, [1.0, 1.0, 0.0, 0.0], [False, True, False, False])
     """
     check_range("play_episode", Count, max_steps=max_steps)
+    check_made("play_episode", env)
     check_act("play_episode", act)
     reset_key, key = jax.random.split(key)
     first, steps = _begin(env, act, reset_key, 1)
@@ -214,7 +216,6 @@ def _taken(sent: Array, step: EnvStep) -> dict[str, Any]:
 
 def _begin(env: Environment, act: Callable[[Obs], Outputs], key: Array, episodes: int) -> tuple[_Course, Any]:
     """N fresh first states, and no outcome yet; and what `_step` returns, as shapes and dtypes."""
-    check_made("evaluate_policy", env)
     state, obs = check_reset(env, jax.vmap(env.reset)(jax.random.split(key, episodes)))
     course = _Course(
         state=state,

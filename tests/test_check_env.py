@@ -270,6 +270,15 @@ def test_an_environment_that_resets_itself_is_suspected():
         check_env(SelfResetting())
 
 
+def test_an_environment_may_have_methods_of_its_own():
+    class Own(Walk):
+        def step_env(self):
+            pass
+
+    check_env(Own())
+    po.start(Own(), jax.random.key(0), num_envs=2)
+
+
 class Noisy(Walk):
     """Every step draws, the last among them."""
 

@@ -505,7 +505,7 @@ def test_what_is_logged_is_what_the_rows_say_also_when_it_goes_on(tmp_path, monk
     assert [{name: x for name, x in line.items() if "seconds" not in name} for line in found["parts"]] == times
 
 
-@pytest.mark.parametrize("harm", ["cut", "gone", "never"])
+@pytest.mark.parametrize("harm", ["cut", "gone", "never", "resaved"])
 def test_a_spreadsheet_is_made_of_the_whole_log_when_it_goes_on(harm, tmp_path, monkeypatch, capsys):
     """It had a hole, or began where the run went on."""
     monkeypatch.chdir(tmp_path)
@@ -514,6 +514,8 @@ def test_a_spreadsheet_is_made_of_the_whole_log_when_it_goes_on(harm, tmp_path, 
     sheet = tmp_path / "run" / "metrics.csv"
     if harm == "cut":
         sheet.write_text("".join(sheet.read_text().splitlines(keepends=True)[:2]))
+    elif harm == "resaved":
+        sheet.write_text(sheet.read_text().replace(",", ";"))
     elif harm == "gone":
         sheet.unlink()
     if harm == "never":

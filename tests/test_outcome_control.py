@@ -157,6 +157,12 @@ def test_a_price_on_one_side_does_not_remember_what_it_had_nothing_to_charge_for
     price = outcomes.update_price(price, half, reference, integral=0.3, proportional=3.0, allowed=one_sided)
     np.testing.assert_allclose(price.integral, [0, 0.3 * 0.45], rtol=1e-5)
     np.testing.assert_allclose(price.charge, [0, 3.3 * 0.45], rtol=1e-5)
+    for wrong, error, said in (
+        (lambda charge: charge.max(), ValueError, r"allowed\(charge\) must have shape \(2,\)"),
+        (jnp.array([0, 1]), TypeError, r"allowed must be a function of \(charge\)"),
+    ):
+        with pytest.raises(error, match=said):
+            outcomes.update_price(price, half, reference, allowed=wrong)
     capped = outcomes.update_price(price, half, reference, allowed=lambda charge: jnp.minimum(charge, 0.1))
     np.testing.assert_allclose(capped.integral[1], 0.1)
     np.testing.assert_allclose(capped.charge[1], 0.1)

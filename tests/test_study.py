@@ -669,6 +669,9 @@ def test_what_was_not_varied_is_not_judged(little):
         assert found[name].evidence == "no world was run with several objectives, starts and seeds"
     if little == {"seeds": 1}:
         assert found["H5"].holds is None
+        both = dict.fromkeys((DOOR, HAZARD), told["told-worlds"])
+        judged = {verdict.name: verdict for verdict in study.verdicts(both)}
+        assert judged["H3"].evidence == judged["H4"].evidence == "of one seed nobody knows what is chance"
         shares = study.share_intervals(study.logit(study.response(told["told-worlds"], "P(z)").values))
         assert np.isfinite(shares["start"].mean)
         assert np.isnan([shares["start"].low, shares["start"].high]).all()

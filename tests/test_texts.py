@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import sys
+import threading
 import types
 from dataclasses import replace
 
@@ -212,6 +214,17 @@ def test_what_a_file_is_called_says_nothing_of_how_it_is_packed(tmp_path):
     (tmp_path / "plain.jsonl.gz").write_text(json.dumps(GOOD) + "\n")
     for name in ("packed.jsonl", "plain.jsonl.gz"):
         assert language.read_pairs(tmp_path / name).rows == [Pair("2+2=", "4", "5", 1)]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_pipe_is_read_once(packed, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    content = (json.dumps(GOOD) + "\n").encode()
+    writer = threading.Thread(target=pipe.write_bytes, args=(gzip.compress(content) if packed else content,))
+    writer.start()
+    assert language.read_pairs(pipe).rows == [Pair("2+2=", "4", "5", 1)]
+    writer.join()
 
 
 def test_a_file_of_another_encoding_is_told(tmp_path):

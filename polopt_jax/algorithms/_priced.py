@@ -37,16 +37,16 @@ def priced(
       of: `batch.outcome -> cells [..., G]`, 0 .. K-1.
       integral, proportional: gains of the price.
       labelled: the share of the attempts, drawn at random, whose outcome is looked at.
-      allowed: which charges there may be, all if not given. `lambda c: jnp.maximum(c, 0) * jnp.array([0, 1])` minds
-        only that cell 1 becomes more frequent. (`jnp.maximum(c, 0)` of all cells minds each of them that does: also
-        that without the side effect, where the side effect becomes rarer.)
+      allowed: which charges there may be, all if not given. `lambda c: jnp.maximum(c, 0).at[0].set(0)` minds only
+        that others than cell 0 become more frequent. (`jnp.maximum(c, 0)` of all cells minds each of them that does,
+        also that without the side effect, where the side effect becomes rarer.)
 
     The price is in the collect state, so that checkpoints have it. Metric: `price`, the largest charge in absolute
     value. Raises ValueError if `reference` is no vector or a number is out of its range; at trace time as
     `outcomes.outcome_price`.
 
     >>> from polopt_jax import algorithms
-    >>> one_sided = lambda charge: jnp.maximum(charge, 0) * jnp.array([0, 1])
+    >>> one_sided = lambda charge: jnp.maximum(charge, 0).at[0].set(0)
     >>> build = lambda group, law: algorithms.priced(algorithms.grpo(group), law, of=lambda outcome: outcome["vase"],
     ...                                              labelled=0.25, allowed=one_sided)
     """

@@ -28,9 +28,14 @@ def telling(plan: Plan | TextPlan, start: runs.Start) -> Iterator[Callable[[runs
     @contextlib.contextmanager
     def spreadsheet() -> Iterator[loggers.Logger]:
         """With every row of the run's log before: whatever became of the file, or if there was none."""
-        with loggers.csv_logger(directory / CSV, after=-1) as log:
-            for row in start.rows:
-                log(row["steps"], values(row))
+        file, new = directory / CSV, directory / f"{CSV}.new"
+        if start.rows:
+            new.unlink(missing_ok=True)
+            with loggers.csv_logger(new) as log:
+                for row in start.rows:
+                    log(row["steps"], values(row))
+            new.replace(file)
+        with loggers.csv_logger(file, after=after) as log:
             yield log
 
     makers: dict[str, Callable[[], Any]] = {

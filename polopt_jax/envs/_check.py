@@ -66,7 +66,7 @@ def check_made(caller: str, env: Any) -> None:
     hint = ""
     if isinstance(env, type):
         hint = f"; make one: {env.__name__}()"
-    elif hasattr(env, "step_env"):
+    elif hasattr(env, "step_env") and not hasattr(env, "obs_shape"):
         hint = "; envs.gymnax_env makes one of it"
     elif isinstance(env, str):
         hint = "; envs.brax_env makes one of a name"

@@ -113,6 +113,8 @@ def _check_interface(env: Any) -> None:
         raise TypeError(
             f"gymnax_env: env must have gymnax's reset_env, step_env and action_space; it is {described(env)}{hint}"
         )
+    if isinstance(env, type):
+        raise TypeError(f"gymnax_env: env must be an environment; it is the class {env.__name__}; make one")
     if not all(hasattr(type(env), name) for name in needed[:2]):
         raise TypeError(
             f"gymnax_env: env must be no wrapper, which would not be asked; it is a {type(env).__name__} "

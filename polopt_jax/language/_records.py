@@ -7,6 +7,7 @@ installed; or the records themselves. A prompt, a completion is a string or a li
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -276,9 +277,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
     if path.is_dir():
         yield from enumerate(_dataset(path), start=1)
         return
-    with path.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    with gzip.open(path, "rb") if compressed else path.open("rb") as file:
+    with path.open("rb") as opened, _unpacked(opened) as file:
         for number, line in _numbered(path, file):
             if not line.strip():
                 continue
@@ -290,6 +289,11 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, _Wrong(f"is not JSON ({error.msg} at column {error.colno})")
             except (RecursionError, ValueError) as error:  # nested too deeply; a number of too many digits
                 yield number, _Wrong(f"cannot be read as JSON ({error})")
+
+
+def _unpacked(file: io.BufferedReader) -> io.BufferedIOBase:
+    """What is in a file that may be gzipped, whatever it is called. It is looked at once: it may be a pipe."""
+    return gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
 
 
 def _numbered(path: Path, file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:

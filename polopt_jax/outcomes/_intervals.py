@@ -7,8 +7,8 @@ all values θ that the estimate would not contradict, with the variance taken *a
 
     (D̂ - bias - θ)² <= 1.96² ( θ |g|²/D̂ + ½ tr H² )
 
-Of N prompts, which are a sample of all, it is no narrower than what they differ by leaves room for: Student's interval
-of their mean, with N - 1 degrees of freedom.
+Of N prompts, which are a sample of all, the variance at the plug-in estimate is at least that of Student's interval of
+their mean, with N - 1 degrees of freedom; of one, where the others have no law, it is that one's own.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.boundaries import check_takes
 from polopt_jax.fields import with_fields
 from polopt_jax.masking import check_shape, zero_where_masked
 from polopt_jax.outcomes._laws import check_reference
@@ -105,7 +106,7 @@ def update_price(
     the rates of *all* cells, also the bad ones that the reference has. A bound on one side of one cell,
     P(z=1) <= P_ref(z=1), is a projection Π of what may be charged on that cell alone:
 
-        allowed=lambda charge: jnp.maximum(charge, 0) * jnp.array([0, 1])
+        allowed=lambda charge: jnp.maximum(charge, 0).at[..., 0].set(0)
 
     Projected is the integral too: of the charge alone it would first have to take back what it gathered while there was
     nothing to charge. Without a labelled row the price stays.
@@ -116,7 +117,7 @@ def update_price(
       reference: P_ref `[K]`, or of the price's shape.
       integral, proportional: gains, in units of the advantage per unit of probability. The defaults suit standardised
         advantages; the integral alone (proportional = 0) does not settle.
-      allowed: Π, of charges `[K]` or `[..., K]`; all are allowed if not given.
+      allowed: Π, of charges `[K]` or `[..., K]` to others; all are allowed if not given.
 
     Reads `mask, outcome`. Raises as `outcome_price`, and ValueError if the reference is no law (where it is concrete):
     counts, say. Source: PI control of Lagrange multipliers, Stooke et al. 2020.
@@ -130,6 +131,7 @@ def update_price(
     ([-2.31, 2.31], [-0.21, 0.21])
     """
     check_range("update_price", Nonnegative, integral=integral, proportional=proportional)
+    check_takes("update_price", "allowed", allowed, "charge")
     cells = read_cells("update_price", batch, of)
     known = labelled_rows("update_price", batch.mask.any(-1), labelled)
     _check_price("update_price", price.integral, cells)
@@ -144,8 +146,14 @@ def update_price(
     number = known.sum(rows)[..., None]
     lost = in_none(cells, price.integral.shape[-1], known).any()
     excess = jnp.where(lost, jnp.nan, hit.sum(rows) / jnp.maximum(number, 1) - reference)
-    memory = allowed(price.integral + integral * excess)
-    moved = Price(charge=allowed(memory + proportional * excess), integral=memory)
+
+    def projected(charge: Array) -> Array:
+        found = jnp.asarray(allowed(charge))
+        check_shape("update_price", "allowed(charge)", found, charge.shape, of="the charge")
+        return found.astype(charge.dtype)
+
+    memory = projected(price.integral + integral * excess)
+    moved = Price(charge=projected(memory + proportional * excess), integral=memory)
     return jax.tree.map(lambda new, old: jnp.where(number > 0, new, old), moved, price)
 
 

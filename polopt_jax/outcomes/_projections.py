@@ -99,8 +99,8 @@ def ipf(table: Array, success: Unit) -> Projection:
         argmin KL(q ‖ p) s.t. q(s=1) = J, q(z) = p(z)    =>    q(1|z) = σ(log p(1,z)/p(0,z) + λ)
 
     with the λ that makes Σ p(z) q(1|z) = J, found by bisection: for a binary success the iteration has this closed
-    form. Infeasible, or very costly, means that success entails the side effect. Its gradient with respect to table and
-    success is that of the root. Raises as `pump`.
+    form. Infeasible, or very costly, means that success entails the side effect. Its first derivatives by table and
+    success are those of the root (second ones are not). Raises as `pump`.
 
     Source: Deming & Stephan 1940; exponential families under moment constraints, in language models: Khalifa et al.
     2021 (GDC).

@@ -44,6 +44,7 @@ def verdicts(worlds: Mapping[str, Any]) -> list[Verdict]:
     ]
 
 
+_ONE_SEED = "of one seed nobody knows what is chance"
 _NOTHING_VARIED = "no world was run with several objectives, starts and seeds"
 
 
@@ -86,6 +87,8 @@ def _orders(worlds: Mapping[str, Any]) -> Verdict:
     hypothesis = "No order of the objectives holds in both buildings, at any scale (Kendall's τ at most .5)."
     if not set(BUILDINGS) <= set(worlds):
         return Verdict("H3", hypothesis, None, "one of the buildings was not run")
+    if min(int(worlds[name]["seeds"]) for name in BUILDINGS) < 2:
+        return Verdict("H3", hypothesis, None, _ONE_SEED)
     from scipy.stats import kendalltau
 
     both = [response(worlds[name], "P(z)") for name in BUILDINGS]
@@ -122,6 +125,8 @@ def _trust_region(worlds: Mapping[str, Any]) -> Verdict:
         found = response(worlds[name], "P(z)") if name in worlds else None
         if found is None or not {"trpo", "reinforce"} <= set(found.objectives):
             return Verdict("H4", hypothesis, None, f"not run: {name} with both")
+        if found.values.shape[-1] < 2:
+            return Verdict("H4", hypothesis, None, _ONE_SEED)
         start = found.starts.index(COMPETENT)
         trpo, plain = (
             mean_interval(logit(found.values[:, found.objectives.index(o), start])) for o in ("trpo", "reinforce")
