@@ -245,8 +245,8 @@ def test_the_policy_of_a_state_reads_observations_as_the_environment_gives_them(
 
 
 @pytest.mark.parametrize("recipe", ["npg", "trpo"])
-def test_a_critic_that_moves_the_policy_is_told(recipe):
-    """With a shared trunk the KL of an update came to four times the radius."""
+def test_a_critic_that_moves_the_policy_is_told(recipe, monkeypatch):
+    """With a shared trunk, and a radius of .01, updates of TRPO were .04 long in the mean (inverted_pendulum)."""
     env = ObsActionReward()
 
     def traced(network):
@@ -269,3 +269,5 @@ def test_a_critic_that_moves_the_policy_is_told(recipe):
             traced(Network(shared.init, lambda params, obs: replace(shared.apply(params, obs), value=None)))
         traced(mlp_actor_critic(env.obs_shape, env.action_space, hidden=(8,)))
         traced(Network(shared.init, stopped))
+        monkeypatch.delattr("jax.interpreters.partial_eval.dce_jaxpr")
+        traced(mlp_actor_critic(env.obs_shape, env.action_space, hidden=(8,)))  # nothing is said where nothing is known

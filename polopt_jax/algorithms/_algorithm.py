@@ -268,6 +268,8 @@ def _warn_of_shared(model: Model, params: Params, obs: Obs) -> None:
         return jax.vjp(lambda params: model(params, obs).value, params)[1](cotangent)[0]
 
     moved_by = dependence(pulled, params, obs, outputs.value)  # a gradient that is none has nothing of the cotangent
+    if any(moved_by([False] * len(paths))):  # this JAX cannot tell
+        return
     read = dependence(lambda *of: model(*of).policy, params, obs)([True] * len(jax.tree.leaves(outputs.policy)))
     moved = [moved_by([other == path for other in paths])[-1] for path in paths]
     if shared := [path for path, *both in zip(paths, read, moved, strict=False) if all(both)]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from polopt_jax import runs
 from polopt_jax.cli._progress import acknowledge, counted
-from polopt_jax.cli._words import CommandError, UsageError
+from polopt_jax.cli._words import CommandError, UsageError, with_out
 
 
 class Piece(NamedTuple):
@@ -61,9 +61,8 @@ def run_missing(pieces: Sequence[Piece], directory: Path, arguments: Sequence[st
 
 def _again(arguments: Sequence[str], directory: Path) -> str:
     """The same command line, which goes on: what was chosen must be chosen again."""
-    given = "--out" in [word.split("=")[0] for word in arguments]
-    more = [*(() if given else ("--out", str(directory))), *(() if "--resume" in arguments else ("--resume",))]
-    return shlex.join(["polopt", *arguments, *more])
+    resumed = () if "--resume" in arguments else ("--resume",)
+    return shlex.join([*with_out(["polopt", *arguments], directory), *resumed])
 
 
 def plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from polopt_jax.cli._progress import Progress, progress, say
 from polopt_jax.cli._result import Result
 from polopt_jax.cli._simulated import about_simulators, simulating
 from polopt_jax.cli._text_plan import TextPlan
-from polopt_jax.cli._words import BROKEN_DOWN, FILE_FAILED, CommandError, UsageError
+from polopt_jax.cli._words import BROKEN_DOWN, FILE_FAILED, CommandError, UsageError, with_out
 from polopt_jax.simulators import SimulatorError
 
 AnyPlan = TypeVar("AnyPlan", Plan, TextPlan)
@@ -37,9 +37,7 @@ def again(arguments: Sequence[str], directory: Path) -> list[str]:
     if has_begun(directory):
         told = ["--json"] if "--json" in arguments else []
         return ["polopt", arguments[0], "--out", str(directory), "--resume", *kept_flags(arguments), *told]
-    words = ["polopt", *(word for word in arguments if word != "--resume")]
-    given = "--out" in [word.split("=")[0] for word in words]
-    return words if given else [*words, "--out", str(directory)]
+    return with_out(["polopt", *(word for word in arguments if word != "--resume")], directory)
 
 
 @contextlib.contextmanager

@@ -78,6 +78,12 @@ def choose_some(kind: str, names: Sequence[str], known: Sequence[str], own: str 
     return tuple(name for name in known if name in chosen)
 
 
+def with_out(words: Sequence[str], directory: Path) -> list[str]:
+    """A command line that names its directory."""
+    given = "--out" in [word.split("=")[0] for word in words]
+    return [*words] if given else [*words, "--out", str(directory)]
+
+
 def flag(name: str) -> str:
     """The flag that sets a parameter.
 

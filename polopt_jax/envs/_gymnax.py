@@ -1,8 +1,8 @@
 """gymnax's environments, and those that have its interface, behind the environment protocol: never reset by themselves.
 
 Nothing is imported: `gymnax_env` takes an environment that is there. gymnax's `step` puts a first observation in place
-of an episode's last one, and its `done` is a fall or a time limit alike; its `step_env` does neither of the first, and
-the second is asked apart here.
+of an episode's last one, which its `step_env` does not, and its `done` is a fall or a time limit alike, which are told
+apart here.
 """
 
 from __future__ import annotations

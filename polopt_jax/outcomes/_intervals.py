@@ -36,7 +36,7 @@ class Estimate:
 
     value: Array
     """The plug-in estimate less its bias to second order; may be a little negative. Where the second law has fewer than
-    about three rows in a cell that matters, the plug-in is nearer."""
+    about five rows in a cell that matters, the plug-in may be nearer."""
     plug_in: Array
     """The plug-in estimate: never negative. The number that a step is taken on. Of two samples of equal laws it is too
     high by about (K - 1)/2 (1/M + 1/G)."""
