@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from polopt_jax.boundaries import check_act, check_outputs
 from polopt_jax.envs._check import check_action, check_made, check_reset, check_step
+from polopt_jax.envs._memory import handed_on
 from polopt_jax.envs._protocol import Environment, EnvStep
 from polopt_jax.fields import with_fields
 from polopt_jax.guards import finite_at
@@ -235,12 +236,13 @@ def _begin(env: Environment, act: Callable[[Obs], Outputs], key: Array, episodes
 def _step(env: Environment, act: Callable[[Obs], Outputs], course: _Course, key: Array) -> tuple[Array, EnvStep]:
     """What is sent, and the step that it makes."""
     act_key, env_key = jax.random.split(key)
-    law = check_outputs("evaluate_policy", act(course.obs)).policy
+    outputs = check_outputs("evaluate_policy", act(course.obs))
+    law = outputs.policy
     sent, rows = law.squash(law.sample(seed=act_key)), course.length.shape
     check_action(env, sent, rows)
     step = jax.vmap(env.step)(course.state, sent, jax.random.split(env_key, *rows))
     check_step(env, step, course.state, course.obs, rows)
-    return sent, step
+    return sent, handed_on(env, outputs, step)
 
 
 def _features(step: EnvStep) -> dict[str, Array]:

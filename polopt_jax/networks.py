@@ -43,9 +43,12 @@ def check_network(caller: str, network: Any) -> None:
     if isinstance(network, nn.Module) or not all(callable(getattr(network, name, None)) for name in ("init", "apply")):
         module = isinstance(network, nn.Module)
         made = "init=lambda key: module.init(key, obs), apply=module.apply" if module else "init=..., apply=..."
+        way = f"networks.Network({made}) makes one"
+        if hasattr(network, "core"):
+            way = "recurrent.with_memory(env, network) makes one, and an environment for it"
         raise TypeError(
             f"{caller}: network must be a Network, functions init(key) and apply(params, obs); it is "
-            f"{described(network)}; networks.Network({made}) makes one"
+            f"{described(network)}; {way}"
         )
 
 
@@ -53,37 +56,37 @@ def dense(size: int, scale: float, name: str) -> nn.Dense:
     return nn.Dense(size, kernel_init=nn.initializers.orthogonal(scale), name=name)
 
 
-def over_rows(layer: Callable[[Array], Any], x: Array, *, features: int = 1) -> Any:
-    """`layer` on rows: the leading axes of `x` (all but the last `features`) made one, and put back on every output.
+def over_rows(layer: Callable[[Any], Any], x: Any, *, features: int = 1) -> Any:
+    """`layer` on rows: the leading axes of `x` (all but the last `features`, in every leaf the same) made one, and put
+    back on every output.
 
     The gradient of a kernel contracts over the leading axes. Over one axis that is a plain matrix product; over two
     (`[B, T]`) XLA takes four times as long on a CPU, and a whole PPO update of 64-wide networks twice as long.
     """
-    leading = x.shape[: x.ndim - features]
-    rows = layer(x.reshape(math.prod(leading), *x.shape[x.ndim - features :]))
+    first = jax.tree.leaves(x)[0]
+    leading = first.shape[: first.ndim - features]
+    rows = layer(jax.tree.map(lambda leaf: leaf.reshape(math.prod(leading), *leaf.shape[len(leading) :]), x))
     return jax.tree.map(lambda leaf: leaf.reshape(*leading, *leaf.shape[1:]), rows)
 
 
-class _ActorCritic(nn.Module):
-    """The policy head reads the first of `trunks`, the value head the last; one name is one shared trunk."""
+def trunk(x: Array, name: str, hidden: Sequence[int], activation: Callable[[Array], Array]) -> Array:
+    """Layers of those sizes, within a module."""
+    for layer, size in enumerate(hidden):
+        x = activation(dense(size, HIDDEN_SCALE, f"{name}_{layer}")(x))
+    return x
 
-    trunks: Sequence[str]
-    hidden: Sequence[int]
-    activation: Callable[[Array], Array]
+
+class Heads(nn.Module):
+    """The policy, of the first of several features `[..., M]`, and the value, of the last."""
+
     action_space: ActionSpace
     gaussian: Callable[..., Any]
     initial_log_std: float
 
     @nn.compact
-    def __call__(self, x: Array) -> Outputs:
-        features = [self._trunk(x, name) for name in self.trunks]
+    def __call__(self, features: Sequence[Array]) -> Outputs:
         value = dense(1, VALUE_SCALE, "value")(features[-1])[..., 0]
         return Outputs(policy=self._policy(features[0]), value=value)
-
-    def _trunk(self, x: Array, name: str) -> Array:
-        for layer, size in enumerate(self.hidden):
-            x = self.activation(dense(size, HIDDEN_SCALE, f"{name}_{layer}")(x))
-        return x
 
     def _policy(self, features: Array) -> Any:
         if isinstance(self.action_space, Discrete):
@@ -97,21 +100,44 @@ class _ActorCritic(nn.Module):
         return self.gaussian(mean=mean, log_std=jnp.broadcast_to(log_std.astype(mean.dtype), mean.shape))
 
 
+class _ActorCritic(Heads):
+    """Heads on trunks of these names; one name is one shared trunk."""
+
+    trunks: Sequence[str] = ()
+    hidden: Sequence[int] = ()
+    activation: Callable[[Array], Array] = nn.tanh
+
+    @nn.compact
+    def __call__(self, x: Array) -> Outputs:
+        features = [trunk(x, name, self.hidden, self.activation) for name in self.trunks]
+        return Heads.__call__(self, features)
+
+
+def check_space(action_space: Any) -> None:
+    """Raises ValueError for what is no action space."""
+    if not isinstance(action_space, ActionSpace):
+        raise ValueError(f"action_space must be a Discrete, a MultiDiscrete or a Box; it is {action_space!r}")
+
+
+def flattened(obs: Array, shape: tuple[int, ...]) -> Array:
+    """Observations `[..., *shape]` as vectors; ValueError if they have another shape."""
+    leading = obs.shape[: obs.ndim - len(shape)]
+    if obs.shape != leading + shape:
+        raise ValueError(f"obs must have shape [..., {', '.join(map(str, shape))}]; it has {obs.shape}")
+    return obs.reshape(*leading, math.prod(shape))
+
+
 def _network(module: _ActorCritic, shape: tuple[int, ...]) -> Network:
-    if not isinstance(module.action_space, ActionSpace):
-        raise ValueError(f"action_space must be a Discrete, a MultiDiscrete or a Box; it is {module.action_space!r}")
+    check_space(module.action_space)
     forward: Callable[..., Any] = module.apply
 
     def apply(params: Params, obs: Array) -> Outputs:
-        leading = obs.shape[: obs.ndim - len(shape)]
-        if obs.shape != leading + shape:
-            raise ValueError(f"obs must have shape [..., {', '.join(map(str, shape))}]; it has {obs.shape}")
-        return over_rows(lambda x: forward({"params": params}, x), obs.reshape(*leading, math.prod(shape)))
+        return over_rows(lambda x: forward({"params": params}, x), flattened(obs, shape))
 
     return Network(init=lambda key: module.init(key, jnp.zeros(math.prod(shape)))["params"], apply=apply)
 
 
-def _sizes(caller: str, name: str, sizes: Any) -> tuple[int, ...]:
+def sizes(caller: str, name: str, sizes: Any) -> tuple[int, ...]:
     """Several sizes; TypeError if they are none."""
     try:
         return tuple(sizes)
@@ -153,9 +179,9 @@ def mlp_actor_critic(
     >>> outputs.policy.logits.shape, outputs.value.shape
     ((8, 2, 5), (8, 2))
     """
-    shape = _sizes("mlp_actor_critic", "obs_shape", obs_shape)
-    layers = _sizes("mlp_actor_critic", "hidden", hidden)
-    module = _ActorCritic(("actor", "critic"), layers, activation, action_space, gaussian, initial_log_std)
+    shape = sizes("mlp_actor_critic", "obs_shape", obs_shape)
+    layers = sizes("mlp_actor_critic", "hidden", hidden)
+    module = _ActorCritic(action_space, gaussian, initial_log_std, ("actor", "critic"), layers, activation)
     return _network(module, shape)
 
 
@@ -177,9 +203,9 @@ def shared_actor_critic(
     >>> sorted(network.init(jax.random.key(0)))
     ['log_std', 'policy', 'trunk_0', 'value']
     """
-    shape = _sizes("shared_actor_critic", "obs_shape", obs_shape)
-    layers = _sizes("shared_actor_critic", "hidden", hidden)
-    module = _ActorCritic(("trunk",), layers, activation, action_space, gaussian, initial_log_std)
+    shape = sizes("shared_actor_critic", "obs_shape", obs_shape)
+    layers = sizes("shared_actor_critic", "hidden", hidden)
+    module = _ActorCritic(action_space, gaussian, initial_log_std, ("trunk",), layers, activation)
     return _network(module, shape)
 
 

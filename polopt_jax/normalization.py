@@ -8,6 +8,7 @@ Statistics are pytrees that `collect` carries, and no part of the parameters. A 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -197,6 +198,21 @@ def raw_observations() -> ObsTransform:
     [[300.0]]
     """
     return ObsTransform(lambda obs: (), lambda state, obs: obs, lambda state, obs, mask: state)
+
+
+def of_seen(transform: ObsTransform) -> ObsTransform:
+    """The same for `envs.Remembered`: of what the environment shows, the memory left as it is.
+
+    >>> from polopt_jax.envs import Remembered
+    >>> one = Remembered(seen=jnp.zeros(3), memory=jnp.zeros(8), begins=jnp.array(True))
+    >>> of_seen(standardized_observations()).init(one).mean.shape
+    (3,)
+    """
+    return ObsTransform(
+        init=lambda one: transform.init(one.seen),
+        apply=lambda state, obs: replace(obs, seen=transform.apply(state, obs.seen)),
+        update=lambda state, obs, mask: transform.update(state, obs.seen, mask),
+    )
 
 
 def scaled_rewards(gamma: ArrayLike | None = None) -> RewardTransform:

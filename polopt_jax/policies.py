@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.envs import Remembered
 from polopt_jax.fields import with_fields
 from polopt_jax.normalization import RunningStats, normalize
 from polopt_jax.types import Array, Obs, Outputs, Params, record
@@ -23,6 +24,12 @@ class Policy:
     It is a function `obs -> Outputs`, so it goes wherever an `act` does: `po.unroll(policy.env, policy, ...)`,
     `po.greedy(policy)`, `evaluate_policy`. It is no pytree: `jax.jit(policy.act)` compiles its parameters in;
     `dataclasses.replace(policy, params=params)` within a jitted function leaves them an argument.
+
+    Where it has a memory its `env` is an `envs.MemoryEnv`, and it reads `envs.Remembered`. By hand:
+
+        obs = Remembered(seen=seen, memory=policy.env.initial, begins=jnp.bool_(True))
+        outputs = policy(obs)
+        obs = Remembered(seen=seen, memory=outputs.memory, begins=jnp.bool_(False))    # of the next step
     """
 
     params: Params
@@ -38,7 +45,11 @@ class Policy:
     def __call__(self, obs: Obs) -> Outputs:
         """What the model says of observations as the environment gives them, any leading shape `[...]`."""
         obs = jax.tree.map(jnp.asarray, obs, is_leaf=lambda x: isinstance(x, list))  # a list of numbers is an array
-        return self.network.apply(self.params, obs if self.normalizer is None else normalize(self.normalizer, obs))
+        if self.normalizer is None:
+            return self.network.apply(self.params, obs)
+        if isinstance(obs, Remembered):
+            return self.network.apply(self.params, replace(obs, seen=normalize(self.normalizer, obs.seen)))
+        return self.network.apply(self.params, normalize(self.normalizer, obs))
 
     def act(self, obs: Obs, key: Array | None = None) -> Array:
         """The actions that the environment is to be sent, `[...]` or `[..., size]`: sampled with a key, else the mode.

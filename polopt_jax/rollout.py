@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from polopt_jax.boundaries import check_act, check_outputs, described
 from polopt_jax.envs._check import check_action, check_made, check_reset, check_step
+from polopt_jax.envs._memory import handed_on
 from polopt_jax.envs._protocol import Environment
 from polopt_jax.guards import finite_at
 from polopt_jax.masking import check_shape
@@ -118,6 +119,7 @@ def _step(
     check_action(env, sent, rows)
     step = jax.vmap(env.step)(loop.env, sent, jax.random.split(env_key, *rows))
     check_step(env, step, loop.env, loop.obs, rows)
+    step = handed_on(env, outputs, step)
     finite = finite_at((step.state, step.obs, step.reward), loop.episode_length.shape)
     done = step.terminated | step.truncated | ~finite
     next_obs = _select_rows(finite, step.obs, loop.obs)

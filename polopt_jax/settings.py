@@ -14,6 +14,7 @@ from polopt_jax.envs._families import family_of
 from polopt_jax.envs._import import MAKES_ONE, checked_env, import_factory
 from polopt_jax.language import ByteTokenizer, TokenNetwork, rotary_positions, tempered_network, transformer
 from polopt_jax.networks import INITIAL_LOG_STD, Network, mlp_actor_critic
+from polopt_jax.recurrent import gru_actor_critic, with_memory
 from polopt_jax.simulators import Simulator, simulator
 from polopt_jax.types import Array
 from polopt_jax.worlds import Rules, SkipTheTest, skip_the_test, tabulate
@@ -33,7 +34,7 @@ SIMULATED = "gymnasium:"
 
 
 class Control(NamedTuple):
-    """An environment, or a simulator, and a network for its observations."""
+    """An environment, or a simulator, and a network for its observations; with a memory, both of `with_memory`."""
 
     env: Environment | Simulator
     network: Network
@@ -64,7 +65,7 @@ def setting(config: Mapping[str, Any]) -> Control | Tokens | Texts:
     world = config["world"]
     if world is None:
         names = ("backend", "episode_length", "hidden", "activation")
-        return control(config["env"], **{name: config[name] for name in names})
+        return control(config["env"], **{name: config[name] for name in names}, memory=config.get("memory"))
     return tokens(world)
 
 
@@ -96,9 +97,10 @@ def control(
     episode_length: int | None,
     hidden: Sequence[int],
     activation: str,
+    memory: int | None = None,
     initial_log_std: float | None = None,
 ) -> Control:
-    """The environment or the simulator of a name, and the MLPs. What has no backend or episode length ignores it.
+    """The environment or the simulator of a name, and MLPs or GRUs. What has no backend or episode length ignores it.
 
     `initial_log_std` is None where nothing begins: of parameters that are there, and of choices.
     """
@@ -111,14 +113,14 @@ def control(
         made = own_env(env)
     else:
         made = brax_env(env, backend=backend or "spring", episode_length=episode_length or 1000)
-    network = mlp_actor_critic(
-        made.obs_shape,
-        made.action_space,
-        hidden=tuple(hidden),
-        activation=ACTIVATIONS[activation],
-        initial_log_std=INITIAL_LOG_STD if initial_log_std is None else initial_log_std,
-    )
-    return Control(made, network)
+    layers: dict[str, Any] = {
+        "hidden": tuple(hidden),
+        "activation": ACTIVATIONS[activation],
+        "initial_log_std": INITIAL_LOG_STD if initial_log_std is None else initial_log_std,
+    }
+    if memory is None or isinstance(made, Simulator):
+        return Control(made, mlp_actor_critic(made.obs_shape, made.action_space, **layers))
+    return Control(*with_memory(made, gru_actor_critic(made.obs_shape, made.action_space, memory=memory, **layers)))
 
 
 def tokens(world: Mapping[str, Any]) -> Tokens:

@@ -98,6 +98,8 @@ class Outputs:
     """State values `[...]`, where the model has a critic."""
     value_logits: Array | None = None
     """Where the critic is a law over a grid of K values: its logits `[..., K]`. `value` is their `expected_value`."""
+    memory: Any = None
+    """What a model with a memory remembers after a step of acting; the loop hands it on (`recurrent.with_memory`)."""
 
 
 @with_fields

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import polopt_jax as po
 from polopt_jax.envs import TimeLimit
 
 FOLDER = Path(__file__).parents[1] / "examples"
@@ -46,35 +45,10 @@ def test_gymnasium_loop():
 
 def test_memory(capsys):
     """Who does not remember says half of the bits."""
-    module = example("memory")
-    right = module.main(updates=30)
-    assert right[0] < 0.65
-    assert np.mean(right[-3:]) > 0.95
-    assert capsys.readouterr().out.count("of the bits") == 3
-
-
-def test_what_is_remembered_while_acting_is_what_is_learnt_from():
-    """Through ends of episodes within a window, and from one window to the next."""
-    module = example("memory")
-    memory, keys = jnp.zeros((6, module.MEMORY)), jax.random.split(jax.random.key(0), 4)
-    params = {
-        "cell": module.cell.init(keys[0], memory, jnp.zeros((6, 3))),
-        "heads": module.heads.init(keys[1], memory),
-        "critic": module.critic.init(keys[2], memory),
-    }
-    state = (jnp.ones((6, 2), int), jnp.arange(6) % module.EPISODE, memory)
-    act = jax.jit(module.act, static_argnums=3)
-    state, first = act(params, state, keys[3], 7)
-    _, second = act(params, state, keys[2], 7)
-    np.testing.assert_allclose(first.next_value[-1], second.value[0], rtol=1e-5)
-    for rollout in (first, second):
-        batch = po.to_batch(rollout, advantage=rollout.reward)
-        outputs = module.model(params, batch.obs)
-        np.testing.assert_allclose(outputs.policy.log_prob(batch.action), batch.log_prob, rtol=1e-5)
-        np.testing.assert_allclose(outputs.value, batch.value, rtol=1e-5, atol=1e-7)
-    ends = np.asarray(first.terminated)
-    assert ends.sum(0).min() >= 1
-    assert (np.asarray(first.reward)[~ends] == 0).all()
+    assert example("memory").main(updates=40) > 0.98
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 5
+    assert float(said[0].split()[2].rstrip("%")) < 85
 
 
 class Counter:

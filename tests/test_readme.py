@@ -89,7 +89,7 @@ def test_the_readme_runs(tmp_path, monkeypatch):
         ),
     }
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 15
+    assert len(blocks) == 16
     for i, block in enumerate(blocks):
         code = (
             block.replace("updates=100", "updates=2")
@@ -99,7 +99,7 @@ def test_the_readme_runs(tmp_path, monkeypatch):
         )
         if i == 0:
             code = code.replace("= step.update(", "= jax.jit(step.update)(")
-        if i == 13:
+        if i == 14:
             names |= episodes_of(names["network"], names["params"])
         exec(compile(code, f"README block {i}", "exec"), names)
         if i == 1:
@@ -145,12 +145,15 @@ def test_the_readme_runs(tmp_path, monkeypatch):
             moved = names["hellinger"](network.apply(params, batch.obs), network.apply(new, batch.obs), batch)
             assert 0.001 < float(moved) <= 0.0025
         if i == 11:
+            made = jax.eval_shape(lambda key, made=names["algorithm"]: made.init(key), names["key"])
+            assert made.collect_state[0].loop.obs.memory["trunk"].shape == (32, 64)
+        if i == 12:
             collected = jax.eval_shape(lambda key, made=names["algorithm"]: made.init(key), names["key"])
             assert collected.update.shape == ()
-        if i == 12:
+        if i == 13:
             state, metrics = names["run"](names["state"])
             assert metrics["kl_old_new"].shape == (2,)
-        if i == 13:
+        if i == 14:
             report = names["measure"](names["old"], names["new"])
             assert (int(names["dropped"]), int(names["batch"].mask.any(-1).sum())) == (0, 40)
             assert round(float(report.success_rate_old), 5) == 0.5

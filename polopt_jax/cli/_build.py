@@ -110,6 +110,7 @@ def control_of(plan: Plan) -> settings.Control:
         backend=plan.backend,
         episode_length=plan.episode_length,
         hidden=plan.hidden or settings.HIDDEN,
+        memory=plan.memory,
         activation=plan.activation or next(iter(settings.ACTIVATIONS)),
         initial_log_std=plan.initial_log_std,
     )

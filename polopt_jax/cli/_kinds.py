@@ -21,12 +21,13 @@ class Kind(NamedTuple):
 
 _MLPS = ("rollout_steps", "hidden", "activation", "initial_log_std")
 TOKEN = Kind("the token world", ("group_size",))
-OWN = Kind("an environment of one's own", _MLPS)
-BRAX = Kind("a Brax environment", (*_MLPS, "episode_length", "backend"), "brax", 1000)
+_GRUS = (*_MLPS, "memory")
+OWN = Kind("an environment of one's own", _GRUS)
+BRAX = Kind("a Brax environment", (*_GRUS, "episode_length", "backend"), "brax", 1000)
 SIMULATOR = Kind("a simulator of Gymnasium's", (*_MLPS, "vectorization"), "gymnasium")
 OF_FAMILIES = {
     family.prefix: Kind(
-        f"an environment of {family.called}", (*_MLPS, "episode_length"), family.package, family.episode_length
+        f"an environment of {family.called}", (*_GRUS, "episode_length"), family.package, family.episode_length
     )
     for family in FAMILIES
 }

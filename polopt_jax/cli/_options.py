@@ -57,6 +57,8 @@ class Train:
     """Attempts at each prompt of the token world."""
     hidden: Annotated[tuple[int, ...] | None, SIZES, shown("N,N,...", "64,64")] = None
     """Units of each hidden layer, of the policy's network and of the critic's."""
+    memory: Annotated[int | None, WHOLE, shown("N", "none")] = None
+    """Units of a GRU after these layers, where what is seen now does not tell what to do; not of simulators."""
     activation: Annotated[str | None, NAME, shown("NAME", "tanh")] = None
     """What follows each hidden layer: tanh, relu, silu, gelu or elu."""
     initial_log_std: Annotated[float | None, NUMBER, shown("FLOAT", "-1")] = None

@@ -14,7 +14,7 @@ from polopt_jax.cli import _envs, _recipes
 from polopt_jax.cli._kinds import APPLIED, VECTORS, Kind, kind_of
 from polopt_jax.cli._options import Compare, Train
 from polopt_jax.cli._versions import PACKAGES, versions
-from polopt_jax.cli._words import UsageError, choose, flag
+from polopt_jax.cli._words import UsageError, choose, flag, unique
 from polopt_jax.networks import INITIAL_LOG_STD
 from polopt_jax.tasks import GroupTask, Task
 
@@ -32,6 +32,7 @@ SIZES = {
     "eval_every": (1, 10**12),
     "eval_episodes": (1, 2**16),
     "hidden": (1, 2**16),
+    "memory": (1, 2**16),
     "initial_log_std": (-20, 20),
 }
 """From what to what each may be."""
@@ -62,6 +63,7 @@ class Plan:
     group_size: int | None
     hidden: tuple[int, ...] | None
     """None of the token world, as `activation`."""
+    memory: int | None
     activation: str | None
     initial_log_std: float | None
     """None where actions are choices."""
@@ -140,8 +142,8 @@ def plan_compare(options: Compare) -> list[Plan]:
     _check_sizes(options)
     if not (math.isfinite(options.budget) and options.budget > 0):
         raise UsageError(f"--budget must be a finite number above 0; it is {options.budget}")
-    envs = _unique([_envs.check_environment(env) for env in options.env], "--env")
-    wanted = _unique([_envs.check_algorithm(name) for name in options.algorithms], "--algorithms")
+    envs = unique([_envs.check_environment(env) for env in options.env], "--env")
+    wanted = unique([_envs.check_algorithm(name) for name in options.algorithms], "--algorithms")
     pairs = [(name, env) for env in envs for name in _envs.algorithms(env) if not wanted or name in wanted]
     for name in wanted:
         if not any(name == paired for paired, _ in pairs):
@@ -185,6 +187,7 @@ def _plan(algorithm: str, env: str, options: Train | Compare, overrides: Mapping
         rollout_steps=rollout_steps,
         group_size=(_option(options, "group_size") or GROUP_SIZE) if is_token else None,
         hidden=None if is_token else _option(options, "hidden") or settings.HIDDEN,
+        memory=_option(options, "memory"),
         activation=None if is_token else _named(options, "activation", settings.ACTIVATIONS),
         initial_log_std=_initial_log_std(_option(options, "initial_log_std"), env),
         rate=_rate(algorithm, options),
@@ -228,7 +231,7 @@ def _rate(algorithm: str, options: Train | Compare) -> str:
 
 def check_loggers(names: tuple[str, ...]) -> tuple[str, ...]:
     """The loggers that are meant; raises UsageError where one is unknown, named twice, or its package is missing."""
-    chosen = _unique([choose("logger", name, tuple(LOGGERS)) for name in names], "--log-to")
+    chosen = unique([choose("logger", name, tuple(LOGGERS)) for name in names], "--log-to")
     for name in chosen:
         try:
             loggers.package(LOGGERS[name], f"--log-to {name}")
@@ -242,13 +245,6 @@ def _backend(name: str | None, env: str) -> str:
         return _envs.check_backend(name, env)
     known = _envs.backends(env)
     return "spring" if "spring" in known else known[0]
-
-
-def _unique(names: list[str], flag_name: str) -> list[str]:
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"{flag_name} names {name} twice")
-    return names
 
 
 def _check_sizes(options: Train | Compare) -> None:
@@ -272,16 +268,17 @@ def _check_applicable(options: Train | Compare, env: str) -> None:
 def _check_division(plan: Plan) -> None:
     """Raises UsageError where one size must be a multiple of another and is not, or an update would not fit anywhere.
 
-    A hyperparameter `...minibatches` divides the rows of an update, of which groups stay whole, while those of an
-    environment are dealt out step by step (`rows.shuffled_decisions`).
+    A hyperparameter `...minibatches` divides the rows of an update. Groups and rows that are remembered stay whole;
+    others are dealt out step by step (`rows.shuffled_decisions`).
     """
+    is_whole = plan.is_token or plan.memory is not None
     divisors = {} if plan.group_size is None else {"group_size": plan.group_size}
     divisors |= {name: value for name, value in plan.hyperparameters.items() if name.endswith("minibatches")}
     for name, divisor in divisors.items():
-        dealt = 1 if plan.is_token else math.gcd(divisor, plan.rollout_steps)
+        dealt = 1 if is_whole else math.gcd(divisor, plan.rollout_steps)
         if plan.num_envs % (divisor // dealt):  # where steps are dealt too: it does not divide the decisions
             steps, decisions = plan.rollout_steps, plan.num_envs * plan.rollout_steps
-            whole = "" if plan.is_token else f" x --rollout-steps {steps} = {decisions}"
+            whole = "" if is_whole else f" x --rollout-steps {steps} = {decisions}"
             raise UsageError(f"{flag(name)} {divisor} must divide --num-envs {plan.num_envs}{whole}")
         if plan.group_size is not None and name != "group_size" and plan.num_envs // plan.group_size % divisor:
             raise UsageError(

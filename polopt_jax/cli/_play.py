@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from polopt_jax.cli._progress import say
 from polopt_jax.cli._text_acting import page_of_texts
 from polopt_jax.cli._text_plan import is_of_texts
 from polopt_jax.cli._words import CommandError, UsageError, check_new, flag, one_line
-from polopt_jax.envs import Bodies, place_bodies
+from polopt_jax.envs import Bodies, MemoryEnv, Remembered, place_bodies
 from polopt_jax.evaluation import Episode, play_episode
 from polopt_jax.loading import load
 from polopt_jax.policies import Policy, greedy
@@ -121,7 +122,7 @@ def _check_suits(options: Play, policy: Policy) -> None:
             policy.env.filmed()
         except ValueError as error:
             raise UsageError(f"--gif: {error}") from error
-    elif options.gif is not None and not has_bodies(policy.env):
+    elif options.gif is not None and not has_bodies(within(policy.env)):
         raise UsageError(f"--gif draws bodies, and {env} has none")
     given = {"--sampled": options.sampled, "--max-steps": options.max_steps is not None}
     if policy.normalizer is None and any(given.values()):
@@ -171,12 +172,19 @@ def record(policy: Policy, options: Play, film: Film | None = None) -> tuple[Epi
         if film is None:
             return simulate_episode(policy.env, act, key, max_steps=max_steps), None
         return simulate_episode(policy.env.filmed(), act, key, max_steps=max_steps, show=film.look), None
-    if not has_bodies(policy.env):
+    shown = within(policy.env)
+    if not has_bodies(shown):
         run = jax.jit(lambda key: play_episode(policy.env, act, key, max_steps=max_steps))
         return jax.device_get(run(key)), None
-    env = policy.env.posed()
-    run = jax.jit(lambda key: play_episode(env, act, key, max_steps=max_steps, show=env.poses))
-    return jax.device_get(run(key)), env.bodies()
+    posed = shown.posed()
+    env = replace(policy.env, env=posed) if isinstance(policy.env, MemoryEnv) else posed
+    run = jax.jit(lambda key: play_episode(env, act, key, max_steps=max_steps, show=posed.poses))
+    return jax.device_get(run(key)), posed.bodies()
+
+
+def within(env: Any) -> Any:
+    """The environment itself, where it is one that keeps a memory."""
+    return env.env if isinstance(env, MemoryEnv) else env
 
 
 def described(episode: Episode) -> str:
@@ -201,7 +209,8 @@ def recording_of(episode: Episode, bodies: Bodies | None) -> Recording:
     length = int(episode.length)
     every = max(1, math.ceil(1 / (FRAMES_PER_SECOND * seconds) - 1e-6))
     steps = np.unique(np.append(np.arange(0, length, every), length))
-    action, obs = (np.asarray(_flat(x), np.float64) for x in (episode.action[:length], episode.obs))
+    seen, memory = (episode.obs.seen, episode.obs.memory) if isinstance(episode.obs, Remembered) else (episode.obs, ())
+    action, obs = (np.asarray(_flat(x), np.float64) for x in (episode.action[:length], seen))
     curves = {
         "reward": _from_step_one(episode.reward[:length], np.nan),
         "return": _from_step_one(episode.reward[:length].cumsum(dtype=np.float64), 0.0),
@@ -209,6 +218,9 @@ def recording_of(episode: Episode, bodies: Bodies | None) -> Recording:
         _counted(action, "action"): np.concatenate([action, np.full((1, action.shape[1]), np.nan)]),
         _counted(obs, "observation"): obs,
     }
+    if memory:
+        remembered = np.asarray(_flat(memory), np.float64)
+        curves[_counted(remembered, "remembered number")] = remembered
     tracks = [Track(name, curve[steps, :WIDEST]) for name, curve in curves.items()]
     stage = None
     if bodies is not None:

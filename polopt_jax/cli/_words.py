@@ -101,3 +101,15 @@ def check_new(option: str, path: Path) -> None:
         raise UsageError(f"{path} is there already; name another file")
     if not path.parent.is_dir():
         raise UsageError(f"there is no directory {path.parent} to write {path.name} to")
+
+
+def unique(names: list[str], flag_name: str) -> list[str]:
+    """The same names; raises UsageError if the flag says one twice.
+
+    >>> unique(["npg", "trpo"], "--algorithms")
+    ['npg', 'trpo']
+    """
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{flag_name} names {name} twice")
+    return names

@@ -9,6 +9,7 @@ from polopt_jax.envs._brax import brax_backends, brax_env, brax_names
 from polopt_jax.envs._check import check_env
 from polopt_jax.envs._gymnax import GymnaxEnv, gymnax_env
 from polopt_jax.envs._import import import_env
+from polopt_jax.envs._memory import MemoryEnv, Remembered
 from polopt_jax.envs._playground import MissingPlayground, has_playground, playground_env, playground_names
 from polopt_jax.envs._probe import (
     ActionReward,
@@ -48,11 +49,13 @@ __all__ = [
     "EnvStep",
     "Environment",
     "GymnaxEnv",
+    "MemoryEnv",
     "MissingPlayground",
     "MultiDiscrete",
     "ObsActionReward",
     "ObsReward",
     "Quadratic",
+    "Remembered",
     "TabularMDP",
     "TimeLimit",
     "Trajectories",

@@ -7,13 +7,19 @@ from typing import Any
 
 import jax
 
-from polopt_jax.envs import Environment
+from polopt_jax.envs import Environment, MemoryEnv
 from polopt_jax.envs._check import check_made
 from polopt_jax.networks import Network, check_network
-from polopt_jax.normalization import ObsTransform, RewardTransform, scaled_rewards, standardized_observations
+from polopt_jax.normalization import (
+    ObsTransform,
+    RewardTransform,
+    of_seen,
+    scaled_rewards,
+    standardized_observations,
+)
 from polopt_jax.ranges import Count, check_range
 from polopt_jax.rollout import LoopState, start, unroll
-from polopt_jax.rows import Shuffle, shuffled_decisions
+from polopt_jax.rows import Shuffle, shuffled_decisions, shuffled_parts
 from polopt_jax.tasks._task import Task, episode_metrics
 from polopt_jax.types import Array, ArrayLike, Metrics, Obs, Outputs, Params, Rollout, record
 
@@ -37,7 +43,7 @@ def control_task(
     num_steps: int,
     observations: ObsTransform | None = None,
     rewards: RewardTransform | None = None,
-    shuffle: Shuffle = shuffled_decisions,
+    shuffle: Shuffle | None = None,
 ) -> Task:
     """B = `num_envs` environments, T = `num_steps` steps a rollout, with observations and rewards normalised.
 
@@ -52,8 +58,9 @@ def control_task(
       num_envs, num_steps: B and T.
       observations: `normalization.standardized_observations()`, if None; `raw_observations()` leaves them alone.
       rewards: `normalization.scaled_rewards()`, if None; `raw_rewards()` leaves them alone.
-      shuffle: what minibatches are made of: single decisions from everywhere, or with `rows.shuffled_parts` whole rows,
-        which a network with a memory needs, and a term that sums over them.
+      shuffle: what minibatches are made of, if None of single decisions from everywhere; with `rows.shuffled_parts` of
+        whole rows, which a term that sums over them needs. A network with a memory (`recurrent.with_memory`) learns
+        from whole rows.
 
     Raises ValueError if there is no environment or no step, TypeError if `env` or `network` is something else.
     """
@@ -61,6 +68,11 @@ def control_task(
     check_made("control_task", env)
     check_network("control_task", network)
     observations = standardized_observations() if observations is None else observations
+    if isinstance(env, MemoryEnv):
+        observations, usual = of_seen(observations), shuffled_parts
+    else:
+        usual = shuffled_decisions
+    shuffle = usual if shuffle is None else shuffle
     rewards = scaled_rewards() if rewards is None else rewards
 
     def init(key: Array) -> ControlState:
