@@ -108,6 +108,15 @@ def check_pair(caller: str, name: str, pair: Any, needs: str) -> tuple[Any, Any]
     return first, second
 
 
+def check_keys(caller: str, keys: Any) -> None:
+    """Raises TypeError unless these are keys of random numbers `[R]`, typed ones or raw ones `[R, 2]`."""
+    typed = jnp.issubdtype(getattr(keys, "dtype", float), jax.dtypes.prng_key)
+    raw = getattr(keys, "dtype", None) == jnp.uint32
+    if not (typed or raw) or np.ndim(keys) != (1 if typed else 2):
+        needs = "keys must be one for each seed, [R]: jax.random.split(key, num=R)"
+        raise TypeError(f"{caller}: {needs}; it is {described(keys)}")
+
+
 def check_act(caller: str, act: Any) -> None:
     """Raises TypeError unless `act` is a function of observations: no network, and no model without its parameters."""
     try:
@@ -115,6 +124,8 @@ def check_act(caller: str, act: Any) -> None:
     except TypeError as error:
         model = "model" if callable(act) else "network.apply" if hasattr(act, "apply") else ""
         hint = f"; bind its parameters: lambda obs: {model}(params, obs)" if model else ""
+        if not callable(act) and hasattr(act, "collect"):
+            hint = "; algorithm.act(state) is one"
         raise TypeError(f"{error}{hint}") from None
 
 

@@ -17,7 +17,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from polopt_jax.algorithms import Algorithm
+from polopt_jax.boundaries import check_keys
 from polopt_jax.fields import with_fields
+from polopt_jax.ranges import check_sizes
 from polopt_jax.sharding import by_rows, sharded_collect
 from polopt_jax.steps import side_by_side
 from polopt_jax.training import TrainState, train
@@ -129,8 +131,11 @@ def prepare(
 
     On a `sharding.row_mesh` its environments and batches are split by rows over the devices; what the host reads,
     metrics and evaluations, every device and every process then holds whole. Raises ValueError if the devices do not
-    divide the rows, or if data come from the host (`Hosted`): from those one device learns, and as many seeds as keys.
+    divide the rows, or if data come from the host (`Hosted`): from those one device learns, and as many seeds as keys;
+    TypeError if `keys` are not `[R]`, as `jax.random.split` makes them.
     """
+    check_keys("prepare", keys)
+    check_sizes("prepare", chunk_updates=chunk_updates)
     if isinstance(algorithm, Hosted):
         if mesh is not None:
             raise ValueError("mesh must be None for an algorithm whose data come from the host: it runs on one device")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from polopt_jax.boundaries import check_takes, described
 from polopt_jax.guards import mean_of_taken, select
+from polopt_jax.ranges import check_sizes
 from polopt_jax.rows import GROUPS, Shuffle, shuffled_parts
 from polopt_jax.steps import Step, check_step, looked_at
 from polopt_jax.types import Array, Batch, Metrics, Params
@@ -64,9 +65,7 @@ def epochs(
     >>> step = epochs(po.make_step((po.objective(model, po.ppo()), optax.adam(3e-4))), 4, 8)
     """
     check_step("epochs", step)
-    numbers = {"num_epochs": num_epochs, "num_minibatches": num_minibatches, "groups": groups}
-    if min(numbers.values()) < 1:
-        raise ValueError(f"{', '.join(numbers)} must be positive; they are {', '.join(map(str, numbers.values()))}")
+    check_sizes("epochs", num_epochs=num_epochs, num_minibatches=num_minibatches, groups=groups)
     if stop is not None:
         check_takes("epochs", "stop", stop, "metrics")
 

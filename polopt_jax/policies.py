@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from polopt_jax.boundaries import described
 from polopt_jax.envs import Remembered
 from polopt_jax.fields import with_fields
 from polopt_jax.normalization import RunningStats, normalize
@@ -95,7 +96,7 @@ def greedy(act: Callable[..., Outputs]) -> Callable[..., Outputs]:
     the policy itself. What it says is for acting: it has no KL divergence to train with.
 
     Args:
-      act: `obs -> Outputs`, or a model `(params, obs) -> Outputs`.
+      act: `obs -> Outputs`, or a model `(params, obs) -> Outputs`. TypeError if it is no function.
 
     >>> import jax
     >>> import polopt_jax as po
@@ -103,6 +104,8 @@ def greedy(act: Callable[..., Outputs]) -> Callable[..., Outputs]:
     >>> po.greedy(act)(None).policy.sample(seed=jax.random.key(0)).tolist()
     [1]
     """
+    if not callable(act):
+        raise TypeError(f"greedy: act must be a function of observations, or a model; it is {described(act)}")
 
     def most_probable(*arguments: Any) -> Outputs:
         outputs = act(*arguments)

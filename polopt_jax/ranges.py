@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
@@ -109,6 +110,29 @@ def check_entries(caller: str, kind: Any, **values: Any) -> None:
             if entry not in allowed:
                 said = "a whole number" if allowed.whole and entry % 1 else allowed
                 raise ValueError(f"{caller}: {name} must be {said}; it is {entry}")
+
+
+def check_sizes(caller: str, **sizes: Any) -> None:
+    """Raises unless each is a whole number of at least 1 that is known when the program is compiled.
+
+    >>> check_sizes("unroll", num_steps=2.5)
+    Traceback (most recent call last):
+    ValueError: unroll: num_steps must be a whole number; it is 2.5
+    >>> check_sizes("unroll", num_steps=2.0)
+    Traceback (most recent call last):
+    TypeError: unroll: num_steps must be an int; it is a float, 2.0
+    """
+    for name, size in sizes.items():
+        if isinstance(size, jax.core.Tracer):
+            raise TypeError(
+                f"{caller}: {name} must be an int, as it decides what is compiled; it is traced (all agents of a "
+                "jax.vmap have the same)"
+            )
+        check_range(caller, Count, **{name: size})
+        try:
+            operator.index(size)
+        except TypeError:
+            raise TypeError(f"{caller}: {name} must be an int; it is a {type(size).__name__}, {size}") from None
 
 
 def check_annotated(function: Callable[..., Any], values: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from polopt_jax.envs._memory import handed_on
 from polopt_jax.envs._protocol import Environment
 from polopt_jax.guards import finite_at
 from polopt_jax.masking import check_shape
+from polopt_jax.ranges import check_sizes
 from polopt_jax.restarts import draw_pool, pool_life, read_pool
 from polopt_jax.types import Array, Obs, Outputs, Rollout, record
 
@@ -64,8 +65,7 @@ def start(env: Environment, key: Array, *, num_envs: int) -> LoopState:
     >>> start(TimeLimit(limit=5), jax.random.key(0), num_envs=3).episode_length.tolist()
     [0, 0, 0]
     """
-    if num_envs < 1:
-        raise ValueError(f"num_envs must be at least 1; it is {num_envs}")
+    check_sizes("start", num_envs=num_envs)
     check_made("start", env)
     return start_from(*check_reset(env, jax.vmap(env.reset)(jax.random.split(key, num_envs))))
 
@@ -193,8 +193,7 @@ def unroll(
     check_act("unroll", act)
     if not isinstance(loop, LoopState):
         raise TypeError(f"unroll: loop must be what po.start returns; it is {described(loop)}")
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1; it is {num_steps}")
+    check_sizes("unroll", num_steps=num_steps)
     num_envs = loop.episode_length.shape[0]
     length = pool_life(num_steps)
 

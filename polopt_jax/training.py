@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from polopt_jax.boundaries import described
+from polopt_jax.boundaries import check_takes, described
 from polopt_jax.fields import with_fields
-from polopt_jax.steps import Step
+from polopt_jax.ranges import check_sizes
+from polopt_jax.steps import Step, check_step
 from polopt_jax.types import Array, Batch, Metrics, Params, record
 
 Collect: TypeAlias = Callable[[Params, Any, Array], tuple[Any, Batch, Metrics]]
@@ -60,7 +61,7 @@ def train(collect: Collect, step: Step, state: TrainState, *, updates: int) -> t
 
     Returns `(state, metrics)`, every metric `[updates]`: those of `collect` and those of the step. Going on from the
     returned state continues exactly what a longer call would have done. Raises ValueError if `updates` is below 1, or
-    both have a metric of one name, TypeError if `state` is no `TrainState`.
+    both have a metric of one name, TypeError if `collect`, `step` or `state` is none.
 
     On jax 0.10 (Python 3.11) `jit(vmap(train))` hangs on a CPU under XLA's default scheduler; compile it with
     `jax.jit(..., compiler_options=polopt_jax.driver.compiler_options())`, as `polopt_jax.driver` does.
@@ -81,8 +82,9 @@ def train(collect: Collect, step: Step, state: TrainState, *, updates: int) -> t
     """
     if not isinstance(state, TrainState):
         raise TypeError(f"train: state must be a po.TrainState, as po.init_state makes it; it is {described(state)}")
-    if updates < 1:
-        raise ValueError(f"updates must be at least 1; it is {updates}")
+    check_takes("train", "collect", collect, "params", "state", "key")
+    check_step("train", step)
+    check_sizes("train", updates=updates)
 
     def one(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         key, collect_key, step_key = jax.random.split(state.key, 3)

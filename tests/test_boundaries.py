@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 import polopt_jax as po
-from polopt_jax import boundaries, envs, language, networks
+from polopt_jax import algorithms, boundaries, driver, envs, language, networks
 from polopt_jax.solvers import quadratic_form
 
 BATCH = po.Batch(
@@ -487,3 +488,38 @@ def test_a_number_of_parts_is_told_by_its_names():
 def test_grpo_without_a_reference_has_another_name():
     with pytest.raises(ValueError, match=r"grpo needs batch\.ref_log_prob, which is None; without a reference GRPO is"):
         po.objective(model, po.grpo())(PARAMS, BATCH)
+
+
+def test_what_decides_on_a_program_is_a_whole_number_of_python():
+    env, key = envs.TimeLimit(limit=3), jax.random.key(0)
+    with pytest.raises(TypeError, match="start: num_envs must be an int; it is a float, 3.0"):
+        po.start(env, key, num_envs=3.0)
+    with pytest.raises(ValueError, match="unroll: num_steps must be a whole number; it is 2.5"):
+        po.unroll(env, lambda obs: None, po.start(env, key, num_envs=np.int64(2)), key, num_steps=2.5)
+    step = po.make_step((po.objective(model, po.surrogate()), optax.sgd(0.1)))
+    with pytest.raises(TypeError, match="epochs: num_epochs must be an int, as it decides .* it is traced"):
+        jax.vmap(lambda number: po.epochs(step, number, 1).init(PARAMS))(jnp.arange(1, 3))
+    state = po.init_state(step, PARAMS, key)
+    collect = lambda params, state, key: (state, BATCH, {})  # noqa: E731
+    with pytest.raises(ValueError, match="train: updates must be at least 1; it is 0"):
+        po.train(collect, step, state, updates=0)
+    with pytest.raises(TypeError, match=r"train: collect must be a function of \(params, state, key\); it is a Step"):
+        po.train(step, collect, state, updates=1)
+    with pytest.raises(TypeError, match="train: step must be a Step, as make_step makes it; it is the function"):
+        po.train(collect, collect, state, updates=1)
+
+
+@pytest.mark.parametrize(
+    "keys", [0, jax.random.key(0), jax.random.PRNGKey(0), jnp.zeros(3), jnp.zeros(3, jnp.uint32)], ids=range(5)
+)
+def test_seeds_have_keys(keys):
+    with pytest.raises(TypeError, match=r"prepare: keys must be one for each seed, \[R\]: jax.random.split"):
+        driver.prepare(None, keys, chunk_updates=1)
+
+
+def test_what_acts_is_said_of_an_algorithm():
+    algorithm = algorithms.Algorithm(init=None, collect=None, step=None)
+    with pytest.raises(TypeError, match=r"act must be a function of \(obs\).*algorithm.act\(state\) is one"):
+        po.evaluate_policy(envs.TimeLimit(limit=3), algorithm, jax.random.key(0))
+    with pytest.raises(TypeError, match="greedy: act must be a function of observations"):
+        po.greedy(algorithm)

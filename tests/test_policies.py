@@ -21,7 +21,7 @@ from polopt_jax.settings import Control
 
 def small_setting(env, **sizes):
     """That of `small_run`, whatever the config says."""
-    assert set(sizes) == {"backend", "episode_length", "hidden", "activation"}
+    assert set(sizes) == {"backend", "episode_length", "hidden", "activation", "memory"}
     made = chain(num_states=4, horizon=6)
     return Control(made, mlp_actor_critic(made.obs_shape, made.action_space, hidden=(8,)))
 

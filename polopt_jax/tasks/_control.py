@@ -17,7 +17,7 @@ from polopt_jax.normalization import (
     scaled_rewards,
     standardized_observations,
 )
-from polopt_jax.ranges import Count, check_range
+from polopt_jax.ranges import check_sizes
 from polopt_jax.rollout import LoopState, start, unroll
 from polopt_jax.rows import Shuffle, shuffled_decisions, shuffled_parts
 from polopt_jax.tasks._task import Task, episode_metrics
@@ -64,7 +64,7 @@ def control_task(
 
     Raises ValueError if there is no environment or no step, TypeError if `env` or `network` is something else.
     """
-    check_range("control_task", Count, num_envs=num_envs, num_steps=num_steps)
+    check_sizes("control_task", num_envs=num_envs, num_steps=num_steps)
     check_made("control_task", env)
     check_network("control_task", network)
     observations = standardized_observations() if observations is None else observations
