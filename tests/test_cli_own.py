@@ -198,7 +198,7 @@ def test_the_activation_is_the_one_that_was_named(own, tmp_path):
     assert set(ACTIVATIONS) == {"tanh", "relu", "silu", "gelu", "elu"}
 
 
-def test_the_first_policy_is_as_wide_as_was_said_and_a_run_of_before_that_was_an_option_goes_on(own, tmp_path):
+def test_the_first_policy_is_as_wide_as_was_said_and_a_run_of_before_that_was_an_option_goes_on(own, tmp_path, capsys):
     small = (
         f"train reinforce --env {own}:Line --num-envs 4 --rollout-steps 5 --steps 20 --learning-rate 1e-4 --hidden 3"
     )
@@ -206,7 +206,10 @@ def test_the_first_policy_is_as_wide_as_was_said_and_a_run_of_before_that_was_an
     np.testing.assert_allclose(po.load("run").params["log_std"], [-2.5], atol=1e-3)
     config = runs.read_config(tmp_path / "run")
     assert config.pop("initial_log_std") == -2.5
+    assert config.pop("memory") is None
     runs.write_json(tmp_path / "run" / "config.json", config)
+    assert main([*small.split(), "--resume", "--memory", "3", "--out", "run"]) == 2
+    assert "memory was absent, now 3" in capsys.readouterr().err
     assert main(["train", "--resume", "--out", "run", "--steps", "40"]) == 0
     config = runs.read_config(tmp_path / "run")
     assert (config["steps"], config["initial_log_std"]) == (40, 0.0), "what it was, before it was an option"

@@ -33,6 +33,8 @@ GROWING = frozenset({"steps", "updates", "chunk_updates", "log_to", "vectorizati
 """
 LATER = frozenset({"vectorization", "initial_log_std", "reward_batch_size"})
 """What a config of an earlier version has not; what it was then is for the command to say."""
+NONE_BEFORE = frozenset({"memory"})
+"""What a config of an earlier version has not, because there was none."""
 WARNED = frozenset({"versions"})
 """What of a config is told if it differs, but does not hinder."""
 FIRST = frozenset({"algorithm", "env"})
@@ -67,7 +69,7 @@ def continued(
     Raises RunError if the config is not readable, is damaged, or is that of a run with other options.
     """
     stored, wanted = read_json(directory / CONFIG), json.loads(to_json(config))
-    for name in wanted.keys() - stored.keys() - WARNED - LATER:
+    for name in wanted.keys() - stored.keys() - WARNED - LATER - NONE_BEFORE:
         raise RunError(f"{directory / CONFIG} is damaged: it has no {name}")
     differences = list(_differences(stored, wanted))
     unsaid = LATER - stored.keys()
