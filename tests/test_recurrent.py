@@ -351,3 +351,27 @@ def test_what_is_something_else_is_said():
         other = lambda obs: replace(said := remembers.apply(params, obs), memory=changed(said.memory))  # noqa: E731, B023
         with pytest.raises(ValueError, match=message):
             po.unroll(env, other, loop, jax.random.key(0), num_steps=1)
+
+
+@pytest.mark.parametrize("make", [recurrent.gru_actor_critic, recurrent.shared_gru_actor_critic])
+def test_both_are_made_of_what_was_said(make):
+    network = make(
+        (2,),
+        Box(2),
+        memory=3,
+        hidden=(4, 5),
+        cell=nn.OptimizedLSTMCell,
+        activation=lambda x: jnp.abs(x) + 7,
+        gaussian=po.TanhGaussian,
+        initial_log_std=-2.5,
+    )
+    params = network.init(jax.random.key(0))
+    assert params["head"]["log_std"].tolist() == [-2.5, -2.5]
+    features = network.torso(params, jnp.ones((6, 2)))
+    for name, memory in network.initial.items():
+        assert [x.shape for x in memory] == [(3,), (3,)]
+        assert features[name].shape == (6, 5)
+        assert (features[name] >= 7).all()
+    said = network.head(params, {name: jnp.ones((6, 3)) for name in network.initial})
+    assert isinstance(said.policy, po.TanhGaussian)
+    assert said.value.shape == (6,)
