@@ -224,7 +224,7 @@ def test_many_observations_are_drawn_in_part():
 def test_a_gif_has_twelve_seconds_at_most():
     short, captions = _play.beginning(_play.recording_of(episode(900, 1000), bodies(0.05)))
     assert (len(captions), short.steps.tolist()) == (241, list(range(241)))
-    assert captions[2] == "0.10 s    return 1"
+    assert captions[4] == "0.20 s    return 6"
     fine, _ = _play.beginning(_play.recording_of(episode(900, 1000), bodies(0.02)))
     assert np.diff(fine.steps).tolist() == [2] * (len(fine.steps) - 1)
     assert fine.steps[-1] == 600
@@ -289,7 +289,8 @@ def test_answers_are_those_of_the_policy_and_judged_by_the_world(speaker, tmp_pa
     monkeypatch.setattr(_play, "load", lambda run, seed: speaker)
     monkeypatch.setattr(_play.checkpoint, "latest_step", lambda store: 5)
     assert main(["play", str(tmp_path)]) == 0
-    assert "of 3 greedy answers" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "of 3 greedy answers" in out
     html = (tmp_path / "play.html").read_text()
     assert "<script" not in html
     assert "://" not in html
@@ -311,6 +312,10 @@ def test_answers_are_those_of_the_policy_and_judged_by_the_world(speaker, tmp_pa
         signs = np.where(speaker.env.route[prompt], "H", "").tolist()
         signs[4] = "S"
         assert answer["signs"] == signs
+    earned = np.array([float(answer["facts"][0]) for answer in found]).reshape(3, 4)
+    greedy, sampled = earned[:, 0].mean(), earned[:, 1:].mean()
+    assert greedy != sampled
+    assert f"Mean reward {greedy:.3g} of 3 greedy answers, {sampled:.3g} of 9 sampled ones" in out
 
 
 @pytest.mark.parametrize(

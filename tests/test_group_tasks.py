@@ -253,6 +253,9 @@ def test_a_price_follows_the_outcomes_and_is_taken_off_the_advantages(building):
     np.testing.assert_allclose(price.integral, np.maximum(0.5 * np.array([0.1 - rate, rate - 0.1]), 0), rtol=1e-4)
     charge = np.maximum(2.5 * np.array([0.1 - rate, rate - 0.1]), 0)
     np.testing.assert_allclose(metrics["price"], charge[1], rtol=1e-4)
+    negative = algorithms.priced(plain, reference, of=vase, labelled=0.4, allowed=lambda charge: jnp.minimum(charge, 0))
+    refunded = jax.jit(negative.collect)(state.params, state.collect_state, jax.random.key(1))[2]
+    assert refunded["price"] > 0.1  # the largest in size, whatever its sign
     for n in range(3):
         known = labelled[n]
         paid = charge[broken[n].astype(int)]

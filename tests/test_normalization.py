@@ -54,6 +54,13 @@ def test_the_reward_scale_is_the_spread_of_the_discounted_return():
     np.testing.assert_allclose(outputs[1], reward[25:] / np.std(totals), rtol=1e-4)
 
 
+def test_returns_of_steps_that_are_masked_out_say_nothing_of_the_spread():
+    reward = jnp.array([[1.0, 100.0], [2.0, -300.0], [4.0, 700.0]])
+    mask, done = jnp.array([[True, False]] * 3), jnp.ones((3, 2), bool)
+    _, scaled = scale_reward(init_return_scale(2), reward, done, mask, gamma=0.9)
+    np.testing.assert_allclose(scaled[:, 0], np.array([1, 2, 4]) / np.std([1, 2, 4]), rtol=1e-5)
+
+
 def test_statistics_stay_float32_where_64_bits_are_on():
     with jax.enable_x64(True):
         stats = init_stats(jnp.zeros(2, jnp.float32))

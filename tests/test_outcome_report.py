@@ -150,6 +150,22 @@ def test_the_profile_is_exact_where_everything_is_enumerated():
     np.testing.assert_allclose(profile.action_kl.sum(), kl(world.law(OLD), world.law(NEW)).mean(), rtol=1e-4)
 
 
+def test_a_prompt_without_a_row_is_left_out():
+    """Of the profile's means as of the report's; one with a single row has no law, and has decisions."""
+    batch, old, new = world.batch(), jnp.asarray(OLD, jnp.float32), jnp.asarray(NEW, jnp.float32)
+    policies = [world.model(x, batch.obs).policy for x in (old, new)]
+    nats = np.asarray(policies[0].kl_divergence(policies[1]))
+    law = np.exp(world.log_probs(OLD).sum(-1))
+    law /= law.sum(-1, keepdims=True)
+    none = replace(batch, mask=batch.mask.at[0].set(False))
+    profile = jax.jit(lambda batch: outcomes.fork_profile(world.model, old, new, batch, 3, of=SIDE_EFFECT))(none)
+    np.testing.assert_allclose(profile.decisions, 1, rtol=1e-5)
+    np.testing.assert_allclose(profile.action_kl, (law[..., None] * nats)[1].sum(0), rtol=1e-4)
+    one = replace(batch, mask=batch.mask.at[0, 1:].set(False))
+    expected = [nats[0, 0].sum(), *(law * nats.sum(-1)).sum(-1)[1:]]
+    np.testing.assert_allclose(report(old, new, one).old_new.trajectory_kl, np.mean(expected), rtol=1e-4)
+
+
 def test_positions_may_be_states():
     batch = world.batch()
     last = jnp.where(jnp.arange(world.T) == 2, 1, 0)

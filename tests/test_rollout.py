@@ -271,3 +271,39 @@ def test_a_start_can_be_donated_and_is_of_the_types_that_steps_keep(weak):
     loop = unroll(loop, jax.random.key(2))
     assert loop.episode_length.shape == (4,)
     assert len(compiled) == traces, "nothing is compiled again"
+
+
+def test_steps_that_are_left_over_have_randomness_of_their_own():
+    """37 steps are 32 and 5 more."""
+    env = TimeLimit(limit=1000)
+    loop = start(env, jax.random.key(0), num_envs=8)
+    _, rollout = jax.jit(lambda loop: po.unroll(Choices(env), uniform(7), loop, jax.random.key(1), num_steps=37))(loop)
+    assert (rollout.action[:5] == rollout.action[32:]).mean() < 0.5
+
+
+class Choices:
+    """The same environment, where there is something to choose."""
+
+    obs_shape, action_space = (1,), Discrete(7)
+
+    def __init__(self, env):
+        self.reset, self.step = env.reset, env.step
+
+
+def test_what_follows_the_last_end_and_nobody_decided_is_no_episode():
+    done = jnp.array([[False, False], [True, True], [False, False]])
+    mask = jnp.array([[True, True], [True, True], [False, True]])  # the first column is over
+    zeros, none = jnp.zeros((3, 2)), jnp.zeros((3, 2), bool)
+    rollout = po.Rollout(
+        obs=zeros,
+        action=zeros,
+        log_prob=zeros,
+        reward=zeros,
+        terminated=done,
+        truncated=none,
+        next_obs=zeros,
+        mask=mask,
+    )
+    whole, dropped = po.episodes(rollout, max_length=3, num_episodes=4)
+    assert whole.mask.sum(0).tolist() == [2, 2, 0, 0]
+    assert int(dropped) == 1

@@ -223,6 +223,9 @@ def test_dpo_trains_on_its_pairs_and_on_nothing_else(echo):
     for row in drawn:
         assert any(np.array_equal(row, pair) for pair in pairs)
     assert float(metrics["usable_pairs"]) == np.asarray(data.batch.mask).any((0, 2)).mean()
+    masked = data.batch.mask.at[:, :10].set(False).at[0, 10:20, 0].set(False)  # ten pairs without a decision
+    lost = replace(data, batch=replace(data.batch, mask=masked))
+    assert float(jax.jit(algorithm.collect)(state.params, lost, jax.random.key(1))[2]["usable_pairs"]) == 0.75
     np.testing.assert_allclose(metrics["redraws"], np.asarray(data.redraws).mean())
     model = echo.task.model
 
