@@ -4,13 +4,14 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from polopt_jax.envs import Box, brax_backends, brax_env, brax_names
+from polopt_jax.envs import Box, _brax, brax_backends, brax_env, brax_names
 
 SIZES = {  # observation and action
     "ant": (27, 8),
@@ -336,3 +337,10 @@ def test_every_environment_steps_on_every_backend(name, backend):
         flags.append((bool(after.terminated), bool(after.truncated)))
     assert flags == [(False, False)] * 3 + [(False, True)]
     assert (np.asarray(obs) != np.asarray(after.obs)).any()
+
+
+@pytest.mark.parametrize("name", ["reacher", "pusher"])
+def test_the_distance_of_a_target_is_one(name):
+    """Brax rewards the nearness of it."""
+    step = SimpleNamespace(metrics={"reward_dist": jnp.float32(-0.25)})
+    assert _brax._outcome(name, step) == {"target_distance": 0.25}

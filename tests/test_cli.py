@@ -92,7 +92,9 @@ WRONG = [
         "train ppo --env ant --num-envs 100 --rollout-steps 3",
         "--num-minibatches 8 must divide --num-envs 100 x --rollout-steps 3 = 300",
     ),
-    ("train ppo --env boat-race", "--env boat-race is a world of `polopt outcomes --worlds boat-race`"),
+    ("train ppo --env boat-race", "--env boat-race is a world of `polopt outcomes --worlds boat-race`; env"),
+    ("train ppo --env told_worlds", "--env told_worlds is a world of `polopt study --worlds told-worlds`; env"),
+    ("train ppo --env prompt-mixture", "is a world, which no command learns in (`polopt envs prompt-mixture`); env"),
     (
         "train ppo --env ant --num-envs 101 --rollout-steps 4",
         "--num-minibatches 8 must divide --num-envs 101 x --rollout-steps 4 = 404",

@@ -123,6 +123,22 @@ def test_against_an_earlier_run(done, figures, monkeypatch, capsys, tmp_path):
     assert "Against the earlier run" in (done / "report.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "said"),
+    [
+        ((1.0, 0.5, 2.0), (3.0, 1.9, 4.0), ""),
+        ((3.0, 1.9, 4.0), (1.0, 0.5, 2.0), ""),
+        ((1.0, 0.5, 2.0), (3.0, 2.1, 4.0), "higher"),
+        ((3.0, 2.1, 4.0), (1.0, 0.5, 2.0), "lower"),
+        ((1.0, np.nan, np.nan), (3.0, 2.1, 4.0), ""),
+        ((np.nan,) * 3, (3.0, 2.1, 4.0), "reached now"),
+        ((3.0, 2.1, 4.0), (np.nan,) * 3, "reached no longer"),
+    ],
+)
+def test_what_overlaps_has_not_changed(then, now, said):
+    assert page.changed(suite.Interval(*then), suite.Interval(*now)) == said
+
+
 def test_against_a_run_that_was_chosen_otherwise(done, figures, monkeypatch, capsys, tmp_path):
     no_runs(monkeypatch)
     earlier, world = tmp_path / "old.json", figures["worlds"]["table-means"]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,10 @@ from small_run import ENVIRON, compiled_once, rows_without_times, run_small
 import polopt_jax as po
 from polopt_jax import report, runs
 from polopt_jax.cli import _build, _devices, _evaluate, _main, _plan, main
-from polopt_jax.cli._options import Train
+from polopt_jax.cli._options import Compare, Train
 from polopt_jax.cli._presets import PRESETS
 from polopt_jax.envs import import_env
-from polopt_jax.runs import _log
+from polopt_jax.runs import _log, _summary
 from polopt_jax.settings import ACTIVATIONS
 
 OWN = '''
@@ -675,3 +676,44 @@ def test_a_run_goes_on_whatever_its_directory_is_called_now_and_wherever_it_is_s
     (tmp_path / "below" / "run").rename(tmp_path / "d\u00e9 plac\u00e9")
     assert run_small("--out", "../d\u00e9 plac\u00e9", "--resume", line="train") == 0
     assert runs.read_config(tmp_path / "d\u00e9 plac\u00e9")["steps"] == 384
+
+
+def test_evaluations_come_at_the_nearest_update():
+    words = "--num-envs 8 --rollout-steps 5 --steps 4000 --num-minibatches 8"  # 40 decisions an update
+    for wanted, given in ((95, 80), (105, 120), (1, 40)):
+        assert plan(f"ppo --env ant {words} --eval-every {wanted}").config()["eval_every"] == given
+
+
+def test_a_budget_multiplies_the_steps_that_were_said():
+    def steps(**said):
+        (made,) = _plan.plan_compare(Compare(algorithms=("ppo",), env=("inverted_pendulum",), num_envs=64, **said))
+        return made.schedule.updates * made.schedule.decisions
+
+    assert steps(budget=0.1, steps=1_024_000) == steps(steps=102_400) == 102_400
+    assert steps(budget=0.5) == steps(steps=_plan.default_steps("inverted_pendulum") // 2)
+
+
+def test_the_reference_is_as_far_from_its_language_as_it_was_in_the_end(monkeypatch):
+    def imitate(network, worlds, key, *, updates):
+        return {}, jnp.arange(updates, dtype=jnp.float32)
+
+    monkeypatch.setattr(_build, "imitate", imitate)
+    monkeypatch.setattr(_build, "_answers", lambda *_: None)
+    monkeypatch.setattr(_build, "_skips", lambda *_: jnp.zeros((1, 1), bool))
+    updates = _build.TOKEN_WORLD.imitation_updates
+    found = _build.imitate_reference(SimpleNamespace(stage=lambda said: None))
+    assert float(found.kl) == np.arange(updates)[-(updates // 10) :].mean()
+
+
+def test_groups_stay_whole_on_devices(monkeypatch):
+    monkeypatch.setattr(_devices, "row_mesh", lambda number: SimpleNamespace(size=number))
+    made = plan("grpo --env skip_the_test --num-envs 32 --group-size 8 --num-minibatches 2")
+    assert _devices.mesh_of(SimpleNamespace(devices=4), made).size == 4
+    with pytest.raises(_devices.UsageError, match="--num-envs 32, 4 groups of 8, cannot be split evenly over 8"):
+        _devices.mesh_of(SimpleNamespace(devices=8), made)
+
+
+def test_the_last_tenth_of_a_run():
+    rows = [{"update": number} for number in range(1, 21)]
+    assert [row["update"] for row in _summary.tail(rows)] == [19, 20]
+    assert [row["update"] for row in _summary.tail(rows[:5])] == [5]

@@ -13,6 +13,7 @@ import pytest
 import polopt_jax as po
 from polopt_jax import checkpoint, language, runs, texts
 from polopt_jax.cli import (
+    _text_acting,
     _text_build,
     _text_completions,
     _text_data,
@@ -709,6 +710,37 @@ def test_a_policy_that_was_trained_at_a_temperature_is_loaded_at_it(place, capsy
     words = ["--init", place / "cool", "--steps", 8, "--batch-size", 8, "--out", out]
     told = said(capsys, "train", "dpo", "--data", place / "prefs.jsonl", *words)
     assert "is also the reference (at temperature 1; it was trained at 0.5)" in told.out
+
+
+@pytest.mark.parametrize(
+    ("said", "trained", "used"), [(2.0, 0.5, 2.0), (None, 0.5, 0.5), (None, None, 1.0), (2.0, None, 2.0)]
+)
+def test_answers_are_sampled_at_what_was_said_or_else_as_in_training(said, trained, used):
+    sizes = {"max_length": 8, "width": 8, "depth": 1, "heads": 1}
+    asked = SimpleNamespace(greedy=False, temperature=said, top_k=None, top_p=None)
+    network = _text_acting._network(SimpleNamespace(network=sizes, temperature=trained), asked)
+    plain, tokens = byte_transformer(**sizes), np.array([[256, 112]])
+    params = plain.init(jax.random.key(0))
+    logits = plain.apply(params, tokens).policy.logits
+    np.testing.assert_allclose(network.apply(params, tokens).policy.logits, logits / used, rtol=1e-5)
+
+
+def test_a_prompt_may_fill_what_its_answer_leaves():
+    """The last token of an answer is read by nobody, so that one place more is free: 8 = a beginning, 4 and 4 - 1."""
+    room = SimpleNamespace(max_length=8, answer_length=4)
+    for prompt, fits in (("abcd", True), ("abcde", False)):
+        records = [language.Prompt("a", 1), language.Prompt(prompt, 2)]
+        found = _text_build.examples_of(room, records, "grpo", None)
+        assert [record.line for record in found.kept] == [1, 2][: 1 + fits]
+
+
+def test_what_is_put_behind_another_prompt_is_cut_to_fit():
+    records = [language.Labelled("abc", "x", True, 1), language.Labelled("d", "yyyyy", False, 2)]
+    given = _text_build._labels(records, lambda rows: rows.batch, 8).given
+    said = [np.asarray(given.mismatched.action)[n][np.asarray(given.mismatched.mask)[n]] for n in range(2)]
+    end = language.ByteTokenizer().encode("")
+    assert [bytes(x[:-1].tolist()).decode() for x in said] == ["yyy", "x"], said
+    assert said[0][-1] == said[1][-1] > 255, end
 
 
 def test_completions_of_other_prompts_are_of_other_prompts():

@@ -244,3 +244,14 @@ def test_what_gathers_and_what_learns_have_metrics_of_their_own():
     assert {name: x.tolist() for name, x in found.items()} == {"scored": [[7.0, 7.0]], "loss": [[1.0, 1.0]]}
     with pytest.raises(ValueError, match="what gathers and what learns both have a metric 'loss'"):
         run("loss")
+
+
+def test_what_is_measured_has_randomness_of_its_own():
+    """No key that the next update will split."""
+    algorithm = make()
+    said = lambda params, key: dict(zip("ab", jax.random.key_data(key).astype(jnp.float32), strict=True))  # noqa: E731
+    (chunk,) = driver.chunks(
+        driver.prepare(algorithm._replace(measure=said), driver.seed_keys(0, 1), chunk_updates=1), 1
+    )
+    own = np.asarray(jax.random.key_data(chunk.state.key), np.float32).ravel()
+    assert not np.array_equal([float(chunk.metrics[name].item()) for name in "ab"], own)

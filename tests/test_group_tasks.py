@@ -360,3 +360,11 @@ def test_a_state_holds_a_policy(building, recipe):
         whole = replace(bare, collect_state=(bare.collect_state, "the price"))
         np.testing.assert_array_equal(priced.act(whole)(obs).policy.logits, expected)
         assert priced.evaluate(whole)["updates"] == 5
+
+
+def test_what_learns_from_pairs_has_no_price(building):
+    group = episode_task(building, num_prompts=2, group_size=4)
+    algorithm = algorithms.priced(algorithms.dpo(group, num_pairs=8), jnp.array([0.5, 0.5]))
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    with pytest.raises(ValueError, match="priced: the batches of the algorithm have no advantage; .* DPO from pairs"):
+        jax.eval_shape(algorithm.collect, state.params, state.collect_state, jax.random.key(1))

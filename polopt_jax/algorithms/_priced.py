@@ -1,4 +1,4 @@
-"""Outcomes held by a price, whatever the algorithm."""
+"""Outcomes held by a price, whatever the algorithm that learns from advantages."""
 
 from __future__ import annotations
 
@@ -66,6 +66,12 @@ def priced(
         inner, price = state
         label_key, key = jax.random.split(key)
         inner, batch, metrics = algorithm.collect(params, inner, key)
+        if batch.advantage is None or batch.outcome is None:
+            lacks = "advantage" if batch.advantage is None else "outcome"
+            raise ValueError(
+                f"priced: the batches of the algorithm have no {lacks}; a price is for an algorithm that learns from "
+                "advantages on a group task, and DPO from pairs does not"
+            )
         known = jax.random.bernoulli(label_key, labelled, batch.mask.shape[:-1])
         gains = {"integral": integral, "proportional": proportional, "allowed": allowed}
         price = update_price(price, batch, reference, of=of, labelled=known, **gains)

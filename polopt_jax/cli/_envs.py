@@ -101,13 +101,20 @@ def check_environment(name: str) -> str:
         hint += f"; --env {SIMULATED}{name} is Gymnasium's, which is slower"
         known = ", ".join(environments())
         raise UsageError(f"{name!r} is a name of Gymnasium's, and this is Brax's list: {known}{hint}")
-    if name not in environments() and name.replace("_", "-") in _worlds.world_names():
-        raise UsageError(
-            f"--env {name} is a world of `polopt outcomes --worlds {name}`, which learns in it by every objective; "
-            f"environments to train in are {', '.join(environments())}"
-        )
+    world = name.replace("_", "-")
+    if name not in environments() and world in _worlds.world_names():
+        raise UsageError(f"--env {name} is a world{_learnt_by(world)}; environments are {', '.join(environments())}")
     prefixes = " or ".join(f"{family.prefix}NAME" for family in FAMILIES)
     return choose("environment", name, environments(), f"{OWN}, {prefixes}, a simulator {SIMULATED}NAME")
+
+
+def _learnt_by(world: str) -> str:
+    """The commands that learn in a world, if there are any."""
+    from polopt_jax import study, suite
+
+    found = [command for command, known in (("outcomes", suite.CASES), ("study", study.GROUNDS)) if world in known]
+    said = " and ".join(f"`polopt {command} --worlds {world}`" for command in found)
+    return f" of {said}" if found else f", which no command learns in (`polopt envs {world}`)"
 
 
 def _made(name: str) -> Environment | Simulator:

@@ -289,26 +289,27 @@ def _otherwise(result: Mapping[str, Any], earlier: Mapping[str, Any], world: str
     return f"{world} (then {'; '.join(told)})" if told else world
 
 
+def changed(then: Interval, now: Interval) -> str:
+    """In a word, how a figure has changed; none where the intervals overlap."""
+    if np.isfinite(then.mean) != np.isfinite(now.mean):
+        return "reached now" if np.isfinite(now.mean) else "reached no longer"
+    if not (now.has_ends and then.has_ends) or (now.low <= then.high and then.low <= now.high):
+        return ""
+    return "higher" if now.mean > then.mean else "lower"
+
+
 def _changes(result: Mapping[str, Any], earlier: Mapping[str, Any]) -> tuple[list[Column], list[Group]]:
     """D_z at success .9, now and then, of what both runs have."""
 
     def text(x: Interval) -> str:
         return with_ends(x) if np.isfinite(x.mean) else "never"
 
-    def verdict(row: tuple[str, float, Interval, Interval]) -> str:
-        then, now = row[2], row[3]
-        if np.isfinite(then.mean) != np.isfinite(now.mean):
-            return "reached now" if np.isfinite(now.mean) else "reached no longer"
-        if not (now.has_ends and then.has_ends) or (now.low <= then.high and then.low <= now.high):
-            return ""
-        return "higher" if now.mean > then.mean else "lower"
-
     columns = [
         Column(("", "method"), lambda row: row[0]),
         Column(("", "setting"), lambda row: report.short(row[1])),
         Column(("D_z", "then"), lambda row: text(row[2])),
         Column(("D_z", "now"), lambda row: text(row[3])),
-        Column(("", "changed"), verdict, "Where the intervals do not overlap. One run has none."),
+        Column(("", "changed"), lambda row: changed(*row[2:]), "Where the intervals do not overlap. One run has none."),
     ]
     groups = []
     for world in result["worlds"]:
