@@ -1,6 +1,7 @@
 """`polopt bench`: what its rows say, what it refuses, what it keeps. No test is of a time."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -293,6 +294,33 @@ def test_the_page_has_a_group_for_what_was_measured_once():
 def test_the_report_that_is_kept_is_that_of_the_files():
     if page.REPORT.exists():
         assert page.REPORT.read_text() == page.markdown(page.kept())
+
+
+def test_what_is_drawn_is_kept_beside_the_report(monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(page, "REPORT", tmp_path / "report.md")
+    curves = {"ours": {"returns": [[1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 5.0, None]]}}
+    learned = {"case": "ant", "rows": [], "learning": {"env": "ant", "decisions": 100, "curves": curves}}
+    (panel,) = page.learned([learned])
+    assert panel.curves[0].x.tolist() == [25, 50, 75, 100]  # a mean is of the quarter that ends there
+    assert panel.curves[0].middle.tolist() == [2, 3, 4, 4]
+    grows = [ROW, ROW._replace(size=128, ratio=0.7)]
+    sizes = {"case": "one", "rows": as_json(grows)}
+    written = page.publish({"learning": [learned], "grown": [sizes], "single": [{**sizes, "rows": as_json([ROW])}]})
+    plots = {path.name.split("-")[-1]: path for path in written if path.suffix == ".png"}
+    assert set(plots) == {"learning.png", "grown.png"}
+    said = page.REPORT.read_text()
+    for name, caption in (("learning", "return against decisions"), ("grown", "ratios of ours over theirs")):
+        path = plots[f"{name}.png"]
+        assert path.read_bytes()[1:4] == b"PNG"
+        assert f": {name}: {caption}" in said
+        assert f"](plots/{path.name})" in said
+    assert said.count("![") == 2
+
+
+def test_every_picture_of_the_report_is_there():
+    for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.REPORT.read_text()):
+        assert (page.REPORT.parent / name).exists(), name
 
 
 def test_a_goal_that_is_missed_is_said_to_be():

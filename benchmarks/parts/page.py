@@ -23,6 +23,8 @@ from polopt_jax.report import Column, Curve, Group, Panel, Section, Strip
 Result = Mapping[str, Sequence[Mapping[str, Any]]]
 """Of each part its cases, as their files have them."""
 REPORT = RESULTS.parent / "report.md"
+PLOTS = "plots"
+"""Beside the report, a picture for each part of which there is something to draw."""
 LEAD = (
     "Ours and what stands beside it, in the same rounds: a ratio is of one round, and the median over the rounds is "
     "shown with its quartiles; of what is learnt, the ratio of interquartile means over seeds with 95% of a bootstrap. "
@@ -190,7 +192,7 @@ def differences(rows: Sequence[Row]) -> list[str]:
 
 
 def publish(result: Result, *, only_some: Collection[str] = ()) -> list[Path]:
-    """Writes a result file for each part, and the report over all that are kept; returns their paths.
+    """Writes a result file for each part, the report over all that are kept, and its pictures; returns their paths.
 
     Of the parts of which `only_some` cases were measured, the others stay.
     """
@@ -202,8 +204,30 @@ def publish(result: Result, *, only_some: Collection[str] = ()) -> list[Path]:
         before = json.loads(path.read_text())["cases"] if name in only_some and path.exists() else []
         path.write_text(json.dumps(record(name, cases, before), indent=1) + "\n")
         written.append(path)
-    REPORT.write_text(markdown(kept()))
+    return [*written, *write_report()]
+
+
+def write_report() -> list[Path]:
+    """Writes the report over all that are kept, and its pictures; returns their paths."""
+    files = kept()
+    plots = REPORT.parent / PLOTS
+    plots.mkdir(exist_ok=True)
+    written = []
+    for title, file in files.items():
+        if drawn := strips({title: file["cases"]}):
+            written.append(plots / picture_of(title))
+            written[-1].write_bytes(report.png(drawn))
+    REPORT.write_text(markdown(files))
     return [*written, REPORT]
+
+
+def picture_of(title: str) -> str:
+    """The file of a part's picture.
+
+    >>> picture_of("cpu-2: solvers")
+    'cpu-2-solvers.png'
+    """
+    return f"{title.replace(': ', '-')}.png"
 
 
 def record(name: str, cases: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
@@ -237,6 +261,10 @@ def markdown(files: Mapping[str, Mapping[str, Any]]) -> str:
         lines += ["| " + " | ".join(report.full_name(column) for column in COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
         lines += ["| " + " | ".join(column.cell(row) for column in COLUMNS) + " |" for row in rows]
         lines += ["", *(f"- {line}" for line in differences(rows))] if differences(rows) else []
+        if strips({title: file["cases"]}):
+            of_learning = "return against decisions" if any("learning" in case for case in file["cases"]) else None
+            shown = of_learning or "ratios of ours over theirs against the size"
+            lines += ["", f"![{title}: {shown}]({PLOTS}/{picture_of(title)})"]
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import scaling
 from benchmarks.entrants.race import race
 from benchmarks.parts._part import Case, Part, Wanted, told
-from benchmarks.parts.rows import of_times
+from benchmarks.parts.rows import Row, of_times
 
 NUM_ENVS, WIDTH, DEVICES = 1024, 64, (1, 2, 4, 8)
 WHAT = {"strong": "the same rows in all", "weak": "as many rows of each device"}
@@ -22,16 +22,16 @@ def measure(wanted: Wanted) -> dict[str, Any]:
     sizes.devices = DEVICES[:2] if wanted.quick else DEVICES
     times = race(scaling.programs(sizes), repeats=wanted.rounds(7))
     one = times["strong 1"].seconds
-    rows = []
+    rows, counted = [], []
     for name, timed in times.items():
         kind, devices = name.split()
         if name != "strong 1":
-            sums = sum(timed.told["collectives"].values())
-            note = f"{sums:g} collectives in an update"
             each = [[t / scaling.UPDATES for t in seconds] for seconds in (timed.seconds, one)]
-            more = {"size": int(devices), "size_of": "devices", "note": note}
-            rows.append(of_times(f"an update, {WHAT[kind]}", "one device", *each, **more))
-    return told(rows)
+            size: Any = {"size": int(devices), "size_of": "devices"}
+            rows.append(of_times(f"an update, {WHAT[kind]}", "one device", *each, **size))
+            sums = sum(timed.told["collectives"].values())
+            counted.append(Row(f"collectives of an update, {WHAT[kind]}", "", "in number", float(sums), **size))
+    return told([*rows, *counted])
 
 
 def cases(wanted: Wanted) -> list[Case]:
