@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import binom
+from scipy.stats import t as student
 
 import polopt_jax as po
 from polopt_jax import outcomes
@@ -346,6 +347,19 @@ def test_a_few_prompts_are_a_small_sample_of_all(number, least):
         return outcomes.sample_estimate(*drawn, 2)
 
     assert least <= coverage(repeated(estimate), truth) <= 0.99
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_of_prompts_that_are_known_well_the_interval_is_students(number):
+    size = 4000
+    cells = lambda rate: (np.arange(size) < rate * size).astype(int)  # noqa: E731
+    rates = np.array([0.3, 0.2, 0.1, 0.05])[:number]
+    first, second = (jnp.asarray(np.stack([cells(r) for r in x])) for x in (np.full(number, 0.5), rates))
+    found = jax.jit(lambda: outcomes.sample_estimate(first, second, 2))()
+    each = 0.5 * np.log(0.5 / rates) + 0.5 * np.log(0.5 / (1 - rates))
+    np.testing.assert_allclose(found.value, each.mean(), rtol=0.01)
+    half = student.ppf(0.975, number - 1) * each.std(ddof=1) / np.sqrt(number)
+    np.testing.assert_allclose(found.high - found.value, half, rtol=0.05)
 
 
 def test_a_prompt_with_one_row_has_no_law_to_move():
