@@ -357,3 +357,7 @@ def test_agents_side_by_side_are_compiled_and_counted(monkeypatch):
     monkeypatch.setattr(seeds, "program", lambda n, by_rate=False: lambda: np.zeros(n))
     rows = from_json(seeds.measure(Wanted(quick=True))["rows"])
     assert [(row.size, row.beside, row.unit) for row in rows] == [(8, "one alone", "decisions/s")] * 2
+    took = {"1": [1.0] * 3, "8": [2.0] * 3, "rates": [4.0] * 3}
+    monkeypatch.setattr(seeds, "interleaved", lambda runs, repeats: {name: took[name] for name in runs})
+    rows = from_json(seeds.measure(Wanted(quick=True))["rows"])
+    assert [row.ratio for row in rows] == [4.0, 2.0]  # eight agents in the time of two, and of four

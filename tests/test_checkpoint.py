@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import time
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -179,6 +180,9 @@ def test_a_step_under_another_name_is_refused(tmp_path):
     edit_manifest(tmp_path / "300", lambda manifest: manifest.update(step=300))
     with pytest.raises(CheckpointError, match="its state has done 240 updates"):
         checkpoint.restore(tmp_path, state)
+    checkpoint.save(tmp_path / "apart", 360, replace(state, update=jnp.array([360, 359])))
+    with pytest.raises(CheckpointError, match="its state has done 360 updates"):  # and of another seed 359
+        checkpoint.restore(tmp_path / "apart", state)
     edit_manifest(tmp_path / "300", lambda manifest: manifest.pop("step"))
     with pytest.raises(CheckpointError, match="manifest is that of step None"):
         checkpoint.restore(tmp_path, state)
