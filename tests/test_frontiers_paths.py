@@ -73,7 +73,7 @@ def test_a_path_hands_on_what_its_method_remembers(small):
 
 def made_up(success):
     zeros = jnp.zeros(len(success))
-    names = ("reward", "side_effect_kl", "conditional_kl", "success_kl", "outcome_kl")
+    names = ("reward", "hidden", "side_effect_kl", "conditional_kl", "success_kl", "outcome_kl")
     more = ("trajectory_kl", "trajectory_kl_ref_new", "action_kl")
     fields = dict.fromkeys((*names, *more), zeros)
     law = jnp.arange(4.0 * len(success)).reshape(-1, 2, 2) / 2

@@ -715,3 +715,18 @@ def test_the_token_that_ends_an_answer_is_none_of_its_text():
     action = np.array([[[104], [105], [0]], [[0], [104], [105]]])
     mask = np.array([[[True], [True], [True]], [[True], [False], [False]]])
     assert texts._scored.answer_texts(action, mask, Letters()) == ["hi", ""]
+
+
+@pytest.mark.parametrize("name", sorted(texts.GROUPED))
+def test_a_member_weighs_answers_as_its_paper_does(name):
+    """Of a group less its mean; over its standard deviation, but for those that leave that out (Liu et al. 2025)."""
+    reward = np.array([[1.0, 2.0, 6.0, 7.0]])
+    centred = reward - reward.mean()
+    found = np.asarray(texts.GROUPED[name].advantage(jnp.asarray(reward, jnp.float32)))
+    wanted = {
+        "dr_grpo": centred,
+        "rloo": (reward - (reward.sum() - reward) / 3),
+    }.get(name, centred / reward.std())
+    ratio = found / wanted
+    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-3)
+    assert 0.8 < ratio[0, 0] < 1.2  # of whose standard deviation, N or N - 1, is the advantage's own test

@@ -49,6 +49,7 @@ def figures():
         "trajectory_kl_ref_new": nan * 7.0,
         "action_kl": nan * 0.5,
         "reward": nan,
+        "hidden": nan * np.reshape([-2.0, -1.0, 0.0], (1, 3, 1)),
         "final": np.ones((2, 3)),
         "final_law": laws[:, :, 0],
     }
@@ -79,6 +80,7 @@ def test_a_reading_says_what_the_laws_say(figures):
         "over pump": figures["side_effect_kl"][0, :, AT] - kl(q, MEANS.sum(0)),
         "over IPF": figures["outcome_kl"][0, :, AT] - float(ipf.kl),
         "odds": np.log(law[:, 1, 1] / law[:, 1, 0]) - np.log(0.5),
+        "hidden": [-2.0, -1.0, 0.0],
         "updates": [4.0, 5.0, 6.0],
         "attempts": [512.0, 640.0, 768.0],
         "labels": [512.0, 640.0, 768.0],
@@ -405,3 +407,34 @@ def test_the_bounded_row_holds_each_side_effect_below_its_own_rate(monkeypatch):
     found = [(float(term(outputs, batch)[0]), float(limit)) for term, limit in kept["costs"]]
     np.testing.assert_allclose(found, [(weights[2] + weights[3], 0.2), (weights[1] + weights[3], 0.36)], rtol=1e-5)
     assert kept["radius"] == 0.02
+
+
+def test_a_world_that_does_not_say_what_it_is_worth_has_no_hidden_performance(figures):
+    del figures["hidden"]
+    first, _ = suite.read("some", figures, WORLD, 0.9)
+    assert np.isnan(first.columns["hidden"].mean)
+
+
+def test_hidden_performance_is_that_of_the_policy_that_is_read():
+    """Of a table's, success less the side effect, whatever else there is to see of it."""
+    case = suite.CASES["table-means"]
+    found = suite.measure(case, suite.METHODS["reinforce"], seeds=2, updates=20)
+    law, hidden = found["law"], found["hidden"]
+    there = np.isfinite(hidden)
+    assert there.any()
+    np.testing.assert_allclose(hidden, law[..., 1, :].sum(-1) - law[..., 1].sum(-1), atol=1e-4)
+
+
+def test_an_alarm_is_what_one_honest_run_in_twenty_ever_gives(monkeypatch):
+    """At any of its updates, not at the last; and one at the update at which a run comes to skip is none too late."""
+    found = {
+        "success": np.tile([0.0, 0.2, 0.4, 0.6], (4, 1)),
+        "side_effect": np.array([[0.0, 0.2, 0.6, 0.9], [0.0, 0.0, 0.5, 0.8], [0.0] * 4, [0.0] * 4]),
+        "m": np.array([[0.0, 0.0, 0.9, 0.9], [0.0, 0.0, 2.1, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]),
+    }
+    honest = {**found, "side_effect": np.zeros((4, 4)), "m": np.zeros((4, 4))}
+    by_case = {suite.CASES[kind].name: honest for kind in _signals.KINDS}
+    by_case[suite.CASES[_signals.KINDS[0]].name] = found
+    monkeypatch.setattr(_signals, "watch", lambda case, worlds, updates: by_case[case.name])
+    told = _signals.monitors(worlds=4, updates=4)["monitors"]["m"]
+    assert (told["detected"], told["lead"]) == (0.5, 0.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import polopt_jax as po
-from polopt_jax import advantages, algorithms, driver, normalization, tasks
+from polopt_jax import advantages, algorithms, driver, normalization, tasks, worlds
 from polopt_jax.envs import TimeLimit
 from polopt_jax.language import imitate, transformer
 from polopt_jax.networks import mlp_actor_critic
@@ -466,3 +466,32 @@ def test_a_control_task_has_an_environment_and_a_step(sizes, name):
     network = mlp_actor_critic(env.obs_shape, env.action_space, hidden=(4,))
     with pytest.raises(ValueError, match=f"control_task: {name} must be at least 1"):
         tasks.control_task(env, network, num_envs=sizes[0], num_steps=sizes[1])
+
+
+def test_a_lesson_is_of_the_answer_and_not_of_what_was_asked(echo):
+    from polopt_jax.language import _imitation
+
+    world = skip_the_test(jax.random.key(0), num_worlds=3)
+    told = worlds.told_worlds(jax.random.key(0))
+    for each in (world, told):
+        prompt = each.prompts(jax.random.key(1), 5)
+        lesson = _imitation._lesson(each, prompt, each.speak(prompt, jax.random.key(2)))
+        context = each.context(prompt).shape[-1] - 1
+        assert lesson.mask.sum(-1).tolist() == [each.length] * 5
+        assert not lesson.mask[:, :context].any()
+    assert context > 0
+
+
+def test_the_rate_of_imitation_rises_in_the_first_twentieth(monkeypatch):
+    from polopt_jax.language import _imitation
+
+    class Asked(Exception):
+        pass
+
+    def schedule(*_, warmup_steps, decay_steps):
+        raise Asked(warmup_steps, decay_steps)
+
+    monkeypatch.setattr(_imitation.optax, "warmup_cosine_decay_schedule", schedule)
+    with pytest.raises(Asked) as asked:
+        imitate(transformer(vocab_size=9, num_outputs=6, max_length=24, width=8, depth=1), Echo(), None, updates=400)
+    assert asked.value.args == (20, 400)

@@ -253,6 +253,9 @@ def test_an_answer_ends_with_the_stop_token(case):
     assert not rollout.mask[:3].any()
     np.testing.assert_array_equal(rollout.next_obs.token[:-1], rollout.obs.token[1:])
     np.testing.assert_array_equal(rollout.next_obs.token, rollout.action)
+    np.testing.assert_array_equal(rollout.next_obs.position[:-1], rollout.obs.position[1:])
+    last, lives = rollout.obs.position[-1], rollout.obs.segment[-1] > 0
+    np.testing.assert_array_equal(rollout.next_obs.position[-1], last + lives)
     np.testing.assert_array_equal(whole.mask, rollout.mask)
     assert dropped == 0
 

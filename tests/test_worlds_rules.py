@@ -356,3 +356,8 @@ def test_heavy_tail_quantiles_and_outcome():
 def test_bad_arguments_are_named(call, named):
     with pytest.raises(ValueError, match=named):
         call()
+
+
+def test_the_highest_tenth_of_the_arms_succeeds():
+    rules = w.heavy_tail()
+    assert sum(rules.outcome(arm)["success"] for arm in rules.actions) == len(rules.actions) // 10 == 51

@@ -13,7 +13,15 @@ import jax.numpy as jnp
 
 from polopt_jax.frontiers._fisher import conditional, held_kl, joint, marginal
 from polopt_jax.frontiers._methods import Method
-from polopt_jax.frontiers._problem import ExactProblem, cell_law, decisions, log_policy, mean_reward, trajectory_kl
+from polopt_jax.frontiers._problem import (
+    ExactProblem,
+    cell_law,
+    decisions,
+    log_policy,
+    mean_hidden,
+    mean_reward,
+    trajectory_kl,
+)
 from polopt_jax.ranges import Count, Unit, check_range
 from polopt_jax.types import Array, record
 
@@ -26,6 +34,8 @@ class Point:
     """P(s = 1)."""
     reward: Array
     """J."""
+    hidden: Array
+    """Hidden performance: what an episode is really worth. NaN where a world does not say."""
     law: Array
     """P(s, z), `[..., 2, Z]`."""
     side_effect_kl: Array
@@ -64,6 +74,7 @@ def standing(problem: ExactProblem, reference: Array, policy: Array) -> Point:
         cell_law(problem, policy),
         cell_law(problem, reference),
         reward=mean_reward(problem, policy),
+        hidden=mean_hidden(problem, policy),
         trajectory_kl=trajectory_kl(problem, policy, reference),
         trajectory_kl_ref_new=trajectory_kl(problem, reference, policy),
         decisions=decisions(problem, policy).sum(),
@@ -75,6 +86,7 @@ def point_of(
     reference: Array,
     *,
     reward: Array,
+    hidden: Array,
     trajectory_kl: Array,
     trajectory_kl_ref_new: Array,
     decisions: Array,
@@ -84,6 +96,7 @@ def point_of(
     return Point(
         success=law[1].sum(),
         reward=reward,
+        hidden=hidden,
         law=law,
         side_effect_kl=held_kl(marginal, law, reference),
         conditional_kl=within,

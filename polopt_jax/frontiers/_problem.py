@@ -15,7 +15,7 @@ import numpy as np
 
 from polopt_jax.masking import check_shape
 from polopt_jax.types import Array, record
-from polopt_jax.worlds import TableWorld, action_values, cells, expected_reward, outcome_law, visits
+from polopt_jax.worlds import TableWorld, action_values, cells, expected_hidden, expected_reward, outcome_law, visits
 
 
 @record
@@ -130,6 +130,17 @@ def mean_reward(problem: ExactProblem, policy: Array) -> Array:
     0.5
     """
     return expected_reward(problem.world, jnp.exp(policy))
+
+
+def mean_hidden(problem: ExactProblem, policy: Array) -> Array:
+    """What an episode is really worth, in the mean, `[]`: the hidden reward, which no agent sees.
+
+    >>> from polopt_jax.worlds import outcome_table, tabulate
+    >>> problem = exact_problem(tabulate(outcome_table()), side_effects=("side_effect",))
+    >>> float(mean_hidden(problem, log_policy(problem, jnp.zeros((1, 4)))))
+    0.0
+    """
+    return expected_hidden(problem.world, jnp.exp(policy))
 
 
 def decisions(problem: ExactProblem, policy: Array) -> Array:

@@ -195,6 +195,7 @@ def token_problem(world: SkipTheTest, *, group_size: Count) -> SampledProblem:
             law,
             table(before),
             reward=law[1].sum(),
+            hidden=jnp.full((), jnp.nan, law.dtype),
             trajectory_kl=(jnp.exp(after) * (after - before)).sum(),
             trajectory_kl_ref_new=(jnp.exp(before) * (before - after)).sum(),
             decisions=jnp.asarray(world.length, law.dtype),

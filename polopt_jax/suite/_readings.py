@@ -66,6 +66,7 @@ COLUMNS: Mapping[str, str] = {
     "over pump": "D_z less that of the pump.",
     "over IPF": "D_out less that of IPF, where IPF is feasible: what more than the tax was paid.",
     "odds": "By how much the log-odds of a side effect among successes moved from the pump's, which keeps them.",
+    "hidden": "Hidden performance: what an attempt is really worth, where the world says so, in its own units.",
     "updates": "Until the success was reached.",
     "attempts": "Until then.",
     "labels": "Side effects looked at until then.",
@@ -185,6 +186,7 @@ def _columns(
             "over pump": divergences["D_z"] - _kl(pumps[2], reference.sum(1)),
             "over IPF": np.where(fitted[0], divergences["D_out"] - fitted[1], np.nan),
             "odds": _log_odds(law) - _log_odds(reference),
+            "hidden": point.get("hidden", np.full(len(law), np.nan)),  # runs of before it was noted lack it
             "updates": point["updates"],
             "jump": np.where(point["reached"], point["jump"], np.nan),
         }

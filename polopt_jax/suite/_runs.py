@@ -21,6 +21,7 @@ EVERY = 2
 FIELDS = (
     "law",
     "reward",
+    "hidden",
     "trajectory_kl",
     "trajectory_kl_ref_new",
     "action_kl",

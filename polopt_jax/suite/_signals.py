@@ -111,7 +111,7 @@ def _score(found: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def _leads(found: Mapping[str, np.ndarray], name: str, positive: np.ndarray, threshold: float) -> np.ndarray:
-    """Updates from the first alarm to P(skip) = 1/2 of each run that skips; NaN if there was none before."""
+    """Updates from the first alarm to P(skip) = 1/2 of each run that skips; NaN if there was none by then."""
     alarm = found[name][positive] > threshold
     crossed = (found["side_effect"][positive] >= 0.5).argmax(-1)
     when = np.where(alarm.any(-1), alarm.argmax(-1), np.inf)

@@ -241,9 +241,20 @@ def _looking(learning: Learning, held: Examples, answers: Answers) -> Callable[[
         rollout, moved = compiled(state.params, state.collect_state[REFERENCE])
         reward = _scores(answers, asked, rollout)
         length, ended = _lengths(answers, rollout)
-        axes, scored = (1, 2), np.isfinite(reward)
-        with np.errstate(invalid="ignore"):
-            mean = np.where(scored, reward, 0).sum(axes) / scored.sum(axes)
-        return dict(zip(_NAMES, (mean, length.mean(axes), ended.mean(axes), np.asarray(moved)), strict=True))
+        axes = (1, 2)
+        return dict(
+            zip(_NAMES, (_mean_of_scored(reward), length.mean(axes), ended.mean(axes), np.asarray(moved)), strict=True)
+        )
 
     return evaluate
+
+
+def _mean_of_scored(reward: np.ndarray) -> np.ndarray:
+    """Of rewards `[R, ...]` the mean of each seed's that are finite, `[R]`; NaN where none is.
+
+    >>> _mean_of_scored(np.array([[np.nan, 3.0, 5.0], [1.0, 2.0, 3.0]])).tolist()
+    [4.0, 2.0]
+    """
+    axes, scored = tuple(range(1, reward.ndim)), np.isfinite(reward)
+    with np.errstate(invalid="ignore"):
+        return np.where(scored, reward, 0).sum(axes) / scored.sum(axes)
