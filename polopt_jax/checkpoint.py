@@ -9,6 +9,7 @@ threads of the others print tracebacks that nobody can catch.
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,8 @@ import jax
 import numpy as np
 
 from polopt_jax._orbax import MEMBERS, REMOVED, TEMPORARY, checkpointer, is_own, left_over, quiet_orbax, reason
-from polopt_jax.leaves import Entry, describe, digest, leaves_of, pack, packed_size, rebuild, unpack
+from polopt_jax.boundaries import described
+from polopt_jax.leaves import Entry, describe, digest, leaves_of, pack, packed_size, rebuild, shapes_of, unpack
 from polopt_jax.ranges import Count, Nonnegative, check_range
 from polopt_jax.training import TrainState
 
@@ -70,10 +72,14 @@ def save(directory: str | Path, step: int, state: Any, *, keep: int = 2) -> None
     """Saves any pytree of arrays as step `step`, and removes all but the newest `keep` steps.
 
     Returns when it is on disk. An unfinished directory of that step, and temporary ones that killed saves left, are
-    removed. Raises ValueError if a number is out of its range, CheckpointError if that step or a later one is there
-    already (`discard_after` removes these) or something else lies in its place, and SaveError if it cannot be written
-    (a full disk, say): then the steps before it are as they were.
+    removed. Raises TypeError if `step` is no int, ValueError if a number is out of its range, CheckpointError if that
+    step or a later one is there already (`discard_after` removes these) or something else lies in its place, and
+    SaveError if it cannot be written (a full disk, say): then the steps before it are as they were.
     """
+    try:
+        step = operator.index(step)
+    except TypeError:
+        raise TypeError(f"save: step must be an int; it is {described(step)}") from None
     check_range("save", Nonnegative, step=step)
     check_range("save", Count, keep=keep)
     path = Path(directory).resolve()
@@ -147,13 +153,14 @@ def _sweep(path: Path, step: int) -> None:
 def restore(directory: str | Path, like: Any, *, step: int | None = None) -> tuple[Any, int]:
     """The state saved at `step` (the newest, if None) in the structure of `like`, bit for bit: `(state, step)`.
 
-    `like` is a state of the same run (its values do not matter). Raises CheckpointError if there is no such step; if
-    a leaf is missing, additional, or of another shape or dtype than in `like`; if it is of another step, by its
-    manifest or, in a TrainState, by its counter `update`; or if the digest of a leaf differs from the one that was
-    saved. Of a damaged step the message names the older one, if there is one, and what to delete to go back to it.
+    `like` is a state of the same run, or its shapes and dtypes (`jax.eval_shape(algorithm.init, key)`). Raises
+    CheckpointError if there is no such step; if a leaf is missing, additional, or of another shape or dtype than in
+    `like`; if it is of another step, by its manifest or, in a TrainState, by its counter `update`; or if the digest of
+    a leaf differs from the one that was saved. Of a damaged step the message names the older one, if there is one, and
+    what to delete to go back to it.
     """
     step = _existing(directory, step)
-    wanted = leaves_of(like)
+    wanted = shapes_of(like)
     with _damage_told(directory, step):
         manifest = _read_manifest(Path(directory), step)
         _check_structure(manifest, wanted)
@@ -272,7 +279,7 @@ def _read_leaves(path: Path, step: int, manifest: dict[str, Entry]) -> dict[str,
     return leaves
 
 
-def _check_structure(manifest: dict[str, Entry], wanted: dict[str, np.ndarray]) -> None:
+def _check_structure(manifest: dict[str, Entry], wanted: dict[str, Any]) -> None:
     """Raises CheckpointError where the leaves differ in name, shape or dtype, and says in what."""
     for name in sorted(manifest.keys() ^ wanted.keys()):
         where = "the checkpoint" if name in wanted else "this run"

@@ -46,6 +46,11 @@ def objective(model: Model, term: Term) -> Objective:
     check_takes("objective", "term", term, "outputs", "batch")
 
     def bound(params: Params, batch: Batch) -> tuple[Array, Metrics]:
+        if isinstance(params, Outputs):
+            raise TypeError(
+                "an objective was given the outputs of a model, as a term is: is it among the terms of another one? "
+                "Terms add up in weighted_sum, and so do objectives, but not the two together"
+            )
         check_batch("objective", batch)
         outputs = check_outputs("objective", model(params, batch.obs))
         return check_loss("objective: a term", term(outputs, batch))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -52,17 +53,19 @@ def to_batch(
       rollout: of any row axes.
       advantage, target: `[T, ...]`, time first as in the rollout, what some estimator made of the rollout.
       outcome: what happened in each row: a function of an episode (see `per_episode`), or its values, a tree of
-        leading shape `[...]`. It stays without T in `batch.outcome`. Meant for whole episodes (`episodes`).
+        leading shape `[...]`. It stays without T in `batch.outcome`. Rows must be whole episodes (`first_episodes`,
+        `episodes`): of one that goes on after an end, or is cut off, it is the outcome of no episode.
 
     Raises:
-      ValueError: mask, log_prob, value, advantage or target has not the reward's shape, or outcome not its row axes.
+      ValueError: mask, log_prob, value, advantage or target has not the reward's shape, or outcome not its row axes; or
+        with an outcome, where that can be seen (nothing is traced), a row goes on after an episode's end.
       TypeError: rollout is no `Rollout`, or its mask not boolean.
 
     >>> import polopt_jax as po
-    >>> from polopt_jax.envs import ActionReward
-    >>> act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 2))))
-    >>> loop = po.start(ActionReward(), jax.random.key(0), num_envs=3)
-    >>> _, rollout = po.unroll(ActionReward(), act, loop, jax.random.key(1), num_steps=5)
+    >>> from polopt_jax.envs import TimeLimit
+    >>> act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 1))))
+    >>> loop = po.start(TimeLimit(limit=5), jax.random.key(0), num_envs=3)
+    >>> _, rollout = po.unroll(TimeLimit(limit=5), act, loop, jax.random.key(1), num_steps=5)
     >>> batch = to_batch(rollout, advantage=rollout.reward, outcome=lambda episode: {"sum": episode.reward.sum()})
     >>> batch.mask.shape, batch.outcome["sum"].shape
     ((3, 5), (3,))
@@ -81,6 +84,8 @@ def to_batch(
             raise TypeError(f"to_batch: {name} must be an array; it is {described(x)}: po.gae returns both of them")
         if x is not None and x.shape != shape:
             raise ValueError(f"to_batch: {name} must have the rollout's shape [T, ...]={shape}; it has {x.shape}")
+    if outcome is not None:
+        _check_whole(rollout)
     outcome = per_episode(outcome, rollout) if callable(outcome) else outcome
     for x in jax.tree.leaves(outcome):
         if (own := np.shape(x))[: len(shape) - 1] != shape[1:]:
@@ -99,6 +104,17 @@ def to_batch(
     )
     last = len(shape) - 1
     return replace(jax.tree.map(lambda x: jnp.moveaxis(x, 0, last), batch), outcome=outcome)
+
+
+def _check_whole(rollout: Rollout) -> None:
+    """Raises ValueError if a row goes on after an end: it holds more than one episode."""
+    ended = rollout.terminated | rollout.truncated
+    goes_on = (rollout.mask & (jnp.cumsum(ended, axis=0) - ended > 0)).any()
+    if not isinstance(goes_on, jax.core.Tracer) and bool(goes_on):
+        raise ValueError(
+            "to_batch: an outcome is of whole episodes, and a row of this rollout goes on after an end; "
+            "po.first_episodes(rollout) has one episode a row"
+        )
 
 
 def episodes(rollout: Rollout, *, max_length: int, num_episodes: int) -> tuple[Rollout, Array]:

@@ -104,6 +104,8 @@ def select(condition: Array, new: Any, old: Any) -> Any:
 def mean_of_taken(metrics: Metrics, *, among: Array | None = None) -> Metrics:
     """Means over steps, whose number is the shape of `skipped`: of those that were taken, or of all if none was.
 
+    A metric with axes of its own, after those of the steps, keeps them.
+
     Of several phases each has its own `name/skipped`, and phases within phases too. With `among`, bool of that shape,
     all others do not count.
 
@@ -123,6 +125,7 @@ def mean_of_taken(metrics: Metrics, *, among: Array | None = None) -> Metrics:
             counted = taken | (some & ~jnp.any(taken))
         if counted is None:
             return jnp.mean(x)
-        return jnp.mean(x, where=counted.reshape(*counted.shape, *[1] * (x.ndim - counted.ndim)))
+        over = tuple(range(counted.ndim))
+        return jnp.mean(x, axis=over, where=counted.reshape(*counted.shape, *[1] * (x.ndim - counted.ndim)))
 
     return {name: mean(name, x) for name, x in metrics.items()}

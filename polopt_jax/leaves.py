@@ -28,6 +28,23 @@ def leaves_of(state: Any) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): as_array(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
 
 
+def shapes_of(state: Any) -> dict[str, Any]:
+    """Shape and dtype of what `leaves_of` has, of arrays or of such shapes and dtypes alone.
+
+    >>> shapes_of({"x": jax.ShapeDtypeStruct((2, 1), "float32")})
+    {"['x']": ShapeDtypeStruct(shape=(2, 1), dtype=float32)}
+    """
+
+    def as_shape(x: Any) -> Any:
+        if not hasattr(x, "dtype"):
+            return np.asarray(x)
+        if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.eval_shape(jax.random.key_data, x)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+    return {jax.tree_util.keystr(path): as_shape(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
+
+
 def dotted_names(state: Any) -> dict[str, str]:
     """What the leaves of `leaves_of` are called elsewhere: their paths with dots. ValueError if two have one name.
 
@@ -47,11 +64,19 @@ def rebuild(leaves: dict[str, np.ndarray], like: Any) -> Any:
 
     def leaf(path: Any, old: Any) -> Any:
         x = jax.numpy.asarray(leaves[jax.tree_util.keystr(path)])
-        if isinstance(old, jax.Array) and jax.numpy.issubdtype(old.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(x, impl=jax.random.key_impl(old))
+        if hasattr(old, "dtype") and jax.numpy.issubdtype(old.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(x, impl=_key_impl(old))
         return x
 
     return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def _key_impl(keys: Any) -> Any:
+    """The generator of keys, or of their shape and dtype, of which JAX does not tell it."""
+    if isinstance(keys, jax.Array):
+        return jax.random.key_impl(keys)
+    known = ("threefry2x32", "rbg", "unsafe_rbg")
+    return next(impl for impl in known if jax.eval_shape(lambda: jax.random.key(0, impl=impl)).dtype == keys.dtype)
 
 
 def describe(leaves: dict[str, np.ndarray]) -> dict[str, Entry]:

@@ -29,9 +29,9 @@ class RunningStats:
     count: Array
     """`[]` float32."""
     mean: Any
-    """Like one observation."""
+    """Like one observation, float32; of leaves that are no floats zeros of their own dtype, which stay so."""
     m2: Any
-    """Like one observation: Σ (x - mean)²."""
+    """Likewise: Σ (x - mean)²."""
 
 
 def init_stats(obs: Obs) -> RunningStats:
@@ -40,7 +40,11 @@ def init_stats(obs: Obs) -> RunningStats:
     >>> init_stats(jnp.zeros(3)).mean.tolist()
     [0.0, 0.0, 0.0]
     """
-    mean, m2 = (jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), obs) for _ in range(2))
+
+    def zeros(x: Any) -> Array:
+        return jnp.zeros(x.shape, jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype)
+
+    mean, m2 = (jax.tree.map(zeros, obs) for _ in range(2))
     return RunningStats(count=jnp.zeros((), jnp.float32), mean=mean, m2=m2)
 
 
@@ -65,6 +69,8 @@ def update_stats(stats: RunningStats, obs: Obs, mask: Array) -> RunningStats:
     total = stats.count + number
 
     def merge(mean: Array, m2: Array, x: Array) -> tuple[Array, Array]:
+        if not jnp.issubdtype(mean.dtype, jnp.floating):
+            return mean, m2
         keep = mask.reshape(mask.shape + (1,) * (x.ndim - lead))
         axes = tuple(range(lead))
         x = x.astype(jnp.float32)
@@ -86,8 +92,9 @@ def normalize(stats: RunningStats, obs: Obs) -> Obs:
     """(obs - mean) / std per feature, clipped to ±10. The identity (clipped) before two observations were seen.
 
     Standard deviations below 1e-4 count as 1e-4, so that a constant feature comes out as 0 rather than as noise. Leaves
-    that are no floats, as flags and counts, stay as they are: say with a bool which actions are legal, since a float
-    that is always 1 comes out as 0.
+    that were no floats when they were seen, as flags and counts, stay as they are: say with a bool which actions are
+    legal, since a float that is always 1 comes out as 0. What were floats is one, also where it is given as a whole
+    number.
 
     Raises ValueError where an observation has not the structure or the shape of those that were seen.
 
@@ -101,8 +108,9 @@ def normalize(stats: RunningStats, obs: Obs) -> Obs:
     def one(mean: Array, m2: Array, x: Array) -> Array:
         if x.shape[max(x.ndim - mean.ndim, 0) :] != mean.shape:
             raise ValueError(f"obs must have shape {_shapes(mean)}; it is {described(x)}")
-        if not jnp.issubdtype(x.dtype, jnp.floating):
+        if not jnp.issubdtype(mean.dtype, jnp.floating):
             return x
+        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
         std = jnp.where(known, jnp.maximum(jnp.sqrt(m2 / jnp.maximum(stats.count, 1)), 1e-4), 1)
         lead = tuple(range(x.ndim - mean.ndim))
         shift, scale = jnp.expand_dims(jnp.where(known, mean, 0), lead), jnp.expand_dims(1 / std, lead)

@@ -32,7 +32,8 @@ class TrainState:
     params: Params
     opt_state: Any
     collect_state: Any
-    """Environments, normaliser, baseline: what `collect` carries from update to update."""
+    """Environments, normaliser, baseline: what `collect` carries from update to update. In a recipe it is a pair, the
+    task's and the estimate's; of a control task the normaliser is `collect_state[0].normalizer`."""
     key: Array
     update: Array
     """int32 `[]`: updates done."""

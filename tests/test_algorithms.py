@@ -11,7 +11,7 @@ import pytest
 
 import polopt_jax as po
 from polopt_jax import advantages, algorithms, driver, normalization, tasks
-from polopt_jax.envs import ActionReward, DelayedReward, ObsActionReward, Quadratic, TimeLimit
+from polopt_jax.envs import ActionReward, DelayedReward, Discrete, ObsActionReward, Quadratic, TimeLimit
 from polopt_jax.language import imitate, transformer
 from polopt_jax.networks import Network, mlp_actor_critic, shared_actor_critic
 from polopt_jax.normalization import normalize
@@ -271,3 +271,20 @@ def test_a_critic_that_moves_the_policy_is_told(recipe, monkeypatch):
         traced(Network(shared.init, stopped))
         monkeypatch.delattr("jax.interpreters.partial_eval.dce_jaxpr")
         traced(mlp_actor_critic(env.obs_shape, env.action_space, hidden=(8,)))  # nothing is said where nothing is known
+
+
+@pytest.mark.parametrize(
+    ("schedule", "error", "said"),
+    [
+        (lambda update: None, TypeError, "its value must be a number; it is None: is a return missing"),
+        (lambda update: -3e-4, ValueError, "its value must be at least 0; it is -0.0003"),
+        (lambda update: jnp.ones(2), ValueError, r"its value must be one number .*shape \(2,\)"),
+        (lambda update: "fast", TypeError, "its value must be a number; it is a str"),
+    ],
+)
+def test_a_schedule_gives_a_rate(schedule, error, said):
+    """Without one Adam's step would be taken as it is, of length 1 and upwards."""
+    task = tasks.control_task(TimeLimit(limit=3), mlp_actor_critic((1,), Discrete(1)), num_envs=8, num_steps=2)
+    for make in (algorithms.ppo, algorithms.npg, algorithms.reinforce):
+        with pytest.raises(error, match=r"learning_rate\(update\): " + said):
+            make(task, **{"value_learning_rate" if make is algorithms.npg else "learning_rate": schedule})

@@ -273,3 +273,27 @@ def test_a_directory_that_no_save_left_behind_is_refused_and_stays(name, tmp_pat
     with pytest.raises(CheckpointError, match=rf"{name} is not what a save left behind.*: move it elsewhere"):
         checkpoint.save(tmp_path, 1, {"x": jnp.ones(2)})
     assert (tmp_path / name / "log.txt").read_text() == "mine"
+
+
+def test_a_step_is_a_whole_number(tmp_path):
+    state = {"w": jnp.ones(3)}
+    for wrong in (5.0, np.float32(5), jnp.arange(2), "5"):
+        with pytest.raises(TypeError, match="save: step must be an int; it is"):
+            checkpoint.save(tmp_path, wrong, state)
+    assert not list(tmp_path.iterdir())
+    checkpoint.save(tmp_path, jnp.int32(5), state)
+    assert checkpoint.steps(tmp_path) == [5]
+
+
+def test_shapes_and_dtypes_say_what_is_restored(tmp_path):
+    def init(key):
+        return TrainState(params={"w": jnp.ones(3)}, opt_state=(), collect_state=(), key=key, update=jnp.int32(7))
+
+    key = jax.random.key(3)
+    checkpoint.save(tmp_path, 7, init(key))
+    state, _ = checkpoint.restore(tmp_path, jax.eval_shape(init, key))
+    assert state.params["w"].tolist() == [1, 1, 1]
+    assert jax.random.uniform(state.key) == jax.random.uniform(key)
+    other = jax.eval_shape(lambda key: TrainState(**{**vars(init(key)), "params": {"w": jnp.ones(4)}}), key)
+    with pytest.raises(CheckpointError, match=r"\['w'\] is float32\[3\] there and float32\[4\] here"):
+        checkpoint.restore(tmp_path, other)

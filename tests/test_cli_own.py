@@ -63,6 +63,12 @@ class Unset(Line):
     def step(self, state, action, key):
         return self.missing
 
+class HostIf(Line):
+    def step(self, state, action, key):
+        if action[0] > 1:
+            return super().step(state, action, key)
+        return super().step(state, -action, key)
+
 class Unresettable:
     obs_shape, action_space = (2,), Box(1)
 
@@ -244,6 +250,10 @@ def test_the_config_of_a_run_of_before_the_width_was_an_option_means_the_width_o
         ("nowhere_at_all:make", "No module named 'nowhere_at_all'"),
         ("{own}:failing", "failing() failed: KeyError: 'nothing' ({own}.py, line 28)"),
         ("{own}:KeyLost", "KeyLost() made what fails: KeyError: 'lost' ({own}.py, line 35)"),
+        (
+            "{own}:HostIf",
+            "made what cannot be compiled ({own}.py, line 43): what depends on states or actions is not known",
+        ),
         ("{own}:Unset", "made what fails: 'Unset' object has no attribute 'missing' ({own}.py, line 39)"),
         ("{own}:Unresettable", "with reset and step; it is a Unresettable"),
         ("{own}:Named", "observations must be an array of one number or more; they are a dict"),

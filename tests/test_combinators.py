@@ -494,7 +494,7 @@ def test_every_row_is_seen_once_per_epoch(axis):
 def test_epochs_checks_its_numbers():
     step = po.make_step((scale_objective(1.0), optax.sgd(0.1)))
     for bad in ((0, 1), (1, 0), (-1, 2)):
-        with pytest.raises(ValueError, match="positive"):
+        with pytest.raises(ValueError, match="must be at least 1; it is"):
             po.epochs(step, *bad)
     with pytest.raises(ValueError, match="do not divide"):
         po.epochs(step, 1, 4).update(jnp.ones(1), step.init(jnp.ones(1)), example(), jax.random.key(0))
@@ -640,3 +640,12 @@ def test_nothing_compiles_after_the_first_call():
         jax.monitoring.unregister_event_duration_listener(listener)
     assert compiled == []
     assert int(state.update) == 35
+
+
+def test_an_objective_among_terms_is_told():
+    model = lambda params, obs: po.Outputs(policy=po.Categorical(logits=obs @ params), value=obs.sum(-1))  # noqa: E731
+    batch = po.Batch(obs=jnp.ones((3, 2)), action=jnp.zeros(3, int), mask=jnp.ones(3, bool), advantage=jnp.ones(3))
+    inner = po.objective(model, po.reinforce())
+    for term in (inner, po.weighted_sum(a=(1.0, po.reinforce()), b=(0.5, inner))):
+        with pytest.raises(TypeError, match="an objective was given the outputs of a model, .* among the terms"):
+            po.objective(model, term)(jnp.zeros((2, 4)), batch)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import polopt_jax as po
-from polopt_jax.envs import chain, expected_return
+from polopt_jax.envs import TimeLimit, chain, expected_return
 from polopt_jax.language import sample_tokens, transformer
 
 T = 4
@@ -426,3 +426,18 @@ def test_an_answer_that_ended_early_is_no_episode_that_still_runs():
     assert dropped == 0
     running = replace(rollout, mask=mask.at[3:, 0].set(True))  # the first goes on with another
     assert po.episodes(running, max_length=5, num_episodes=3)[1] == 1
+
+
+def test_an_outcome_is_of_whole_episodes():
+    """A row that goes on after an end holds more than one, and its outcome would be that of none."""
+    env = TimeLimit(limit=4)
+    act = lambda obs: po.Outputs(policy=po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 1))))  # noqa: E731
+    _, rollout = po.unroll(env, act, po.start(env, jax.random.key(0), num_envs=2), jax.random.key(1), num_steps=6)
+    total = lambda episode: jnp.where(episode.mask, episode.reward, 0).sum()  # noqa: E731
+    for outcome in (total, jnp.zeros(2)):
+        with pytest.raises(ValueError, match="an outcome is of whole episodes, .* po.first_episodes"):
+            po.to_batch(rollout, outcome=outcome)
+    whole, _ = po.first_episodes(rollout)
+    assert po.to_batch(whole, outcome=total).outcome.tolist() == [4, 4]
+    assert po.to_batch(rollout).mask.all()
+    assert jax.jit(lambda rollout: po.to_batch(rollout, outcome=total).outcome)(rollout).shape == (2,)  # unseen there

@@ -235,3 +235,19 @@ def test_ppo_ends_at_the_kl_that_was_said(monkeypatch):
     assert [bool(given["stop"]({"policy/approx_kl": x})) for x in (0.0049, 0.0051)] == [False, True]
     learnt()
     assert given["stop"] is None
+
+
+def test_a_metric_with_axes_of_its_own_keeps_them():
+    """Means are over minibatches, and not over what a term reports of its parts."""
+
+    def loss(params, batch):
+        return params.sum(), {"parts": jnp.array([1.0, 2.0, 30.0]) * batch.mask.sum()}
+
+    step = po.epochs(po.make_step((loss, optax.sgd(0.1))), 2, 2)
+    mask = jnp.ones((4, 1), bool)
+    batch = po.Batch(obs=jnp.zeros((4, 1)), action=jnp.zeros((4, 1), int), mask=mask)
+    params = jnp.zeros(2)
+    metrics = step.update(params, step.init(params), batch, jax.random.key(0))[2]
+    assert metrics["parts"].tolist() == [2.0, 4.0, 60.0]
+    stopping = po.epochs(po.make_step((loss, optax.sgd(0.1))), 2, 2, stop=lambda metrics: jnp.bool_(False))
+    assert stopping.update(params, stopping.init(params), batch, jax.random.key(0))[2]["parts"].shape == (3,)

@@ -123,3 +123,18 @@ def test_an_observation_of_another_shape_is_not_broadcast(shape):
 def test_an_observation_of_another_structure_is_told():
     with pytest.raises(ValueError, match=r"obs must be as those that were seen, .*\[..., 2\].*; it is float32\[2\]"):
         normalize(init_stats({"x": jnp.zeros(2)}), jnp.zeros(2))
+
+
+def test_what_was_a_float_is_standardised_also_where_it_is_given_as_a_whole_number():
+    """A robot, or a person who types a list, says 12 and not 12.0."""
+    seen = jnp.array([[[10.0, -2.0]], [[14.0, 2.0]]])
+    stats = update_stats(init_stats(seen[0, 0]), seen, jnp.ones((2, 1), bool))
+    expected = normalize(stats, jnp.array([14.0, 0.0]))
+    assert expected.tolist() == [1.0, 0.0]
+    for dtype in (jnp.int32, jnp.int8, jnp.float16):
+        np.testing.assert_allclose(normalize(stats, jnp.array([14, 0], dtype)), expected, rtol=1e-3)
+    flags = {"x": jnp.array([1.0]), "legal": jnp.array([True, False])}
+    both = jax.tree.map(lambda x: jnp.stack([x, x])[:, None], flags)
+    stats = update_stats(init_stats(flags), both, jnp.ones((2, 1), bool))
+    assert stats.mean["legal"].dtype == bool
+    assert normalize(stats, flags)["legal"].tolist() == [True, False]

@@ -21,7 +21,7 @@ from polopt_jax.guards import clip_by_global_norm
 from polopt_jax.masking import standardize
 from polopt_jax.minibatches import epochs
 from polopt_jax.objectives import surrogate, value_loss
-from polopt_jax.ranges import Rate
+from polopt_jax.ranges import Nonnegative, Rate, check_range
 from polopt_jax.steps import Step, make_step, monitored, raveled, sequential, side_by_side
 from polopt_jax.tasks import Task
 from polopt_jax.training import Collect, TrainState, init_state
@@ -194,7 +194,29 @@ def by_update(learning_rate: Rate, steps_per_update: int) -> Any:
     """
     if not callable(learning_rate):
         return learning_rate
-    return lambda count: learning_rate(count // steps_per_update)
+    schedule = checked_schedule(learning_rate)
+    return lambda count: schedule(count // steps_per_update)
+
+
+def checked_schedule(schedule: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same schedule, whose every value is looked at, that of update 0 at once.
+
+    Raises TypeError or ValueError where it is no number, or, where that can be seen, below 0.
+
+    >>> checked_schedule(lambda update: -0.1)
+    Traceback (most recent call last):
+    ValueError: learning_rate(update): its value must be at least 0; it is -0.1
+    """
+
+    def looked_at(update: Any) -> Any:
+        value = schedule(update)
+        if value is None:
+            raise TypeError("learning_rate(update): its value must be a number; it is None: is a return missing?")
+        check_range("learning_rate(update)", Nonnegative, **{"its value": value})
+        return value
+
+    looked_at(0)
+    return looked_at
 
 
 def by_schedule(make: Callable[[Any], Step], rate: Rate) -> Step:
@@ -214,6 +236,7 @@ def by_schedule(make: Callable[[Any], Step], rate: Rate) -> Step:
     """
     if not callable(rate):
         return make(rate)
+    rate = checked_schedule(rate)
 
     def init(params: Params) -> tuple[Array, Any]:
         return jax.numpy.zeros((), jax.numpy.int32), make(rate(0)).init(params)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from polopt_jax.envs._check import check_env
 from polopt_jax.envs._protocol import Environment
 
@@ -41,6 +43,9 @@ def checked_env(name: str, made: Any) -> Environment:
     """What `name()` made, if it is an environment; raises as `import_env`."""
     try:
         check_env(made)
+    except jax.errors.ConcretizationTypeError as error:
+        hint = "what depends on states or actions is not known when it is compiled: jnp.where for if, jax.lax for loops"
+        raise ValueError(f"{name}() made what cannot be compiled{_where(error)}: {hint}") from error
     except (TypeError, ValueError):
         raise
     except Exception as error:
@@ -75,10 +80,14 @@ def import_callable(name: str, *, what: str, called: str, needed: str) -> Callab
 
 def told(error: BaseException) -> str:
     """What went wrong, and where in the code that was called, if it came so far."""
-    called = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_called(frame.filename)]
-    where = f" ({Path(called[-1].filename).name}, line {called[-1].lineno})" if called else ""
     said = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
-    return said + where
+    return said + _where(error)
+
+
+def _where(error: BaseException) -> str:
+    """The last line of the code that was called, if it came so far."""
+    called = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_called(frame.filename)]
+    return f" ({Path(called[-1].filename).name}, line {called[-1].lineno})" if called else ""
 
 
 def _is_called(filename: str) -> bool:
