@@ -91,6 +91,7 @@ def test_its_observations_are_read_as_they_were_in_training(run):
     np.testing.assert_allclose(policy(obs).policy.logits, raw.policy.logits, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bodies_are_drawn(tmp_path):
     """Of Brax's environments within."""
     out = tmp_path / "run"

@@ -132,7 +132,9 @@ class Real(Told):
         return super().step(state, action[0] > 0, key)
 
 
-@pytest.mark.parametrize("name", list(cells()))
+@pytest.mark.parametrize(
+    "name", ["gru", "lstm", "own", *(pytest.param(x, marks=pytest.mark.slow) for x in ("shared", "real"))]
+)
 def test_whole_rows_say_what_was_said_when_they_were_acted(name):
     env, network = recurrent.with_memory(Real(3) if name == "real" else Told(3), cells()[name])
     params = network.init(jax.random.key(0))
