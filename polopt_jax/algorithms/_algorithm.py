@@ -215,7 +215,7 @@ def checked_schedule(schedule: Callable[[Any], Any]) -> Callable[[Any], Any]:
         check_range("learning_rate(update)", Nonnegative, **{"its value": value})
         return value
 
-    looked_at(0)
+    looked_at(jax.numpy.int32(0))
     return looked_at
 
 

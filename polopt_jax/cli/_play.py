@@ -218,7 +218,7 @@ def recording_of(episode: Episode, bodies: Bodies | None) -> Recording:
         _counted(action, "action"): np.concatenate([action, np.full((1, action.shape[1]), np.nan)]),
         _counted(obs, "observation"): obs,
     }
-    if memory:
+    if jax.tree.leaves(memory):
         remembered = np.asarray(_flat(memory), np.float64)
         curves[_counted(remembered, "remembered number")] = remembered
     tracks = [Track(name, curve[steps, :WIDEST]) for name, curve in curves.items()]
