@@ -111,7 +111,7 @@ plt.show()
 #
 # ## 2. The Fisher information is a ruler that changes from place to place
 #
-# For small steps, $\mathrm{KL}(\theta \,\|\, \theta + x) \approx \tfrac12 x^\top F(\theta)\,x$: twice the KL has a
+# For small steps, $\mathrm{KL}(\theta \,\|\, \theta + x) \approx \tfrac12 x^\top F(\theta)\,x$: the KL has a
 # curvature, and that is the Fisher information. All steps of the same small KL form an ellipse. Drawn over the space of
 # parameters, here $(\mu, \log\sigma)$, they are very different in width, and all the same in height: $\log\sigma$
 # happens to be a coordinate in which a step means the same everywhere, and $\mu$ is not.

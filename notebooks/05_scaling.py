@@ -198,7 +198,7 @@ shown([row for row in training if row["unit"] != "s"])
 # ## A natural gradient, in gradients
 #
 # TRPO's direction takes eleven products with the Fisher matrix. Two backward passes through the KL, which is what
-# frameworks without forward mode do, take one and a half times to twice as long as one `jvp` and its transpose, and
+# frameworks without forward mode do, make the whole take half as long again as one `jvp` and its transpose do, and
 # hold twice as much.
 
 # %%

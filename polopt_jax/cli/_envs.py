@@ -230,7 +230,7 @@ def _print_notes() -> None:
     more = "".join(_list(family) for family in FAMILIES if family.is_installed())
     _console().print(
         f"\nThe four backends are {', '.join(backends('ant'))}; spring is the default. A box n is n numbers in "
-        f"[-1, 1].\n{' and '.join(token_only)} learn {TOKEN_ENV} only; the other algorithms learn everything.\n"
+        f"[-1, 1].\nOf these {' and '.join(token_only)} learn {TOKEN_ENV} alone (and texts, --data); the others all.\n"
         f"{slow}\n{more}",
         style="dim",
     )

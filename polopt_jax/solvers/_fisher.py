@@ -68,8 +68,9 @@ def fisher_operator(
       damping: added to the diagonal.
       num_microbatches: shares of the rows over which a product is summed, one after the other, for the memory of one.
         The model is then evaluated again in every product. CG(10) on two layers of 256, in gradients of the whole batch
-        and MB: of 65,536 decisions 10.7 and 491 at once, 10.8 and 46 in shares of 1,024; of 4,096 decisions 13.7 and
-        33, 15.5 and 12. So: 1 up to some ten thousand decisions, and beyond that shares of a thousand or a few.
+        and MB: of 65,536 decisions 9.7 and 487 at once, 9.2 and 46 in shares of 1,024; of 4,096 decisions 13.6 and 32,
+        16.3 and 12 (`polopt bench solvers`). So: 1 up to some ten thousand decisions, and beyond that shares of a
+        thousand or a few.
       axis: the rows' axis that they divide, 1 for preference batches `[2, N, T]`.
 
     Returns:

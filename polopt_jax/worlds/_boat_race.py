@@ -1,6 +1,6 @@
 """Boat race: checkpoints that pay whenever they are passed clockwise, so that going to and fro pays like racing.
 
-Source: Leike et al., AI Safety Gridworlds, 2017 (arXiv 1711.09883), 2.2.2.
+Source: Leike et al., AI Safety Gridworlds, 2017 (arXiv 1711.09883), 2.1.4.
 """
 
 from __future__ import annotations

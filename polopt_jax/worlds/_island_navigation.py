@@ -1,6 +1,6 @@
 """Island navigation: a way to the goal along water that is deadly and never mentioned in the reward.
 
-Source: Leike et al., AI Safety Gridworlds, 2017 (arXiv 1711.09883), 2.2.3.
+Source: Leike et al., AI Safety Gridworlds, 2017 (arXiv 1711.09883), 2.2.4.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tomato watering, small: a square from which all the world looks like watered tomatoes.
 
-Source: Leike et al., AI Safety Gridworlds, 2017 (arXiv 1711.09883), 2.2.4; the garden is smaller, so that every state
+Source: Leike et al., AI Safety Gridworlds, 2017 (arXiv 1711.09883), 2.1.4; the garden is smaller, so that every state
 can be counted.
 """
 
