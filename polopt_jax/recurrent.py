@@ -169,6 +169,7 @@ def shared_gru_actor_critic(
     Half the work. For one-phase updates such as PPO's; not for NPG or TRPO, where the critic's steps would move the
     policy.
 
+    >>> from polopt_jax.envs import Discrete
     >>> network = shared_gru_actor_critic((3,), Discrete(2), memory=8)
     >>> jax.tree.map(jnp.shape, network.initial)
     {'trunk': (8,)}

@@ -225,7 +225,7 @@ def test_one_minibatch_is_the_batch_as_it_is_and_needs_no_key():
 
 def test_epochs_refuses_numbers_that_make_no_sense():
     for numbers in ({"num_epochs": 0}, {"num_minibatches": 0}, {"groups": 0}):
-        with pytest.raises(ValueError, match="must be positive"):
+        with pytest.raises(ValueError, match="must be at least 1; it is 0"):
             diary(jax.random.key(0), **numbers)
     with pytest.raises(ValueError, match="5 parts do not divide axis 0"):
         po.epochs(writing(32), 1, 5).update(jnp.zeros((5, 6)), jnp.int32(0), numbered(32), jax.random.key(0))
