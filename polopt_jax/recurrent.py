@@ -83,7 +83,8 @@ def with_memory(env: Environment, network: Recurrent) -> tuple[MemoryEnv, Networ
     ((1,), {'actor': (1, 8), 'critic': (1, 8)})
     """
     check_made("with_memory", env)
-    if not all(callable(getattr(network, name, None)) for name in ("init", "torso", "core", "head")):
+    is_made = all(callable(getattr(network, name, None)) for name in ("init", "torso", "core", "head"))
+    if not (is_made and hasattr(network, "initial")):
         raise TypeError(f"with_memory: network must be a Recurrent; it is {described(network)}")
     initial = jax.tree.map(jnp.asarray, network.initial)
 
@@ -148,9 +149,8 @@ def gru_actor_critic(
     >>> sorted(network.init(jax.random.key(0)))
     ['core', 'head', 'torso']
     """
-    shape, layers = sizes("gru_actor_critic", "obs_shape", obs_shape), sizes("gru_actor_critic", "hidden", hidden)
-    modules = _Modules(("actor", "critic"), layers, activation, memory, cell, action_space, gaussian, initial_log_std)
-    return _recurrent("gru_actor_critic", modules, shape)
+    modules = _Modules(("actor", "critic"), hidden, activation, memory, cell, action_space, gaussian, initial_log_std)
+    return _recurrent("gru_actor_critic", obs_shape, modules)
 
 
 def shared_gru_actor_critic(
@@ -174,17 +174,15 @@ def shared_gru_actor_critic(
     >>> jax.tree.map(jnp.shape, network.initial)
     {'trunk': (8,)}
     """
-    caller = "shared_gru_actor_critic"
-    shape, layers = sizes(caller, "obs_shape", obs_shape), sizes(caller, "hidden", hidden)
-    modules = _Modules(("trunk",), layers, activation, memory, cell, action_space, gaussian, initial_log_std)
-    return _recurrent(caller, modules, shape)
+    modules = _Modules(("trunk",), hidden, activation, memory, cell, action_space, gaussian, initial_log_std)
+    return _recurrent("shared_gru_actor_critic", obs_shape, modules)
 
 
 class _Modules(NamedTuple):
     """What a recurrent actor-critic is made of: for each name an MLP and a cell, and the heads on all."""
 
     names: tuple[str, ...]
-    hidden: tuple[int, ...]
+    hidden: Sequence[int]
     activation: Callable[[Array], Array]
     memory: int
     cell: Callable[..., Any]
@@ -214,10 +212,11 @@ class _Core(nn.Module):
         return {name: after for name, (after, _) in done.items()}, {name: said for name, (_, said) in done.items()}
 
 
-def _recurrent(caller: str, parts: _Modules, shape: tuple[int, ...]) -> Recurrent:
+def _recurrent(caller: str, obs_shape: Sequence[int], parts: _Modules) -> Recurrent:
+    shape, hidden = sizes(caller, "obs_shape", obs_shape), sizes(caller, "hidden", parts.hidden)
     check_space(parts.action_space)
     check_range(caller, Count, memory=parts.memory)
-    torso, core = _Torso(parts.names, parts.hidden, parts.activation), _Core(parts.names, parts.memory, parts.cell)
+    torso, core = _Torso(parts.names, hidden, parts.activation), _Core(parts.names, parts.memory, parts.cell)
     heads = Heads(parts.action_space, parts.gaussian, parts.initial_log_std)
     one = torso.init_with_output(jax.random.key(0), jnp.zeros(math.prod(shape)))[0]
     made = parts.cell(features=parts.memory)

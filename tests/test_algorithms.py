@@ -286,5 +286,6 @@ def test_a_schedule_gives_a_rate(schedule, error, said):
     """Without one Adam's step would be taken as it is, of length 1 and upwards."""
     task = tasks.control_task(TimeLimit(limit=3), mlp_actor_critic((1,), Discrete(1)), num_envs=8, num_steps=2)
     for make in (algorithms.ppo, algorithms.npg, algorithms.reinforce):
-        with pytest.raises(error, match=r"learning_rate\(update\): " + said):
-            make(task, **{"value_learning_rate" if make is algorithms.npg else "learning_rate": schedule})
+        name = "value_learning_rate" if make is algorithms.npg else "learning_rate"
+        with pytest.raises(error, match=rf"^{name}\(update\): {said}"):
+            make(task, **{name: schedule})

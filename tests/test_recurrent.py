@@ -1,6 +1,7 @@
 """Policies with a memory: what is remembered is what a loop in plain Python would have remembered."""
 
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -377,3 +378,17 @@ def test_both_are_made_of_what_was_said(make):
     said = network.head(params, {name: jnp.ones((6, 3)) for name in network.initial})
     assert isinstance(said.policy, po.TanhGaussian)
     assert said.value.shape == (6,)
+
+
+def test_outputs_of_ones_own_kind_need_no_memory():
+    """Nor a field of that name: a policy and a value are enough to act."""
+
+    class Said(NamedTuple):
+        policy: Any
+        value: Any
+
+    env = TimeLimit(limit=3)
+    act = lambda obs: Said(po.Categorical(logits=jnp.zeros((*obs.shape[:-1], 1))), obs[..., 0])  # noqa: E731
+    loop = po.start(env, jax.random.key(0), num_envs=2)
+    assert po.unroll(env, act, loop, jax.random.key(1), num_steps=3)[1].reward.tolist() == [[1, 1]] * 3
+    assert po.evaluate_policy(env, act, jax.random.key(0), episodes=2).episode_return.tolist() == [3, 3]

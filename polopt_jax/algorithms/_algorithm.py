@@ -186,7 +186,7 @@ def adam(learning_rate: Rate, max_grad_norm: ArrayLike, *, steps_per_update: int
     return optax.chain(clip_by_global_norm(max_grad_norm), optax.adam(rate, eps=1e-5))
 
 
-def by_update(learning_rate: Rate, steps_per_update: int) -> Any:
+def by_update(learning_rate: Rate, steps_per_update: int, *, name: str = "learning_rate") -> Any:
     """A schedule of the update's number as optax wants it, of the optimizer's; a number as it is.
 
     >>> by_update(0.1, 4), by_update(lambda update: update, 4)(11)
@@ -194,12 +194,12 @@ def by_update(learning_rate: Rate, steps_per_update: int) -> Any:
     """
     if not callable(learning_rate):
         return learning_rate
-    schedule = checked_schedule(learning_rate)
+    schedule = checked_schedule(learning_rate, name)
     return lambda count: schedule(count // steps_per_update)
 
 
-def checked_schedule(schedule: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The same schedule, whose every value is looked at, that of update 0 at once.
+def checked_schedule(schedule: Callable[[Any], Any], name: str = "learning_rate") -> Callable[[Any], Any]:
+    """The same schedule, an argument of that name, whose every value is looked at, that of update 0 at once.
 
     Raises TypeError or ValueError where it is no number, or, where that can be seen, below 0.
 
@@ -211,8 +211,8 @@ def checked_schedule(schedule: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def looked_at(update: Any) -> Any:
         value = schedule(update)
         if value is None:
-            raise TypeError("learning_rate(update): its value must be a number; it is None: is a return missing?")
-        check_range("learning_rate(update)", Nonnegative, **{"its value": value})
+            raise TypeError(f"{name}(update): its value must be a number; it is None: is a return missing?")
+        check_range(f"{name}(update)", Nonnegative, **{"its value": value})
         return value
 
     looked_at(jax.numpy.int32(0))
@@ -267,7 +267,8 @@ def policy_then_critic(
     Warns, when it is traced, where the critic's steps would move the policy too, after its KL was bounded.
     """
     policy = make_step((objective(task.model, with_terms(surrogate(), terms)), optimizer))
-    usual_optimizer = optax.adam(by_update(value_learning_rate, value_epochs * value_minibatches))
+    rate = by_update(value_learning_rate, value_epochs * value_minibatches, name="value_learning_rate")
+    usual_optimizer = optax.adam(rate)
     loss = objective(task.model, value_loss())
 
     def alone(params: Params, batch: Batch) -> tuple[Array, Metrics]:

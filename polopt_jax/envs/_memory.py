@@ -62,16 +62,17 @@ def handed_on(env: Environment, outputs: Outputs, step: EnvStep) -> EnvStep:
     Raises TypeError if the policy remembers nothing, or has no environment that could keep it; ValueError if it is
     another kind of memory than the initial one.
     """
+    memory = getattr(outputs, "memory", None)  # outputs of one's own kind may have none
     if not isinstance(env, MemoryEnv):
-        if outputs.memory is not None:
+        if memory is not None:
             raise TypeError(
                 "the model's outputs have a memory, and the environment keeps none: "
                 "env, network = recurrent.with_memory(env, network)"
             )
         return step
-    if outputs.memory is None:
+    if memory is None:
         raise TypeError("the environment keeps a memory, and the model's outputs have none")
-    initial, memory = (jax.tree.map(jnp.asarray, x) for x in (step.obs.memory, outputs.memory))
+    initial, memory = (jax.tree.map(jnp.asarray, x) for x in (step.obs.memory, memory))
     if jax.tree.structure(initial) != jax.tree.structure(memory):
         raise ValueError(f"outputs.memory must be like the initial memory, {initial}; it is {memory}")
     for old, new in zip(jax.tree.leaves(initial), jax.tree.leaves(memory), strict=True):
