@@ -104,7 +104,7 @@ def select(condition: Array, new: Any, old: Any) -> Any:
 def mean_of_taken(metrics: Metrics, *, among: Array | None = None) -> Metrics:
     """Means over steps, whose number is the shape of `skipped`: of those that were taken, or of all if none was.
 
-    A metric with axes of its own, after those of the steps, keeps them, where a `skipped` tells how many the steps have.
+    A metric with axes of its own, after those of the steps, keeps them, where a `skipped` tells how many those are.
 
     Of several phases each has its own `name/skipped`, and phases within phases too. With `among`, bool of that shape,
     all others do not count.
