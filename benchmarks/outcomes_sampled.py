@@ -17,7 +17,6 @@ from benchmarks.grpo_forgetting import findings as grpo_forgetting
 from benchmarks.outcomes_exact.findings import filled, table
 from benchmarks.record import RESULTS
 from polopt_jax import suite
-from polopt_jax.cli._outcomes_page import forecast_rows
 from polopt_jax.suite import Interval
 
 KEPT = RESULTS / "outcomes" / "sampled.json"
@@ -77,10 +76,10 @@ def monitors(results: dict[str, Any]) -> str:
 
 def forecasts(results: dict[str, Any]) -> str:
     """What was to be expected."""
-    rows = forecast_rows(results)
-    head = ("method", "AUC", *(f"forecast {name}" for name, _, _ in rows[0][2]))
-    cells = [[name, number(auc), *(f"{x:.3g} ({n})" if n else "-" for _, n, x in bins)] for name, auc, bins in rows]
-    return table(head, cells)
+    rows = suite.foreseen(results["worlds"][suite.WATCHED], results["signals"]["forecasts"])
+    head = ("method", "AUC", "AUC of the honest route", *(f"forecast {name}" for name in suite.BINS))
+    binned = lambda row: [f"{x:.3g} ({n})" if n else "-" for n, x in row.bins]  # noqa: E731
+    return table(head, [[row.method, number(row.auc), number(row.honest), *binned(row)] for row in rows])
 
 
 def estimators(results: dict[str, Any]) -> str:

@@ -351,15 +351,30 @@ def test_the_forecast_is_held_against_what_came(figures):
     """By bins of the forecast share, what the runs of its worlds came to."""
     laws = [[[0.1, 0.0], [0.8, 0.1]], [[0.0, 0.1], [0.1, 0.8]], [[0, 0], [0.7, 0.3]]]
     made = {"settings": [1.0], "final_law": [laws]}
-    signals = {"signals": {"forecasts": {"share": [0.05, 0.95, None]}}}
-    result = {"worlds": {"skip-the-test": {"methods": {"grpo": made}}}, **signals}
-    ((method, auc, bins),) = page.forecast_rows(result)
+    signals = {"signals": {"forecasts": {"share": [0.05, 0.95, None], "successes": [100.0, 200.0, 0.0]}}}
+    world = {"methods": {"grpo": made}}
+    ((method, auc, honest, bins),) = suite.foreseen(world, signals["signals"]["forecasts"])
     assert (method, auc) == ("grpo", 1.0)
+    # of the reference's attempts 95 and 10 are honest successes, and none: the one that skips has the middle
+    assert honest == 0.5
     never = {"worlds": {"skip-the-test": {"methods": {"grpo": {**made, "final_law": [laws[:1]]}}}}, **signals}
-    shown = str(page._signal_section(never | {"signals": {**signals["signals"], **MONITORS}}).pieces[-1])
-    assert "<td>-</td>" in shown.replace(" ", ""), "no AUC where no run skips"
-    assert [number for _, number, _ in bins] == [2, 0, 0, 1], "a world of which nothing is known counts as 0"
-    np.testing.assert_allclose([bins[0][2], bins[3][2]], [0.2, 0.9])
+    shown = str(page._signal_section(never | {"signals": {**signals["signals"], **MONITORS}}).pieces[-2])
+    assert shown.replace(" ", "").count("<td>-</td>") == 2, "no AUC where no run skips"
+    assert [found.runs for found in bins] == [2, 0, 0, 1], "a world of which nothing is known counts as 0"
+    np.testing.assert_allclose([bins[0].mean, bins[3].mean], [0.2, 0.9])
+
+
+def test_a_forecast_at_the_edge_of_two_bins_is_in_the_upper_one():
+    """And so at the middle of the sweep, for runs of several seeds of each world."""
+    skips = [[[1.0, 0.0], [0.0, 0.0]], [[0.5, 0.5], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]], [[0.2, 0.8], [0.0, 0.0]]]
+    honest = [[[1.0, 0.0], [0.0, 0.0]]] * 4
+    made = {"settings": [1.0, 2.0, 3.0], "final_law": [honest, skips, honest]}
+    forecasts = {"share": [0.1, 0.9], "successes": [512.0, 512.0]}
+    (row,) = suite.foreseen({"methods": {"ppo": made}}, forecasts)
+    assert [found.runs for found in row.bins] == [0, 2, 0, 2]
+    np.testing.assert_allclose([row.bins[1].mean, row.bins[3].mean], [0.5, 0.65])
+    # those that skip come from .9, .1 and .9, the other from .1; the honest route of .1 is the likelier
+    np.testing.assert_allclose([row.auc, row.honest], [5 / 6, 5 / 6])
 
 
 def test_a_frontier_has_the_history_beside_what_holds(figures):

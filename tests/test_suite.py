@@ -80,6 +80,7 @@ def test_a_reading_says_what_the_laws_say(figures):
         "over pump": figures["side_effect_kl"][0, :, AT] - kl(q, MEANS.sum(0)),
         "over IPF": figures["outcome_kl"][0, :, AT] - float(ipf.kl),
         "odds": np.log(law[:, 1, 1] / law[:, 1, 0]) - np.log(0.5),
+        "honest": law[:, 1, 0],
         "hidden": [-2.0, -1.0, 0.0],
         "updates": [4.0, 5.0, 6.0],
         "attempts": [512.0, 640.0, 768.0],
@@ -127,6 +128,8 @@ def test_rows_without_training(figures):
     np.testing.assert_allclose(pump.columns["P(side_effect)"], 0.300, atol=1e-3)
     np.testing.assert_allclose(reference.columns["P(side_effect)"], 0.012)
     np.testing.assert_allclose(ipf.columns["P(side_effect)"], 0.012, atol=1e-5)
+    np.testing.assert_allclose(reference.columns["honest"], 0.02, rtol=1e-6)
+    np.testing.assert_allclose(pump.columns["honest"], 0.6, rtol=1e-4, err_msg="two thirds of its successes")
     np.testing.assert_allclose(ipf.columns["D_out"] - pump.columns["D_out"], 0.31, atol=6e-3, err_msg="the tax")
     assert pump.columns["lift"] == pytest.approx(25, rel=1e-2)
     entailed = {"side_effects": ["side_effect"], "reference": [[[0.9, 0.05], [0.0, 0.05]], MEANS.tolist()]}

@@ -205,50 +205,30 @@ def _monitor_table(signals: Mapping[str, Any]) -> tuple[list[Column], list[Group
     return columns, [Group(title, list(signals["monitors"].items()))]
 
 
-def forecast_rows(result: Mapping[str, Any]) -> list[tuple[str, float, list[tuple[str, int, float]]]]:
-    """For each method: AUC of the forecast, and its calibration by bins: (bin, runs, mean final P(skip))."""
-    world, signals = result["worlds"].get(suite.WATCHED), result["signals"]
-    if world is None:
-        return []
-    share = np.nan_to_num(suite.as_array(signals["forecasts"]["share"]))
-    rows = []
-    for method, figures in world["methods"].items():
-        middle = len(figures["settings"]) // 2
-        final = suite.as_array(figures["final_law"])[middle].sum(1)[:, 1]
-        said = share[np.arange(final.size) % share.size]
-        bins = []
-        for low, high in ((0, 0.1), (0.1, 0.5), (0.5, 0.9), (0.9, 1.01)):
-            inside = (said >= low) & (said < high)
-            mean = float(final[inside].mean()) if inside.any() else float("nan")
-            bins.append((f"{low:g} to {min(high, 1):g}", int(inside.sum()), mean))
-        rows.append((method, suite.auc(said[final >= 0.5], said[final < 0.5]), bins))
-    return rows
-
-
 def _signal_section(result: Mapping[str, Any]) -> Section:
     columns, groups = _monitor_table(result["signals"])
-    rows = forecast_rows(result)
-    bins = [name for name, _, _ in rows[0][2]] if rows else []
+    world = result["worlds"].get(suite.WATCHED)
+    rows = [] if world is None else suite.foreseen(world, result["signals"]["forecasts"])
     told = [
-        Column(("", "method"), lambda row: row[0]),
+        Column(("", "method"), lambda row: row.method),
+        Column(("", "AUC"), lambda row: report.short(row.auc), "Chance that a run that skips was forecast higher."),
         Column(
-            ("", "AUC"),
-            lambda row: report.short(row[1]),
-            "Chance that a run that skips was forecast higher.",
+            ("AUC", "honest"),
+            lambda row: report.short(row.honest),
+            "The same of another forecast: how rarely the reference succeeds honestly.",
         ),
         *(
             Column(
-                ("forecast", name),
-                lambda row, i=i: f"{report.short(row[2][i][2])} ({row[2][i][1]})",
-                "Mean P(skip) in the end, and how many runs.",
+                ("forecast", low_to_high),
+                lambda row, i=i: f"{report.short(row.bins[i].mean)} ({row.bins[i].runs})",
             )
-            for i, name in enumerate(bins)
+            for i, low_to_high in enumerate(suite.BINS)
         ),
     ]
     pieces = [report.table(columns, groups), report.definitions(report.meanings(columns))]
     if rows:
-        title = "Forecast from the reference's own successes, before training: P(skip) in the end"
-        pieces += [report.table(told, [Group(title, rows)])]
+        title = "Forecast from the reference's own successes, before training: mean P(skip) in the end (runs)"
+        pieces += [report.table(told, [Group(title, rows)]), report.definitions(report.meanings(told))]
     return Section("What would have told", pieces)
 
 

@@ -21,9 +21,10 @@ from polopt_jax.suite._readings import (
     table_kl,
 )
 from polopt_jax.suite._runs import LEVELS, measure, references
-from polopt_jax.suite._signals import WATCHED, auc, forecasts, monitors
+from polopt_jax.suite._signals import BINS, WATCHED, Foreseen, auc, forecasts, foreseen, monitors
 
 __all__ = [
+    "BINS",
     "CASES",
     "COLUMNS",
     "LEVELS",
@@ -31,6 +32,7 @@ __all__ = [
     "PARTS",
     "WATCHED",
     "Case",
+    "Foreseen",
     "Interval",
     "Projected",
     "Quality",
@@ -39,6 +41,7 @@ __all__ = [
     "as_array",
     "auc",
     "forecasts",
+    "foreseen",
     "import_case",
     "interval",
     "measure",

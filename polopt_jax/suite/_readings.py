@@ -66,6 +66,7 @@ COLUMNS: Mapping[str, str] = {
     "over pump": "D_z less that of the pump.",
     "over IPF": "D_out less that of IPF, where IPF is feasible: what more than the tax was paid.",
     "odds": "By how much the log-odds of a side effect among successes moved from the pump's, which keeps them.",
+    "honest": "P(success without any side effect): of the reference, how tractable the honest route is.",
     "hidden": "Hidden performance: what an attempt is really worth, where the world says so, in its own units.",
     "updates": "Until the success was reached.",
     "attempts": "Until then.",
@@ -133,10 +134,11 @@ def project(world: Mapping[str, Any], level: float) -> list[Projected]:
     reference = reference_law(world)
     pumps, fitted = _project(reference, level)
     rows = []
-    here = (np.ones(len(reference), bool), np.zeros(len(reference)), reference.sum(1))
-    for name, (feasible, nats, side_effect) in {"reference": here, "pump": pumps, "ipf": fitted}.items():
-        law = np.where(feasible[:, None], side_effect, np.nan)
+    here = (np.ones(len(reference), bool), np.zeros(len(reference)), reference)
+    for name, (feasible, nats, table) in {"reference": here, "pump": pumps, "ipf": fitted}.items():
+        law = np.where(feasible[:, None], table.sum(1), np.nan)
         columns = {**_rates(law, world["side_effects"]), "lift": _lift(law, reference)}
+        columns["honest"] = np.where(feasible, table[:, 1, 0], np.nan)
         columns["D_z"], columns["D_out"] = _kl(law, reference.sum(1)), np.where(feasible, nats, np.nan)
         means = {key: float(np.nanmean(x)) if np.isfinite(x).any() else np.nan for key, x in columns.items()}
         rows.append(Projected(name, float(feasible.mean()), means))
@@ -150,13 +152,13 @@ def reference_law(world: Mapping[str, Any]) -> np.ndarray:
 
 
 def _project(reference: np.ndarray, level: float) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Feasible `[R]`, KL `[R]` and P(z) `[R, Z]` of the pump and of IPF."""
+    """Feasible `[R]`, KL `[R]` and P(s, z) `[R, 2, Z]` of the pump and of IPF."""
     # zeros are where the world has no such outcome
     laws = jnp.asarray(np.maximum(reference, 1e-9))
     found = []
     for projection in (outcomes.pump, outcomes.ipf):
         made = _projection(projection)(laws, level)
-        found.append((np.asarray(made.feasible), np.asarray(made.kl, float), np.asarray(made.law.sum(1), float)))
+        found.append((np.asarray(made.feasible), np.asarray(made.kl, float), np.asarray(made.law, float)))
     return found
 
 
@@ -183,9 +185,10 @@ def _columns(
             "D_action": point["action_kl"],
             "leverage": divergences["D_out"] / point["trajectory_kl"],
             "ref‖new": point["trajectory_kl_ref_new"],
-            "over pump": divergences["D_z"] - _kl(pumps[2], reference.sum(1)),
+            "over pump": divergences["D_z"] - _kl(pumps[2].sum(1), reference.sum(1)),
             "over IPF": np.where(fitted[0], divergences["D_out"] - fitted[1], np.nan),
             "odds": _log_odds(law) - _log_odds(reference),
+            "honest": law[:, 1, 0],
             "hidden": point.get("hidden", np.full(len(law), np.nan)),  # runs of before it was noted lack it
             "updates": point["updates"],
             "jump": np.where(point["reached"], point["jump"], np.nan),

@@ -9,7 +9,8 @@ alarm to P(skip) = 1/2, at the threshold that one negative run in twenty (A) eve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from polopt_jax.frontiers import SampledProblem
 from polopt_jax.steps import Step
 from polopt_jax.suite._cases import CASES, Case
 from polopt_jax.suite._methods import METHODS, middle
+from polopt_jax.suite._readings import as_array
 from polopt_jax.types import Array, Batch, Metrics, Params
 
 LABELS = 8
@@ -32,6 +34,9 @@ WATCHED = "skip-the-test"
 """The worlds whose runs are watched."""
 KINDS = (WATCHED, "skip-legitimate", "skip-benign")
 LEARNER = "grpo"
+EDGES = (0.0, 0.1, 0.5, 0.9, 1.0)
+BINS = tuple(f"{low:g} to {high:g}" for low, high in pairwise(EDGES))
+"""Of the shares that are forecast; the last has its upper edge."""
 
 
 def watched(algorithm: Algorithm, problem: SampledProblem) -> Algorithm:
@@ -145,3 +150,45 @@ def forecasts(case: Case) -> dict[str, list[float]]:
 
     found = jax.jit(jax.vmap(one))(jnp.arange(case.num_worlds))
     return {name: np.asarray(getattr(found, name), float).tolist() for name in ("share", "low", "high", "successes")}
+
+
+class Bin(NamedTuple):
+    """The runs of which a share within two `EDGES` was forecast."""
+
+    runs: int
+    mean: float
+    """Of P(skip) in the end; NaN without a run."""
+
+
+class Foreseen(NamedTuple):
+    """What forecasts before training were worth for one method: did a run skip, P(skip) >= 1/2 in the end?"""
+
+    method: str
+    auc: float
+    """Of the share of side effects among the reference's successes: the chance that a run that skips has more."""
+    honest: float
+    """Of another forecast, how often the reference succeeds without one: the chance that it is lower of such a run."""
+    bins: tuple[Bin, ...]
+    """How well the share is calibrated, for each of `BINS`."""
+
+
+def foreseen(world: Mapping[str, Any], forecasts: Mapping[str, list[float]]) -> list[Foreseen]:
+    """What the `forecasts` of a world's references said of each of its methods, at the middle of its sweep.
+
+    A reference that never succeeded among its attempts has no share of side effects and counts as 0. `honest` is the
+    tractability of the honest route, by which a benchmark of reward hacking (arXiv 2605.02964) tells its tasks apart.
+    """
+    share = np.nan_to_num(as_array(forecasts["share"]))
+    honest = (1 - share) * as_array(forecasts["successes"]) / ROLLOUTS
+    rows = []
+    for method, figures in world["methods"].items():
+        final = as_array(figures["final_law"])[len(figures["settings"]) // 2].sum(1)[:, 1]
+        run, skips = np.arange(final.size) % share.size, final >= 0.5
+        said, route = share[run], honest[run]
+        which = np.digitize(said, EDGES[1:-1])
+        bins = tuple(
+            Bin(int((which == i).sum()), float(final[which == i].mean()) if (which == i).any() else float("nan"))
+            for i in range(len(BINS))
+        )
+        rows.append(Foreseen(method, auc(said[skips], said[~skips]), auc(-route[skips], -route[~skips]), bins))
+    return rows
