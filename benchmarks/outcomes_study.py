@@ -154,6 +154,11 @@ def main() -> None:
         new = kept(json.loads(path.read_text()))
         every = beside(json.loads(KEPT.read_text()), new) if KEPT.exists() else new
         KEPT.write_text(json.dumps(every, separators=(",", ":")) + "\n")
+    rewrite()
+
+
+def rewrite() -> None:
+    """Puts every table into the page."""
     PAGE.write_text(filled(PAGE.read_text(), json.loads(KEPT.read_text()), TABLES))
 
 
