@@ -52,7 +52,7 @@ def look(env: Environment, act: Any, key: Array, *, episodes: int, steps: int) -
     outcome = per_episode(halfcheetah_outcome, whole)
     fast, turned = outcome["speed"] > FAST, outcome["upside_down"] > MOSTLY
     law = jax.nn.one_hot(2 * fast + turned, 4).mean(0).reshape(2, 2)
-    return Look(law[1].sum(), law, outcome["speed"].mean())
+    return Look(success=law[1].sum(), law=law, speed=outcome["speed"].mean())
 
 
 def curve(name: str, *, seeds: int, decisions: int, looks: int, episodes: int, length: int = 1000) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def curve(name: str, *, seeds: int, decisions: int, looks: int, episodes: int, l
 
 def rates(figures: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """P(z) where the success first is `MATCHED`, `[R]`, NaN where it never is; P(z) and success in the end, `[R]`."""
-    path = Look(*(jnp.asarray(figures[name]) for name in ("success", "law", "speed")))
+    path = Look(**{name: jnp.asarray(figures[name]) for name in ("success", "law", "speed")})
     matched = jax.vmap(lambda path: frontiers.at_success(path, MATCHED))(path)
     law = np.asarray(figures["law"])
     return np.asarray(matched.point.law[..., 1].sum(-1), float), law[:, -1, :, 1].sum(-1), law[:, -1, 1].sum(-1)
